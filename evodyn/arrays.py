@@ -1,0 +1,66 @@
+"""Arrays of any array-API library: moving values to where the masses are, and freezing them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Array", "FloatArray", "array_namespace", "float64", "frozen", "host", "like"]
+
+Array = Any
+"""An array of any array-API library (NumPy, torch, array-api-strict, ...)."""
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def array_namespace(array: Array) -> Any:
+    """Return the array-API namespace of `array`; NumPy's own without looking any further."""
+    return np if type(array) is np.ndarray else array_api_compat.array_namespace(array)
+
+
+def is_foreign(value: object) -> bool:
+    """Tell whether `value` is an array of a library other than NumPy."""
+    if isinstance(value, np.ndarray | np.generic | float | int):
+        return False
+    return bool(array_api_compat.is_array_api_obj(value))
+
+
+def float64(masses: Array) -> Array:
+    """Return `masses` in float64, unchanged (and uncopied) if they are already.
+
+    Increments of 5e-8 a step vanish in float32, so selection state is float64
+    whatever precision the rest of a model uses.
+    """
+    if not is_foreign(masses):
+        return np.asarray(masses, dtype=np.float64)
+    xp = array_namespace(masses)
+    return masses if masses.dtype == xp.float64 else xp.astype(masses, xp.float64)
+
+
+def like(value: Array, masses: Array) -> Array:
+    """Return `value` as an array of the library and on the device of `masses`.
+
+    Nothing is copied if it is there already.
+    """
+    if type(masses) is np.ndarray or is_foreign(value) or not isinstance(value, np.ndarray | np.generic):
+        return value
+    xp = array_namespace(masses)
+    # The copy also spares torch a warning: specifications hold read-only arrays.
+    return xp.asarray(np.array(value), dtype=xp.float64, device=array_api_compat.device(masses))
+
+
+def host(value: Array) -> FloatArray:
+    """Return `value` as a NumPy float64 array, copying from a device if need be."""
+    if array_api_compat.is_torch_array(value):
+        value = value.detach().cpu()
+    return np.asarray(value, dtype=np.float64)
+
+
+def frozen(value: npt.ArrayLike) -> FloatArray:
+    """Return a read-only float64 copy of `value`."""
+    array = np.array(value, dtype=np.float64)
+    array.flags.writeable = False
+    return array

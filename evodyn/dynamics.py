@@ -1,0 +1,567 @@
+"""Selection dynamics: velocities (Eqs. 5-8) and discrete maps (Eqs. 12-14) of population masses.
+
+All of them have the form
+
+    dp_i/dt = p_i g_i(p, φ) + f_i(t),
+
+with per-capita *growth rates* g and a non-negative *inflow* f (mutation only). That decomposition is
+written once, here; flows in log-shares, maps on the masses and the network's selector all call it.
+Arrays of any array-API library pass through unchanged in kind, with any number of leading batch axes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+
+from evodyn import validation
+from evodyn.arrays import Array, array_namespace, float64, is_foreign, like
+from evodyn.specifications import Specification
+
+__all__ = [
+    "Dynamics",
+    "NormalizedGrowth",
+    "Populations",
+    "Replicator",
+    "Scheme",
+    "Selection",
+    "SelectionMutation",
+    "mean_fitness",
+]
+
+Scheme = Literal["euler", "exponential"]
+SCHEMES = ("euler", "exponential")
+_EPS = 2.0**-52
+
+
+def mean_fitness(masses: Array, fitness: Array) -> Array:
+    """Return the mass-weighted mean fitness Σ p_i φ_i / P.
+
+    Parameters
+    ----------
+    masses, fitness : array, shape (..., N)
+        Masses p_i >= 0 and fitness φ_i. The fitness of absent groups (p_i = 0) does not matter, and
+        may be infinite or NaN.
+
+    Returns
+    -------
+    array, shape (..., 1)
+        The mean; 0 where the total mass is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mean_fitness(np.array([3.0, 1.0]), np.array([1.0, 5.0]))
+    array([2.])
+    """
+    xp = array_namespace(masses)
+    total = xp.sum(masses, axis=-1, keepdims=True)
+    weighted = xp.where(masses > 0, masses * fitness, xp.zeros_like(masses))
+    return xp.sum(weighted, axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
+
+
+def _check_shapes(masses: Array, fitness: Array) -> None:
+    if masses.ndim == 0 or masses.shape[-1] == 0:
+        raise ValueError(f"masses have shape {tuple(masses.shape)}; expected (..., N) with N >= 1 groups.")
+    if fitness.ndim and fitness.shape[-1] != masses.shape[-1]:
+        raise ValueError(
+            f"fitness has shape {tuple(fitness.shape)}; expected one value for each of the "
+            f"{masses.shape[-1]} groups of masses with shape {tuple(masses.shape)}."
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dynamics(Specification, ABC):
+    """Base of the dynamics: `velocity` and `step` from growth rates and inflow."""
+
+    @abstractmethod
+    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+        """Return the per-capita growth rates g_i, 0 for absent groups.
+
+        Parameters
+        ----------
+        masses, fitness : array, shape (..., N)
+            Float64 masses p_i >= 0 and their fitness.
+        time : float
+            Time, for rates that depend on it.
+
+        Returns
+        -------
+        array, shape (..., N)
+            g_i in units of 1/time.
+        """
+
+    def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:
+        """Return the inflow f_i >= 0 that does not depend on the group's own mass (0 without mutation)."""
+        return 0.0
+
+    def velocity(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+        """Return dp/dt (Eq. 5, 6, 7 or 8).
+
+        Parameters
+        ----------
+        masses : array, shape (..., N)
+            Masses p_i >= 0, of any array-API library; leading axes are a batch.
+        fitness : array, shape (..., N)
+            Fitness φ_i. That of absent groups may be infinite.
+        time : float, optional
+            Time, for mutation rates that depend on it.
+
+        Returns
+        -------
+        array, shape (..., N)
+            Velocities in float64. Values are not checked, so that no device is waited for.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not agree.
+        """
+        masses, fitness = _prepared(masses, fitness)
+        return masses * self.growth_rates(masses, fitness, time=time) + self.inflow(masses, time=time)
+
+    def step(
+        self, masses: Array, fitness: Array, step_size: float, *, time: float = 0.0, scheme: Scheme = "euler"
+    ) -> Array:
+        """Return the masses after one step of the discrete map (Eq. 12, 13 or 14).
+
+        The order is: clip φ - φ̄, step, project onto the non-negative orthant, cap the total.
+
+        Parameters
+        ----------
+        masses, fitness : array, shape (..., N)
+            As for `velocity`.
+        step_size : float
+            η_p >= 0, in units of 1/fitness.
+        time : float, optional
+            Time at the start of the step, for mutation rates that depend on it.
+        scheme : {"euler", "exponential"}, optional
+            "euler" is the paper's p + η_p·velocity. "exponential" is p exp(η_p g), followed by the exact
+            linear mutation: positive for every step size, and for frozen fitness the exact flow up to
+            the scalar that restores the total mass.
+
+        Returns
+        -------
+        array, shape (..., N)
+            New masses in float64, on the device of `masses`; the input is untouched. Where the total
+            mass is 0, zeros plus any inflow.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not agree, `step_size` is negative or not finite, or `scheme` is unknown.
+
+        Notes
+        -----
+        The Euler map keeps p_i positive iff η_p (φ̄ - φ_i) < 1, with mutation iff
+        η_p (φ̄ - φ_i + μ(1 - m_i/p_i)) <= 1; the projection, which creates mass, acts only beyond that.
+        With a signal clip κ and no mutation or binding cap, masses stay within p_i(0) (1 ± η_p κ)^n.
+        """
+        validation.choice("scheme", scheme, SCHEMES)
+        if isinstance(step_size, int | float):
+            validation.non_negative("step_size", step_size)
+        masses, fitness = _prepared(masses, fitness)
+        growth = self.growth_rates(masses, fitness, time=time)
+        if scheme == "euler":
+            new = masses + step_size * (masses * growth + self.inflow(masses, time=time))
+            xp = array_namespace(new)
+            new = xp.where(new < 0, xp.zeros_like(new), new)
+        else:
+            new = self._exponential_step(masses, growth, step_size, time=time)
+        return self._capped(new)
+
+    def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
+        xp = array_namespace(masses)
+        return masses * xp.exp(step_size * growth)
+
+    def _capped(self, masses: Array) -> Array:
+        return masses
+
+    # What the integrator needs to know of a dynamics, beyond its growth rates.
+
+    def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
+        """Return the groups that compete with one another, each with its dynamics."""
+        return ((slice(0, n), self),)
+
+    def check(self, n: int) -> None:
+        """Raise `ValueError` if the dynamics cannot act on `n` groups."""
+
+
+def _prepared(masses: Array, fitness: Array) -> tuple[Array, Array]:
+    masses = float64(masses)
+    fitness = like(float64(fitness), masses)
+    _check_shapes(masses, fitness)
+    return masses, fitness
+
+
+class _MeanComparison(Dynamics):
+    """Growth rates φ_i - φ̄, optionally clipped to ±signal_clip.
+
+    Not a dataclass itself, so that each dynamics declares the field where its constructor has it.
+    """
+
+    signal_clip: float | None
+
+    def __post_init__(self) -> None:
+        if self.signal_clip is not None:
+            self._set(signal_clip=validation.positive("signal_clip", self.signal_clip, infinite=True))
+
+    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+        xp = array_namespace(masses)
+        excess = fitness - mean_fitness(masses, fitness)
+        # Absent groups have no growth rate; their fitness may be infinite (entropic landscapes).
+        excess = xp.where(masses > 0, excess, xp.zeros_like(excess))
+        if self.signal_clip is None:
+            return excess
+        return xp.clip(excess, -self.signal_clip, self.signal_clip)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Replicator(_MeanComparison):
+    """Replicator dynamics on unnormalised masses (Eqs. 6 and 12).
+
+    dp_i/dt = p_i (φ_i - φ̄), with φ̄ = Σ p_j φ_j / Σ p_j.
+
+    Total mass is conserved, a zero stays zero, and adding a constant to the fitness of all groups
+    changes nothing. The Euler map conserves mass too, except where the projection or a clip acts.
+
+    Parameters
+    ----------
+    signal_clip : float, optional
+        κ > 0: φ_i - φ̄ is clipped to [-κ, κ], in the flow as in the map. Total mass is then no longer
+        conserved, and after n steps of size η_p no mass is below p_i(0) (1 - η_p κ)^n.
+
+    Raises
+    ------
+    ValueError
+        If `signal_clip` is not a positive number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Replicator().velocity(np.array([1.0, 3.0]), np.array([2.0, 0.0]))
+    array([ 1.5, -1.5])
+    """
+
+    signal_clip: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class NormalizedGrowth(_MeanComparison):
+    """Normalised growth (Eqs. 7 and 13).
+
+    dp_i/dt = p_i (φ_i - Σ p_j φ_j / Z), with Z = Σ p_j.
+
+    The subtracted term is the mass-weighted mean fitness, so this *is* the replicator vector field,
+    and one implementation serves both. What can differ is the cap.
+
+    Parameters
+    ----------
+    mass_cap : float, optional
+        Upper bound on the total mass. The map rescales all masses to it whenever they exceed it by more
+        than rounding. The flow, at the cap, loses the positive part of the mass-weighted mean of its
+        growth rates: the limit of the rescaled map for small steps. The cap can bind only where mass is
+        not conserved, that is with a clip (or from masses above it, in the map).
+    signal_clip : float, optional
+        As for `Replicator`.
+
+    Raises
+    ------
+    ValueError
+        If either is not a positive number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> NormalizedGrowth(mass_cap=4.0).step(np.array([3.0, 3.0]), np.zeros(2), 0.1)
+    array([2., 2.])
+    """
+
+    mass_cap: float | None = None
+    signal_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mass_cap is not None:
+            self._set(mass_cap=validation.positive("mass_cap", self.mass_cap, infinite=True))
+
+    def _capped(self, masses: Array) -> Array:
+        if self.mass_cap is None:
+            return masses
+        xp = array_namespace(masses)
+        total = xp.sum(masses, axis=-1, keepdims=True)
+        # Rescaling at mere rounding would make Eqs. 12 and 13 differ in their last bits.
+        beyond = total > self.mass_cap * (1 + masses.shape[-1] * _EPS)
+        one = xp.ones_like(total)
+        return masses * xp.where(beyond, self.mass_cap / xp.where(beyond, total, one), one)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SelectionMutation(_MeanComparison):
+    """Selection with mutation (Eqs. 8 and 14).
+
+    dp_i/dt = p_i (φ_i - φ̄) + μ (m_i - p_i).
+
+    Without a clip the total mass relaxes to M = Σ m_i as P(t) = M + (P(0) - M) exp(-μt). With the target
+    as printed in the paper, m_i = 1/N, M is 1: from 768 unit masses it is a sink, not a neutral
+    diffusion. In shares the mutation rate is μM/P.
+
+    Parameters
+    ----------
+    mutation_rate : float or callable
+        μ >= 0, a number or a function of time.
+    target : "uniform_share", float or array, optional
+        m_i: 1/N for each group ("uniform_share", Eq. 8 as printed), one mass for every group, or one
+        mass per group.
+    signal_clip : float, optional
+        As for `Replicator`; mutation is not clipped.
+
+    Raises
+    ------
+    ValueError
+        If the rate, the target or the clip is negative, not finite or of the wrong kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> SelectionMutation(0.5, target=1.0).velocity(np.array([2.0, 0.0]), np.zeros(2))
+    array([-0.5,  0.5])
+    """
+
+    mutation_rate: float | Callable[[float], float]
+    target: Literal["uniform_share"] | float | Array = "uniform_share"
+    signal_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.mutation_rate):
+            self._set(mutation_rate=validation.non_negative("mutation_rate", self.mutation_rate))
+        if isinstance(self.target, str):
+            validation.choice("target", self.target, ("uniform_share",))
+        elif isinstance(self.target, int | float | np.number):
+            self._set(target=validation.non_negative("target", self.target))
+        else:
+            self._set(
+                target=validation.specification_array("target", self.target, ndim=1, least=0.0, scalar=True)
+            )
+
+    def rate(self, time: float) -> float:
+        """Return μ at `time`.
+
+        Raises
+        ------
+        ValueError
+            If a callable rate returns a negative or non-finite number.
+        """
+        if not callable(self.mutation_rate):
+            return self.mutation_rate
+        rate = self.mutation_rate(time)
+        return rate if is_foreign(rate) else validation.non_negative(f"mutation_rate({time:g})", rate)
+
+    def target_masses(self, masses: Array) -> Array | float:
+        """Return m_i for groups like those of `masses`: a number, or an array of shape (N,)."""
+        if isinstance(self.target, str):
+            return 1.0 / masses.shape[-1]
+        return self.target if isinstance(self.target, float) else like(self.target, masses)
+
+    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+        return super().growth_rates(masses, fitness, time=time) - self.rate(time)
+
+    def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:
+        return self.rate(time) * self.target_masses(masses)
+
+    def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
+        # Selection first, then dp/dt = μ(m - p) solved exactly: both parts are positive.
+        xp = array_namespace(masses)
+        rate = self.rate(time)
+        selected = masses * xp.exp(step_size * (growth + rate))
+        decay = xp.exp(-rate * step_size * xp.ones_like(masses[..., :1]))
+        return selected * decay + self.target_masses(masses) * (1 - decay)
+
+    def check(self, n: int) -> None:
+        if getattr(self.target, "ndim", 0) == 1 and self.target.shape[0] != n:  # type: ignore[union-attr]
+            raise ValueError(
+                f"target has {self.target.shape[0]} entries; expected one for each of the {n} groups."  # type: ignore[union-attr]
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Selection(Dynamics):
+    """General selection (Eq. 5): dp_i/dt = p_i Φ_i(p).
+
+    Parameters
+    ----------
+    function : callable
+        ``function(masses, fitness) -> growth rates``, all of shape (..., N). Whatever it returns for an
+        absent group is ignored: a zero stays zero.
+
+    Raises
+    ------
+    ValueError
+        If `function` is not callable.
+
+    Examples
+    --------
+    Logistic growth towards a carrying capacity:
+
+    >>> import numpy as np
+    >>> logistic = Selection(lambda masses, fitness: fitness * (1 - masses))
+    >>> logistic.velocity(np.array([0.5, 1.0]), np.array([2.0, 2.0]))
+    array([0.5, 0. ])
+    """
+
+    function: Callable[[Array, Array], Array]
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ValueError(
+                f"function is {self.function!r}; expected a callable (masses, fitness) -> growth rates."
+            )
+
+    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+        xp = array_namespace(masses)
+        growth = self.function(masses, fitness)
+        return xp.where(masses > 0, growth, xp.zeros_like(masses))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Populations(Dynamics):
+    """Contiguous blocks of groups, each competing only within itself (the layers of a network).
+
+    Every block has its own mean fitness, number of groups, total mass, cap and mutation target.
+
+    Parameters
+    ----------
+    dynamics : Dynamics or sequence of Dynamics
+        One for all blocks, or one for each. An array target of a single `SelectionMutation` has one entry
+        for each group of all blocks together.
+    sizes : sequence of int
+        Number of groups of each block, in order; they fill the last axis.
+
+    Raises
+    ------
+    ValueError
+        If a size is not a positive whole number, a dynamics is not one or is itself `Populations`, or the
+        two sequences differ in length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layers = Populations(Replicator(), sizes=(2, 1))
+    >>> layers.velocity(np.ones(3), np.array([1.0, 0.0, 5.0]))
+    array([ 0.5, -0.5,  0. ])
+    """
+
+    dynamics: Dynamics | tuple[Dynamics, ...]
+    sizes: tuple[int, ...]  # any sequence of whole numbers on construction
+
+    def __post_init__(self) -> None:
+        requested: Any = self.sizes
+        if not isinstance(requested, Iterable) or isinstance(requested, str):
+            raise ValueError(f"sizes is {requested!r}; expected a sequence of whole numbers, one per block.")
+        sizes = tuple(validation.count(f"sizes[{k}]", size) for k, size in enumerate(requested))
+        if not sizes:
+            raise ValueError("sizes is empty; expected at least one block.")
+        given: Any = self.dynamics
+        if isinstance(given, Iterable) and not isinstance(given, Dynamics):
+            given = tuple(given)
+            if len(given) != len(sizes):
+                raise ValueError(
+                    f"dynamics has {len(given)} entries and sizes {len(sizes)}; expected one per block."
+                )
+        for member in given if isinstance(given, tuple) else (given,):
+            if not isinstance(member, Dynamics) or isinstance(member, Populations):
+                raise ValueError(
+                    f"dynamics is {member!r}; expected Replicator, NormalizedGrowth, SelectionMutation or "
+                    "Selection (blocks are not nested: list all of them in sizes)."
+                )
+        self._set(sizes=sizes, dynamics=given)
+        members = (
+            given
+            if isinstance(given, tuple)
+            else tuple(_restricted(given, s, sum(sizes)) for s in self.slices)
+        )
+        for member, size in zip(members, sizes, strict=True):
+            member.check(size)
+        object.__setattr__(self, "_members", members)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The part of the last axis that each block fills."""
+        ends = np.cumsum(self.sizes)
+        return tuple(slice(int(end) - size, int(end)) for end, size in zip(ends, self.sizes, strict=True))
+
+    def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
+        members: tuple[Dynamics, ...] = self._members  # type: ignore[attr-defined]
+        return tuple(zip(self.slices, members, strict=True))
+
+    def check(self, n: int) -> None:
+        if n != sum(self.sizes):
+            raise ValueError(
+                f"sizes {self.sizes} sum to {sum(self.sizes)}; expected {n}, the number of groups."
+            )
+
+    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+        self.check(masses.shape[-1])
+        xp = array_namespace(masses)
+        return xp.concat(
+            [m.growth_rates(masses[..., s], fitness[..., s], time=time) for s, m in self.blocks(0)], axis=-1
+        )
+
+    def inflow(self, masses: Array, *, time: float = 0.0) -> Array:
+        xp = array_namespace(masses)
+        return xp.concat(
+            [m.inflow(masses[..., s], time=time) + xp.zeros_like(masses[..., s]) for s, m in self.blocks(0)],
+            axis=-1,
+        )
+
+    def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
+        xp = array_namespace(masses)
+        return xp.concat(
+            [
+                m._exponential_step(masses[..., s], growth[..., s], step_size, time=time)
+                for s, m in self.blocks(0)
+            ],
+            axis=-1,
+        )
+
+    def _capped(self, masses: Array) -> Array:
+        xp = array_namespace(masses)
+        return xp.concat([m._capped(masses[..., s]) for s, m in self.blocks(0)], axis=-1)
+
+
+def _restricted(dynamics: Dynamics, block: slice, n: int) -> Dynamics:
+    """Return `dynamics` for one block of `n` groups: an array target is cut to it."""
+    if isinstance(dynamics, SelectionMutation) and getattr(dynamics.target, "ndim", 0) == 1:
+        dynamics.check(n)
+        return dataclasses.replace(dynamics, target=dynamics.target[block])  # type: ignore[index]
+    return dynamics
+
+
+def inflow_targets(dynamics: Dynamics, n: int) -> np.ndarray:
+    """Return the mutation target m_i of every group, 0 where there is no mutation; shape (n,)."""
+    targets = np.zeros(n)
+    for block, member in dynamics.blocks(n):
+        if isinstance(member, SelectionMutation):
+            targets[block] = member.target_masses(targets[block])
+    return targets
+
+
+def rate_bound(dynamics: Dynamics, n: int, time: float) -> np.ndarray:
+    """Return each group's mutation rate at `time`, 0 where there is no mutation; shape (n,)."""
+    rates = np.zeros(n)
+    for block, member in dynamics.blocks(n):
+        if isinstance(member, SelectionMutation):
+            rates[block] = member.rate(time)
+    return rates
+
+
+def cap_of(dynamics: Dynamics) -> float:
+    """Return a block's cap on total mass, infinite if it has none."""
+    cap = getattr(dynamics, "mass_cap", None)
+    return math.inf if cap is None else float(cap)

@@ -1,0 +1,557 @@
+"""Fitness landscapes: functions of time and masses that return the fitness of every group.
+
+A landscape is any callable ``landscape(t, masses) -> fitness`` with arrays of shape (..., N). Those here
+are frozen specifications that work on arrays of any array-API library, and they add with ``+``, plain
+callables on either side included. A landscape may also define
+
+- ``breakpoints(t_span)``: times at which it is not smooth; the integrator restarts there;
+- ``at_log_masses(t, log_masses)``: the same fitness from log-masses, for landscapes in ln p;
+- ``linearization(t, log_masses)``: the Jacobian ∂φ_i/∂ln p_j as `DiagonalPlusLowRank`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn import validation
+from evodyn.arrays import Array, FloatArray, array_namespace, host, is_foreign, like
+from evodyn.laws import contributions
+from evodyn.linearization import DiagonalPlusLowRank
+from evodyn.specifications import Specification
+
+__all__ = [
+    "Constant",
+    "DiagonalPlusLowRank",
+    "Entropic",
+    "Landscape",
+    "LandscapeFunction",
+    "LinearDecay",
+    "MatrixGame",
+    "Recorded",
+    "Redundancy",
+    "Seasonal",
+    "Sum",
+    "breakpoints",
+    "contributions",
+    "fitness_at_log_masses",
+    "linearization",
+]
+
+LandscapeFunction = Callable[[float, Array], Array]
+"""What every landscape is: (t, masses of shape (..., N)) -> fitness of shape (..., N)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Landscape(Specification, ABC):
+    """Base of the landscapes defined here; not needed for landscapes of your own."""
+
+    @abstractmethod
+    def __call__(self, t: float, masses: Array) -> Array:
+        """Return the fitness at time `t`, shape (..., N)."""
+
+    def __add__(self, other: LandscapeFunction | object) -> Sum:
+        return Sum(_terms(self) + _terms(other)) if callable(other) else NotImplemented
+
+    def __radd__(self, other: LandscapeFunction | object) -> Sum:
+        return Sum(_terms(other) + _terms(self)) if callable(other) else NotImplemented
+
+    @property
+    def groups(self) -> int | None:
+        """Number of groups the landscape is made for; None if it takes any."""
+        sizes = {
+            int(value.shape[-1])
+            for value in self.fields().values()
+            if (isinstance(value, np.ndarray) or is_foreign(value)) and value.ndim
+        }
+        return max(sizes) if sizes else None
+
+
+def _terms(landscape: LandscapeFunction) -> tuple[LandscapeFunction, ...]:
+    return landscape.terms if isinstance(landscape, Sum) else (landscape,)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Sum(Landscape):
+    """The sum of landscapes, made by ``+`` (multi-objective fitness, say accuracy and cost).
+
+    Parameters
+    ----------
+    terms : tuple of callables
+        The landscapes, in order of addition.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> both = Constant([1.0, 2.0]) + (lambda t, masses: -t * masses)
+    >>> both(2.0, np.array([1.0, 1.0]))
+    array([-1.,  0.])
+    """
+
+    terms: tuple[LandscapeFunction, ...]
+
+    def __call__(self, t: float, masses: Array) -> Array:
+        return functools.reduce(
+            lambda total, term: total + term(t, masses), self.terms[1:], self.terms[0](t, masses)
+        )
+
+    @property
+    def groups(self) -> int | None:
+        return next(
+            (g for g in (getattr(term, "groups", None) for term in self.terms) if g is not None), None
+        )
+
+    def at_log_masses(self, t: float, log_masses: Array) -> Array:
+        return functools.reduce(
+            lambda total, term: total + fitness_at_log_masses(term, t, log_masses),
+            self.terms[1:],
+            fitness_at_log_masses(self.terms[0], t, log_masses),
+        )
+
+    def breakpoints(self, t_span: tuple[float, float]) -> FloatArray:
+        return np.unique(np.concatenate([breakpoints(term, t_span) for term in self.terms]))
+
+    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank | None:
+        parts = [linearization(term, t, log_masses) for term in self.terms]
+        total = parts[0]
+        for part in parts[1:]:
+            total = None if total is None or part is None else total + part
+        return total
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Constant(Landscape):
+    """Constant fitness φ_i = c_i.
+
+    Parameters
+    ----------
+    contribution : array_like, shape (N,) or (..., N)
+        c_i, finite.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Constant([1.0, 2.0])(0.0, np.ones(2))
+    array([1., 2.])
+    """
+
+    contribution: Array
+
+    def __post_init__(self) -> None:
+        self._set(contribution=validation.specification_array("contribution", self.contribution))
+
+    def __call__(self, t: float, masses: Array) -> Array:
+        return _as_groups(like(self.contribution, masses), masses)
+
+    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
+        return DiagonalPlusLowRank.diagonal_only(np.zeros(len(log_masses)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LinearDecay(Landscape):
+    """Contribution with linear density regularisation, φ_i = c_i - λ p_i (Eq. 10 with r(p) = p).
+
+    From an interior start the replicator flow has one attractor, water filling:
+    p_i = (c_i - ν)_+/λ with Σ p_i = P.
+
+    Parameters
+    ----------
+    contribution : array_like, shape (N,) or (..., N)
+        c_i, finite.
+    decay : float
+        λ >= 0, in units of fitness per mass.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not finite or `decay` is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> LinearDecay([1.0, 2.0], decay=0.5)(0.0, np.array([1.0, 4.0]))
+    array([0.5, 0. ])
+    """
+
+    contribution: Array
+    decay: float
+
+    def __post_init__(self) -> None:
+        self._set(
+            contribution=validation.specification_array("contribution", self.contribution),
+            decay=validation.non_negative("decay", self.decay),
+        )
+
+    def __call__(self, t: float, masses: Array) -> Array:
+        return like(self.contribution, masses) - self.decay * masses
+
+    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
+        return DiagonalPlusLowRank.diagonal_only(-self.decay * np.exp(log_masses))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Entropic(Landscape):
+    """Entropic regularisation, φ_i = c_i - T ln p_i.
+
+    Rare groups gain without bound, so none dies: masses tend to P·softmax(c/T). Fitness is +∞ at
+    p_i = 0, where it has no effect: an absent group stays absent without mutation.
+
+    Parameters
+    ----------
+    contribution : array_like, shape (N,) or (..., N)
+        c_i, finite.
+    temperature : float
+        T >= 0, in units of fitness.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not finite or `temperature` is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Entropic([1.0, 1.0], temperature=2.0)(0.0, np.array([1.0, 0.0]))
+    array([ 1., inf])
+    """
+
+    contribution: Array
+    temperature: float
+
+    def __post_init__(self) -> None:
+        self._set(
+            contribution=validation.specification_array("contribution", self.contribution),
+            temperature=validation.non_negative("temperature", self.temperature),
+        )
+
+    def __call__(self, t: float, masses: Array) -> Array:
+        xp = array_namespace(masses)
+        present = masses > 0
+        log_masses = xp.log(xp.where(present, masses, xp.ones_like(masses)))
+        return self.at_log_masses(t, xp.where(present, log_masses, -math.inf + xp.zeros_like(masses)))
+
+    def at_log_masses(self, t: float, log_masses: Array) -> Array:
+        if self.temperature == 0:
+            return _as_groups(like(self.contribution, log_masses), log_masses)
+        return like(self.contribution, log_masses) - self.temperature * log_masses
+
+    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
+        return DiagonalPlusLowRank.diagonal_only(np.full(len(log_masses), -self.temperature))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class MatrixGame(Landscape):
+    """A symmetric two-player game, φ = A x with shares x = p/P.
+
+    It acts on shares: with masses in their place everything would run P times faster.
+
+    Parameters
+    ----------
+    payoff : array_like, shape (N, N)
+        A_ij, what i earns against j. Adding a constant to a column changes no share.
+
+    Raises
+    ------
+    ValueError
+        If `payoff` is not a square matrix of finite numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> MatrixGame([[0.0, 3.0], [1.0, 2.0]])(0.0, np.array([1.0, 3.0]))
+    array([2.25, 1.75])
+    """
+
+    payoff: Array
+
+    def __post_init__(self) -> None:
+        self._set(payoff=_square("payoff", self.payoff))
+
+    def __call__(self, t: float, masses: Array) -> Array:
+        xp = array_namespace(masses)
+        total = xp.sum(masses, axis=-1, keepdims=True)
+        shares = masses / xp.where(total > 0, total, xp.ones_like(total))
+        return _matrix_times(like(self.payoff, masses), shares)
+
+    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
+        shares = np.exp(log_masses - np.logaddexp.reduce(log_masses))
+        fitness = self.payoff @ shares
+        return DiagonalPlusLowRank(np.zeros(len(shares)), self.payoff - fitness[:, None], np.diag(shares))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Redundancy(Landscape):
+    """Contribution less what similar groups already supply, φ = c - κ S p.
+
+    Survivors coexist stably iff S is positive definite on their tangent space (Σ v = 0); extinction
+    needs competition between groups that exceeds a group's own (S_ij above S_ii).
+
+    Parameters
+    ----------
+    contribution : array_like, shape (N,) or (..., N)
+        c_i, finite.
+    similarity : array_like, shape (N, N)
+        S, symmetric with entries >= 0; the diagonal is self-limitation.
+    strength : float
+        κ >= 0, in units of fitness per mass.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not agree, S is not symmetric and non-negative, or `strength` is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Redundancy([1.0, 1.0], [[1.0, 0.5], [0.5, 1.0]], strength=2.0)(0.0, np.array([1.0, 0.0]))
+    array([-1.,  0.])
+    """
+
+    contribution: Array
+    similarity: Array
+    strength: float
+
+    def __post_init__(self) -> None:
+        contribution = validation.specification_array("contribution", self.contribution)
+        similarity = _square("similarity", self.similarity, least=0.0)
+        if isinstance(similarity, np.ndarray) and not np.array_equal(similarity, similarity.T):
+            i, j = (int(k) for k in np.argwhere(similarity != similarity.T)[0])
+            raise ValueError(
+                f"similarity is {similarity[i, j]:g} at {(i, j)} and {similarity[j, i]:g} at {(j, i)}; "
+                "expected a symmetric matrix: average it with its transpose if it is meant to be one."
+            )
+        if getattr(contribution, "ndim", 0) and contribution.shape[-1] != similarity.shape[0]:
+            raise ValueError(
+                f"contribution has {contribution.shape[-1]} groups and similarity {similarity.shape[0]}; "
+                "expected the same number."
+            )
+        strength = validation.non_negative("strength", self.strength)
+        self._set(contribution=contribution, similarity=similarity, strength=strength)
+
+    def __call__(self, t: float, masses: Array) -> Array:
+        competition = _matrix_times(like(self.similarity, masses), masses)
+        return like(self.contribution, masses) - self.strength * competition
+
+    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
+        return DiagonalPlusLowRank(
+            np.zeros(len(log_masses)), -self.strength * self.similarity, np.diag(np.exp(log_masses))
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Seasonal(Landscape):
+    """Contributions that swing with the seasons, φ_i = c_i + a_i sin(2πt/T + θ_i).
+
+    A swing that all groups share leaves the dynamics unchanged; give amplitudes or phases per group.
+
+    Parameters
+    ----------
+    contribution : array_like, shape (N,) or (..., N)
+        c_i, finite.
+    amplitude : float or array_like, shape (N,)
+        a_i, in units of fitness.
+    period : float
+        T > 0.
+    phase : float or array_like, shape (N,), optional
+        θ_i in radians.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not finite or `period` is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Seasonal([1.0, 1.0], amplitude=[0.5, 0.0], period=4.0)(1.0, np.ones(2))
+    array([1.5, 1. ])
+    """
+
+    contribution: Array
+    amplitude: Array
+    period: float
+    phase: Array = 0.0
+
+    def __post_init__(self) -> None:
+        self._set(
+            contribution=validation.specification_array("contribution", self.contribution),
+            amplitude=validation.specification_array("amplitude", self.amplitude, scalar=True),
+            period=validation.positive("period", self.period),
+            phase=validation.specification_array("phase", self.phase, scalar=True),
+        )
+
+    def __call__(self, t: float, masses: Array) -> Array:
+        # In double precision on the host for scalars, on the masses' device otherwise.
+        angle = 2 * math.pi * (t / self.period) + like(self.phase, masses)
+        xp = array_namespace(masses)
+        swing = like(self.amplitude, masses) * xp.sin(angle + xp.zeros_like(masses))
+        return like(self.contribution, masses) + swing
+
+    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
+        return DiagonalPlusLowRank.diagonal_only(np.zeros(len(log_masses)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Recorded(Landscape):
+    """Replay of recorded contributions, φ = c(t_k) - λ p for t in [t_k, t_{k+1}).
+
+    The zero-order hold of a logged training run. Every t_k is a breakpoint, so that integration restarts
+    where the record jumps.
+
+    Parameters
+    ----------
+    times : array_like, shape (K,)
+        Increasing times t_k, at least two.
+    contributions : array_like, shape (K - 1, N) or (K, N)
+        One row for each interval. With K rows the last one is the contribution at t_{K-1} itself, where
+        the record ends; with K - 1 rows the last interval includes its end.
+    decay : float, optional
+        λ >= 0.
+
+    Raises
+    ------
+    ValueError
+        On construction, if times do not increase or shapes do not agree; on a call, if `t` is outside the
+        record.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> record = Recorded([0.0, 1.0, 2.0], [[1.0, 0.0], [0.0, 1.0]], decay=0.0)
+    >>> record(0.5, np.ones(2)), record(1.0, np.ones(2))
+    (array([1., 0.]), array([0., 1.]))
+    """
+
+    times: Array
+    contributions: Array
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        times = validation.finite_array("times", host(self.times), ndim=1)
+        if len(times) < 2 or not (np.diff(times) > 0).all():
+            raise ValueError(f"times has {len(times)} entries; expected at least two, strictly increasing.")
+        record = validation.specification_array("contributions", self.contributions, ndim=2)
+        if record.shape[0] not in (len(times) - 1, len(times)):
+            raise ValueError(
+                f"contributions has {record.shape[0]} rows for {len(times)} times; expected {len(times) - 1} "
+                f"(one per interval) or {len(times)} (one per time)."
+            )
+        self._set(times=times, contributions=record, decay=validation.non_negative("decay", self.decay))
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of the record."""
+        return int(self.contributions.shape[-1])
+
+    def index(self, t: float) -> int:
+        """Return the row of the record that holds at time `t`.
+
+        Raises
+        ------
+        ValueError
+            If `t` is outside the record.
+        """
+        if not self.times[0] <= t <= self.times[-1]:
+            raise ValueError(
+                f"t is {t!r}, outside the record, which covers [{self.times[0]:g}, {self.times[-1]:g}]; "
+                "expected a time within it: shorten t_span or record longer."
+            )
+        row = int(np.searchsorted(self.times, t, side="right")) - 1
+        return min(row, int(self.contributions.shape[0]) - 1)
+
+    def __call__(self, t: float, masses: Array) -> Array:
+        contribution = like(self.contributions[self.index(t)], masses)
+        return _as_groups(contribution, masses) if self.decay == 0 else contribution - self.decay * masses
+
+    def breakpoints(self, t_span: tuple[float, float]) -> FloatArray:
+        inside: FloatArray = self.times[(self.times > t_span[0]) & (self.times < t_span[1])]
+        return inside
+
+    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
+        return DiagonalPlusLowRank.diagonal_only(-self.decay * np.exp(log_masses))
+
+
+def _as_groups(contribution: Array, masses: Array) -> Array:
+    """Return `contribution` as fitness of the shape of `masses`."""
+    if contribution.shape == masses.shape:
+        return contribution
+    xp = array_namespace(masses)
+    return contribution + xp.zeros_like(masses)
+
+
+def _square(name: str, value: npt.ArrayLike, *, least: float = -math.inf) -> Array:
+    matrix = validation.specification_array(name, value, ndim=2, least=least)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(
+            f"{name} has shape {tuple(matrix.shape)}; expected a square matrix, one row per group."
+        )
+    return matrix
+
+
+def _matrix_times(matrix: Array, vectors: Array) -> Array:
+    """Return matrix @ vector for every vector of a batch of shape (..., N)."""
+    if vectors.ndim == 1:
+        return matrix @ vectors
+    xp = array_namespace(vectors)
+    return xp.matmul(vectors, xp.permute_dims(matrix, (1, 0)))
+
+
+# The optional members of the protocol, for landscapes of any origin.
+
+
+def breakpoints(landscape: LandscapeFunction, t_span: tuple[float, float]) -> FloatArray:
+    """Return the times strictly inside `t_span` at which `landscape` says it is not smooth, sorted.
+
+    Examples
+    --------
+    >>> breakpoints(Recorded([0.0, 1.0, 2.0], [[1.0], [2.0]]), (0.0, 2.0))
+    array([1.])
+    """
+    method: Any = getattr(landscape, "breakpoints", None)
+    if method is None:
+        return np.empty(0)
+    times = np.unique(np.asarray(method(t_span), dtype=np.float64))
+    return times[(times > t_span[0]) & (times < t_span[1])]
+
+
+def fitness_at_log_masses(landscape: LandscapeFunction, t: float, log_masses: Array) -> Array:
+    """Return the fitness at masses exp(log_masses), by the landscape's own formula in ln p if it has one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fitness_at_log_masses(Entropic([1.0], temperature=1.0), 0.0, np.array([-2000.0]))
+    array([2001.])
+    """
+    method: Any = getattr(landscape, "at_log_masses", None)
+    if method is not None:
+        return method(t, log_masses)
+    xp = array_namespace(log_masses)
+    return landscape(t, xp.exp(log_masses))
+
+
+def linearization(
+    landscape: LandscapeFunction, t: float, log_masses: FloatArray
+) -> DiagonalPlusLowRank | None:
+    """Return the Jacobian ∂φ_i/∂ln p_j if the landscape states it, else None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> linearization(LinearDecay([1.0, 1.0], decay=0.5), 0.0, np.zeros(2)).diagonal
+    array([-0.5, -0.5])
+    """
+    method: Any = getattr(landscape, "linearization", None)
+    return None if method is None else method(t, log_masses)
