@@ -61,8 +61,8 @@ def mean_fitness(masses: Array, fitness: Array) -> Array:
     """
     xp = array_namespace(masses)
     total = xp.sum(masses, axis=-1, keepdims=True)
-    weighted = xp.where(masses > 0, masses * fitness, xp.zeros_like(masses))
-    return xp.sum(weighted, axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
+    weighted = xp.where(masses > 0, masses * fitness, 0.0)
+    return xp.sum(weighted, axis=-1, keepdims=True) / xp.where(total > 0, total, 1.0)
 
 
 def _check_shapes(masses: Array, fitness: Array) -> None:
@@ -170,7 +170,7 @@ class Dynamics(Specification, ABC):
         if scheme == "euler":
             new = masses + step_size * (masses * growth + self.inflow(masses, time=time))
             xp = array_namespace(new)
-            new = xp.where(new < 0, xp.zeros_like(new), new)
+            new = xp.where(new < 0, 0.0, new)
         else:
             new = self._exponential_step(masses, growth, step_size, time=time)
         return self._capped(new)
@@ -213,9 +213,8 @@ class _MeanComparison(Dynamics):
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
-        excess = fitness - mean_fitness(masses, fitness)
         # Absent groups have no growth rate; their fitness may be infinite (entropic landscapes).
-        excess = xp.where(masses > 0, excess, xp.zeros_like(excess))
+        excess = xp.where(masses > 0, fitness - mean_fitness(masses, fitness), 0.0)
         if self.signal_clip is None:
             return excess
         return xp.clip(excess, -self.signal_clip, self.signal_clip)
@@ -297,8 +296,7 @@ class NormalizedGrowth(_MeanComparison):
         total = xp.sum(masses, axis=-1, keepdims=True)
         # Rescaling at mere rounding would make Eqs. 12 and 13 differ in their last bits.
         beyond = total > self.mass_cap * (1 + masses.shape[-1] * _EPS)
-        one = xp.ones_like(total)
-        return masses * xp.where(beyond, self.mass_cap / xp.where(beyond, total, one), one)
+        return masses * xp.where(beyond, self.mass_cap / xp.where(beyond, total, 1.0), 1.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -426,7 +424,7 @@ class Selection(Dynamics):
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
         growth = self.function(masses, fitness)
-        return xp.where(masses > 0, growth, xp.zeros_like(masses))
+        return xp.where(masses > 0, growth, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evodyn import validation
-from evodyn.files import PARTIAL, replacing
+from evodyn.atomic import PARTIAL, replacing
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -19,7 +19,7 @@ import pytest
 import xarray as xr
 
 import evodyn.sweeps
-from evodyn.files import PARTIAL, replacing
+from evodyn.atomic import PARTIAL, replacing
 from evodyn.sweeps import SweepError, configuration, content_digest, sweep
 
 
