@@ -60,9 +60,13 @@ def mean_fitness(masses: Array, fitness: Array) -> Array:
     array([2.])
     """
     xp = array_namespace(masses)
+    return _mean(xp, masses, xp.where(masses > 0, fitness, 0.0))
+
+
+def _mean(xp: Any, masses: Array, fitness: Array) -> Array:
+    """Return the mean of finite fitness."""
     total = xp.sum(masses, axis=-1, keepdims=True)
-    weighted = xp.where(masses > 0, masses * fitness, 0.0)
-    return xp.sum(weighted, axis=-1, keepdims=True) / xp.where(total > 0, total, 1.0)
+    return xp.vecdot(masses, fitness)[..., None] / xp.where(total > 0, total, 1.0)
 
 
 def _check_shapes(masses: Array, fitness: Array) -> None:
@@ -81,7 +85,7 @@ class Dynamics(Specification, ABC):
 
     @abstractmethod
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        """Return the per-capita growth rates g_i, 0 for absent groups.
+        """Return the per-capita growth rates g_i; those of absent groups have no meaning, but are finite.
 
         Parameters
         ----------
@@ -177,7 +181,8 @@ class Dynamics(Specification, ABC):
 
     def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
         xp = array_namespace(masses)
-        return masses * xp.exp(step_size * growth)
+        # Absent groups have no growth rate to overflow.
+        return masses * xp.exp(step_size * xp.where(masses > 0, growth, 0.0))
 
     def _capped(self, masses: Array) -> Array:
         return masses
@@ -213,8 +218,9 @@ class _MeanComparison(Dynamics):
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
-        # Absent groups have no growth rate; their fitness may be infinite (entropic landscapes).
-        excess = xp.where(masses > 0, fitness - mean_fitness(masses, fitness), 0.0)
+        # The fitness of absent groups has no effect, and may be infinite (entropic landscapes).
+        fitness = xp.where(masses > 0, fitness, 0.0)
+        excess = fitness - _mean(xp, masses, fitness)
         if self.signal_clip is None:
             return excess
         return xp.clip(excess, -self.signal_clip, self.signal_clip)
@@ -377,7 +383,7 @@ class SelectionMutation(_MeanComparison):
         # Selection first, then dp/dt = μ(m - p) solved exactly: both parts are positive.
         xp = array_namespace(masses)
         rate = self.rate(time)
-        selected = masses * xp.exp(step_size * (growth + rate))
+        selected = super()._exponential_step(masses, growth + rate, step_size, time=time)
         decay = xp.exp(-rate * step_size * xp.ones_like(masses[..., :1]))
         return selected * decay + self.target_masses(masses) * (1 - decay)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -124,6 +123,7 @@ class Ledger:
 # Where curves cross zero. All curves are sampled together: `curves(t)` returns shape (len(t), N).
 
 Curves = Callable[[FloatArray], FloatArray]
+Bracket = tuple[float, float, int]
 # Besides even points, two next to the ends: an extremum there shows in no other triple of samples.
 _SAMPLES = np.array([0.0, 1e-3, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1 - 1e-3, 1.0])
 
@@ -150,69 +150,58 @@ def find_crossings(curves: Curves, start: float, end: float) -> list[tuple[float
     >>> [(round(t, 6), d) for t, _, d in find_crossings(parabola, 0.0, 1.0)]
     [(0.549, -1), (0.551, 1)]
     """
+    brackets = find_brackets(curves, start, end)
+    return sorted(_roots(curves, brackets)) if brackets else []
+
+
+def find_brackets(curves: Curves, start: float, end: float) -> list[Bracket]:
+    """Return intervals (left, right, curve), each of which holds one change of sign."""
     times = start + (end - start) * _SAMPLES
     times[-1] = end
     values = curves(times)
     below = values < 0
-    brackets: list[tuple[float, float, int]] = []
-    for k, i in np.argwhere(below[1:] != below[:-1]):
-        brackets.append((times[k], times[k + 1], int(i)))
-    # A turning point between samples of one sign may hide two crossings.
+    changes = np.argwhere(below[1:] != below[:-1])
+    brackets: list[Bracket] = [(float(times[k]), float(times[k + 1]), int(i)) for k, i in changes]
+    # A turning point towards zero between samples of one sign may hide two crossings.
     height = np.where(below, -values, values)
     inner = height[1:-1]
+    same = (below[1:-1] == below[:-2]) & (below[1:-1] == below[2:])
     with np.errstate(invalid="ignore"):
         reach = np.maximum(height[:-2] - inner, height[2:] - inner)
-        turning = (inner <= height[:-2]) & (inner <= height[2:]) & (inner <= 4 * reach)
-    same = (below[1:-1] == below[:-2]) & (below[1:-1] == below[2:])
-    for k, i in np.argwhere(turning & same & np.isfinite(inner)):
-        a, b = times[k], times[k + 2]
+        near = (inner <= height[:-2]) & (inner <= height[2:]) & (inner <= 4 * reach)
+    for k, i in np.argwhere(near & same & np.isfinite(inner)):
+        left, right = float(times[k]), float(times[k + 2])
         sign = -1.0 if below[k + 1, i] else 1.0
-        lowest = _minimizer(partial(_height, curves, int(i), sign), a, b, times[k + 1])
-        reached = bool(curves(np.array([lowest]))[0, i] < 0)
-        if reached != bool(below[k + 1, i]):
-            brackets += [(a, lowest, int(i)), (lowest, b, int(i))]
-    if not brackets:
-        return []
-    roots, directions = _bracketed_roots(curves, brackets)
-    found = [(float(t), i, int(d)) for t, (_, _, i), d in zip(roots, brackets, directions, strict=True) if d]
-    return sorted(set(found))
+        turning = _turning_point(curves, int(i), sign, left, right)
+        if bool(curves(np.array([turning]))[0, i] < 0) != bool(below[k + 1, i]):
+            brackets += [(left, turning, int(i)), (turning, right, int(i))]
+    return brackets
 
 
-def _height(curves: Curves, curve: int, sign: float, t: float) -> float:
-    return sign * float(curves(np.array([t]))[0, curve])
-
-
-def _minimizer(function: Callable[[float], float], a: float, b: float, inside: float) -> float:
+def _turning_point(curves: Curves, curve: int, sign: float, left: float, right: float) -> float:
     from scipy.optimize import minimize_scalar
 
+    def height(t: float) -> float:
+        return sign * float(curves(np.array([t]))[0, curve])
+
     result: Any = minimize_scalar(
-        function, bounds=(a, b), method="bounded", options={"xatol": 1e-10 * (b - a)}
+        height, bounds=(left, right), method="bounded", options={"xatol": 1e-10 * (right - left)}
     )
-    return float(result.x) if result.fun <= function(inside) else inside
+    return float(result.x)
 
 
-def _bracketed_roots(
-    curves: Curves, brackets: list[tuple[float, float, int]]
-) -> tuple[FloatArray, npt.NDArray[np.int8]]:
-    """Refine all brackets together by bisection and secant steps; also return the directions."""
-    a, b = (np.array([bracket[k] for bracket in brackets], dtype=np.float64) for k in (0, 1))
+def _roots(curves: Curves, brackets: list[Bracket]) -> list[tuple[float, int, int]]:
+    """Refine all brackets together by Chandrupatla's method."""
+    from scipy.optimize.elementwise import find_root
+
+    left, right = (np.array([bracket[k] for bracket in brackets], dtype=np.float64) for k in (0, 1))
     index = np.array([bracket[2] for bracket in brackets])
-    rows = np.arange(len(index))
-    fa, fb = curves(a)[rows, index], curves(b)[rows, index]
-    below_a, below_b = fa < 0, fb < 0
-    directions = np.where(below_a == below_b, 0, np.where(below_b, -1, 1)).astype(np.int8)
-    for iteration in range(60):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            secant = a - fa * (b - a) / (fb - fa)
-        middle = 0.5 * (a + b)
-        # Every third step bisects, so that no curve's shape can stall the secant.
-        usable = np.isfinite(secant) & (secant > a) & (secant < b) & (iteration % 3 != 2)
-        c = np.where(usable, secant, middle)
-        fc = curves(c)[rows, index]
-        left = (fc < 0) == below_a
-        a, fa = np.where(left, c, a), np.where(left, fc, fa)
-        b, fb = np.where(left, b, c), np.where(left, fb, fc)
-        if np.all((b - a <= 4 * np.spacing(np.abs(b))) | (fc == 0)):
-            break
-    # A group is extinct strictly below the threshold: the root is the first time of its new side.
-    return b, directions
+
+    def value(t: FloatArray, curve: npt.NDArray[np.intp]) -> FloatArray:
+        picked: FloatArray = curves(t)[np.arange(len(t)), curve]
+        return picked
+
+    # A level met exactly is not yet below it: a root at the left end counts as above.
+    falls = value(right, index) < 0
+    roots: Any = find_root(value, (left, right), args=(index,))
+    return [(float(t), int(i), -1 if fall else 1) for t, i, fall in zip(roots.x, index, falls, strict=True)]

@@ -28,6 +28,8 @@ __all__ = ["Flow", "NotFiniteError", "State", "revival_floor"]
 
 BoolArray = npt.NDArray[np.bool_]
 
+_TINY = float(np.finfo(np.float64).tiny)
+
 _ROUNDING = 1e-13
 """Relative differences below this are rounding (of a total against its cap, say)."""
 
@@ -58,10 +60,11 @@ def clip_acts(dynamics: Dynamics) -> bool:
 
 def log_sum_exp(values: FloatArray) -> FloatArray:
     """Return ln Σ exp over the last axis, keeping it; -inf for no mass at all."""
-    top = np.max(values, axis=-1, keepdims=True)
-    top = np.where(np.isfinite(top), top, 0.0)
+    top = values.max(axis=-1, keepdims=True)
+    if not np.isfinite(top).all():
+        top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
-        total: FloatArray = top + np.log(np.sum(np.exp(values - top), axis=-1, keepdims=True))
+        total: FloatArray = top + np.log(np.exp(values - top).sum(axis=-1, keepdims=True))
     return total
 
 
@@ -102,7 +105,7 @@ class _Block:
     groups: slice
     log_start: float
     """ln P at the start of the phase; -inf if the block is dead."""
-    log_total: Callable[[FloatArray], FloatArray] | None
+    log_total: Callable[[Any], Any] | None
     """ln P at an array of times, where it is known in closed form."""
     cap: float
     capped: bool
@@ -121,9 +124,11 @@ class Flow:
     start: State
     log_living: npt.NDArray[np.intp]
     reviving: npt.NDArray[np.intp]
-    scale: FloatArray
-    """Floor of the reviving groups over P(start) of their block."""
+    unit: FloatArray
+    """The unit of mass of each reviving group: its floor."""
     blocks: tuple[_Block, ...]
+    flows_in: bool
+    """Whether any group receives inflow."""
     last_time: float
     """Latest time at which the landscape may be asked: just before the next breakpoint."""
 
@@ -145,7 +150,7 @@ class Flow:
         living = np.isfinite(start.log_masses) & ~start.removed
         low = inflow & ((masses < floor) | ~living)
         blocks = []
-        scale = np.ones(n)
+        unit = np.where(floor > 0, floor, 1.0)
         for (groups, member), at_cap in zip(dynamics.blocks(n), capped, strict=True):
             log_start = float(log_sum_exp(start.log_masses[groups])[0])
             total = math.exp(log_start) if math.isfinite(log_start) else 0.0
@@ -153,13 +158,13 @@ class Flow:
             if at_cap:
                 log_start = math.log(cap)
             known = (
-                _known_log_total(member, start.t, log_start, inflow[groups])
-                if not at_cap
-                else (lambda t, value=log_start: np.full(np.shape(t), value))
+                _constant(log_start)
+                if at_cap
+                else _known_log_total(member, start.t, log_start, inflow[groups])
             )
             blocks.append(_Block(groups, log_start, known, cap, at_cap))
             # A floor of zero (no mutation yet) needs some unit all the same.
-            scale[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0) / (total or 1.0)
+            unit[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0)
         reviving = np.flatnonzero(low)
         return cls(
             dynamics,
@@ -167,25 +172,22 @@ class Flow:
             start,
             np.flatnonzero(living & ~low),
             reviving,
-            scale[reviving],
+            unit[reviving],
             tuple(blocks),
+            bool(inflow.any()),
             last_time,
         )
 
     @property
     def initial(self) -> FloatArray:
         """The state vector at the start of the phase."""
-        u = self.start.log_masses - self._log_starts()
-        return np.concatenate((u[self.log_living], np.exp(u[self.reviving]) / self.scale))
+        logs = self.start.log_masses
+        u = logs - self._log_starts()
+        return np.concatenate((u[self.log_living], np.exp(logs[self.reviving]) / self.unit))
 
     def tolerances(self, tolerance: float) -> FloatArray:
-        """Return SciPy's `atol` that keeps the local error of every ln p_i below `tolerance`.
-
-        SciPy bounds the root mean square of errors over tolerances; dividing by √n bounds each of them.
-        Reviving masses are held to a thousandth of that, in units of their floor.
-        """
-        n = len(self.log_living) + len(self.reviving)
-        atol = np.full(n, tolerance / math.sqrt(max(n, 1)))
+        """Return every component's tolerance: a thousandth, in units of their floor, for reviving masses."""
+        atol = np.full(len(self.log_living) + len(self.reviving), tolerance)
         atol[len(self.log_living) :] *= 1e-3
         return atol
 
@@ -197,69 +199,85 @@ class Flow:
             starts[block.groups] = block.log_start if math.isfinite(block.log_start) else 0.0
         return starts
 
-    def log_masses(self, t: FloatArray, y: FloatArray) -> FloatArray:
-        """Return ln p_i, shape (len(t), N), for states `y` of shape (len(t), n) at times `t`."""
+    def log_masses(self, t: Any, y: FloatArray) -> FloatArray:
+        """Return ln p_i, shape (..., N), for states `y` of shape (..., n) at times `t` of shape (...)."""
         n = len(self.start.log_masses)
         if len(self.log_living) == n:
             logs = np.array(y)
         else:
-            logs = np.full((len(t), n), -np.inf)
+            logs = np.full((*y.shape[:-1], n), -np.inf)
             split = len(self.log_living)
-            logs[:, self.log_living] = y[:, :split]
+            logs[..., self.log_living] = y[..., :split]
             if len(self.reviving):
                 with np.errstate(divide="ignore"):
-                    logs[:, self.reviving] = np.log(np.maximum(y[:, split:], 0.0) * self.scale)
+                    masses = np.maximum(y[..., split:], 0.0) * self.unit
+                    starts = np.broadcast_to(self._log_starts(), n)[self.reviving]
+                    logs[..., self.reviving] = np.log(masses) - starts
         for block in self.blocks:
-            part = logs[:, block.groups]
+            part = logs[..., block.groups]
             if block.log_total is None:
                 part += block.log_start
             elif math.isfinite(block.log_start):
-                part += block.log_total(t)[:, None] - log_sum_exp(part)
+                part += np.asarray(block.log_total(t))[..., None] - log_sum_exp(part)
         return logs
 
-    def growth(self, t: float, logs: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return masses and per-capita growth rates at log-masses `logs`, shape (N,) each.
+    def masses(self, t: float, y: FloatArray) -> FloatArray:
+        """Return p_i, shape (N,). Living groups that underflow have the smallest mass, not none."""
+        total = self.blocks[0].log_total
+        if (
+            total is None
+            or len(self.blocks) > 1
+            or len(y) != len(self.start.log_masses)
+            or len(self.reviving)
+        ):
+            masses = np.exp(self.log_masses(t, y))
+        else:
+            # The same, without logarithms, where most evaluations are made.
+            masses = np.exp(y - y.max())
+            masses *= math.exp(total(t)) / masses.sum()
+        if len(self.log_living) == len(masses):
+            return np.maximum(masses, _TINY, out=masses)
+        masses[self.log_living] = np.maximum(masses[self.log_living], _TINY)
+        return masses
+
+    def growth_rates(self, t: float, y: FloatArray, masses: FloatArray) -> FloatArray:
+        """Return the per-capita growth rates at time `t` and state `y` with these masses, shape (N,).
 
         Raises
         ------
         NotFiniteError
             If the fitness of a living group is not finite.
         """
-        masses = np.exp(logs)
         time = min(t, self.last_time)
         method: Any = getattr(self.landscape, "at_log_masses", None)
-        fitness = np.asarray(
-            self.landscape(time, masses) if method is None else method(time, logs), dtype=np.float64
-        )
+        fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
+        fitness = np.asarray(fitness, dtype=np.float64)
         growth: FloatArray = self.dynamics.growth_rates(masses, fitness, time=time)
-        if not math.isfinite(growth.sum()):
-            present = np.isfinite(logs)
-            bad = present & ~(np.isfinite(fitness) & np.isfinite(growth))
+        if not math.isfinite(growth @ growth):
+            bad = (masses > 0) & ~(np.isfinite(fitness) & np.isfinite(growth))
             if bad.any():
                 raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
             growth = np.where(np.isfinite(growth), growth, 0.0)
-        return masses, growth
+        return growth
 
     def velocity(self, t: float, y: FloatArray) -> FloatArray:
         """Return dy/dt."""
-        logs = self.log_masses(np.array([t]), y[None, :])[0]
-        masses, growth = self.growth(t, logs)
-        inflow = self.dynamics.inflow(masses, time=min(t, self.last_time))
-        if isinstance(inflow, float) and inflow == 0.0:
-            return growth if len(self.log_living) == len(growth) else growth[self.log_living]
+        masses = self.masses(t, y)
+        growth = self.growth_rates(t, y, masses)
+        if not self.flows_in:
+            return growth if len(y) == len(growth) else growth[self.log_living]
+        inflow = np.asarray(self.dynamics.inflow(masses, time=min(t, self.last_time)))
         inflow = np.where(self.start.removed, 0.0, inflow)
         living, reviving = self.log_living, self.reviving
-        with np.errstate(divide="ignore", over="ignore"):
-            slope = growth[living] + np.where(inflow[living] > 0, inflow[living] * np.exp(-logs[living]), 0.0)
+        slope = growth[living] + inflow[living] / masses[living]
         if not len(reviving):
             return slope
-        starts = np.broadcast_to(self._log_starts(), logs.shape)[reviving]
-        unit = self.scale * np.exp(starts)
-        return np.concatenate((slope, (masses[reviving] * growth[reviving] + inflow[reviving]) / unit))
+        return np.concatenate((slope, (masses[reviving] * growth[reviving] + inflow[reviving]) / self.unit))
 
-    def mass_drift(self, t: float, logs: FloatArray) -> FloatArray:
+    def mass_drift(self, t: float, y: FloatArray) -> FloatArray:
         """Return Σ x_i g_i of each block, shape (K,): the rate at which a capped block presses on its cap."""
-        masses, growth = self.growth(t, logs)
+        masses = self.masses(t, y)
+        growth = self.growth_rates(t, y, masses)
         drift = np.zeros(len(self.blocks))
         for k, block in enumerate(self.blocks):
             part = masses[block.groups]
@@ -271,16 +289,20 @@ class Flow:
         return drift
 
 
+def _constant(value: float) -> Callable[[Any], Any]:
+    return lambda t: value
+
+
 def _known_log_total(
     member: Dynamics, start: float, log_start: float, inflow: BoolArray
-) -> Callable[[FloatArray], FloatArray] | None:
+) -> Callable[[Any], Any] | None:
     """Return ln P(t) of a block where it has a closed form, else None."""
     if clip_acts(member):
         return None
     if isinstance(member, Replicator | NormalizedGrowth) or (
         isinstance(member, SelectionMutation) and member.mutation_rate == 0
     ):
-        return lambda t: np.full(np.shape(t), log_start)
+        return _constant(log_start)
     if isinstance(member, SelectionMutation) and not callable(member.mutation_rate):
         rate = member.mutation_rate
         targets = np.where(inflow, member.target_masses(np.zeros(len(inflow))), 0.0)

@@ -10,32 +10,24 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, OdeSolver, Radau
+from scipy.integrate import LSODA, OdeSolver
 
 from evodyn import validation
 from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics, cap_of
-from evodyn.extinction import Ledger, find_crossings
+from evodyn.extinction import Ledger, find_brackets, find_crossings
 from evodyn.flow import Flow, NotFiniteError, State, clip_acts, log_sum_exp, revival_floor
 from evodyn.landscapes import LandscapeFunction, breakpoints, fitness_at_log_masses, linearization
 from evodyn.results import Termination
 from evodyn.specifications import Specification
+from evodyn.steppers import ONE_STEP, SOLVERS, absolute_tolerance
 from evodyn.trajectory import Outcome, Trajectory
 
 __all__ = ["METHODS", "Integration", "Solver", "chosen_method"]
 
 Method = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
 
-_SOLVERS: dict[str, type[OdeSolver]] = {
-    "RK45": RK45,
-    "RK23": RK23,
-    "DOP853": DOP853,
-    "Radau": Radau,
-    "BDF": BDF,
-    "LSODA": LSODA,
-}
-METHODS = ("auto", "closed_form", *_SOLVERS)
-_ONE_STEP = ("RK45", "RK23", "DOP853", "Radau")
+METHODS = ("auto", "closed_form", *SOLVERS)
 # SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p.
 _SMALLEST_RTOL = 100 * np.finfo(np.float64).eps
 
@@ -309,7 +301,7 @@ class _Phase:
                 can and block.log_start >= math.log(block.cap) - 1e-13
                 for can, block in zip(self.may_cap, self.flow.blocks, strict=True)
             )
-            drift = self.flow.mass_drift(state.t, state.log_masses)
+            drift = self.flow.mass_drift(state.t, self.flow.initial)
             modes = tuple(bool(c and w >= 0) for c, w in zip(at_cap, drift, strict=True))
             if any(modes):
                 self.flow = begin(modes)
@@ -363,12 +355,14 @@ class _Phase:
     ) -> OdeSolver:
         kwargs: dict[str, Any] = {
             "rtol": _SMALLEST_RTOL,
-            "atol": self.flow.tolerances(self.solver.tolerance),
+            "atol": self.flow.tolerances(
+                absolute_tolerance(self.integration.method, self.solver.tolerance, len(y))
+            ),
             "max_step": min(self.solver.max_step, longest),
         }
         if first is not None:
             kwargs["first_step"] = first
-        return _SOLVERS[self.integration.method](rhs, t, y, stop, **kwargs)
+        return SOLVERS[self.integration.method](rhs, t, y, stop, **kwargs)
 
     def _advance(self, stepper: OdeSolver) -> str | None:
         if not isinstance(stepper, LSODA):
@@ -394,13 +388,13 @@ class _Phase:
         y_new: FloatArray,
     ) -> tuple[State, Termination | None] | None:
         flow, ledger, saved = self.flow, self.ledger, self.integration.saved
-        logs_new = flow.log_masses(np.array([t_new]), y_new[None])[0]
+        logs_new = flow.log_masses(t_new, y_new)
         rows = saved.due(t_new)
         dense: Dense | None = None
         if ledger.watching or any(self.may_cap) or rows.stop > rows.start:
             inner = stepper.dense_output()
-            dense = lambda t: flow.log_masses(t, np.atleast_2d(inner(t).T))  # noqa: E731
-        switch = self._cap_switch(dense, t_old, t_new) if any(self.may_cap) and dense is not None else None
+            dense = lambda t: flow.log_masses(t, inner(t).T)  # noqa: E731
+        switch = self._cap_switch(inner, t_old, t_new) if any(self.may_cap) else None
         limit = t_new if switch is None else switch[0]
         crossings: list[tuple[float, int, int]] = []
         if ledger.watching and dense is not None:
@@ -436,7 +430,7 @@ class _Phase:
         """Return the state vector at `t` by stepping there from the start of the step."""
         if t <= t_old:
             return y_old
-        first = t - t_old if self.integration.method in _ONE_STEP else None
+        first = t - t_old if self.integration.method in ONE_STEP else None
         stepper = self._stepper(rhs, t_old, y_old, t, first=first)
         while stepper.status == "running":
             rhs.next_step()
@@ -445,7 +439,7 @@ class _Phase:
 
     def _state_at(self, rhs: _Counted, t_old: float, y_old: FloatArray, t: float) -> State:
         y = self._restepped(rhs, t_old, y_old, t)
-        return State(t, self.flow.log_masses(np.array([t]), y[None])[0], self.state.removed)
+        return State(t, self.flow.log_masses(t, y), self.state.removed)
 
     def _crossings(
         self,
@@ -471,9 +465,9 @@ class _Phase:
             values[t >= t_new] = logs_new[living] - level
             return values
 
-        if not find_crossings(lambda t: heights(dense, t), t_old, t_new):
+        if not find_brackets(lambda t: heights(dense, t), t_old, t_new):
             return []
-        if self.integration.method in _ONE_STEP:
+        if self.integration.method in ONE_STEP:
             # Interpolants of one-step methods are worse than their steps: step to where things happen.
             dense = self._finer(rhs, t_old, y_old, t_new)
         found = find_crossings(lambda t: heights(dense, t), t_old, t_new)
@@ -503,7 +497,7 @@ class _Phase:
             y = np.empty((len(t), len(y_old)))
             for piece in np.unique(which):
                 mine = which == piece
-                y[mine] = np.atleast_2d(pieces[piece][1](t[mine]).T)
+                y[mine] = pieces[piece][1](t[mine]).T
             return self.flow.log_masses(t, y)
 
         return dense
@@ -544,19 +538,22 @@ class _Phase:
 
     # The mass cap.
 
-    def _cap_switch(self, dense: Dense, t_old: float, t_new: float) -> tuple[float, int] | None:
+    def _cap_switch(
+        self, inner: Callable[[FloatArray], FloatArray], t_old: float, t_new: float
+    ) -> tuple[float, int] | None:
         """Return when and in which block the cap is first reached or left within the step."""
         flow = self.flow
 
         def margins(t: FloatArray) -> FloatArray:
-            logs = dense(t)
+            y = inner(t).T
+            logs = flow.log_masses(t, y)
             columns = []
             for k, block in enumerate(flow.blocks):
                 if not self.may_cap[k]:
                     columns.append(np.ones(len(t)))
                 elif block.capped:
                     columns.append(
-                        np.array([flow.mass_drift(s, row)[k] for s, row in zip(t, logs, strict=True)])
+                        np.array([flow.mass_drift(s, row)[k] for s, row in zip(t, y, strict=True)])
                     )
                 else:
                     total = log_sum_exp(logs[:, block.groups])[:, 0]
@@ -589,7 +586,7 @@ class _Phase:
     def _needs_new_coordinates(self, t: float, y: FloatArray, logs: FloatArray) -> bool:
         """Tell whether a group has revived enough for its logarithm, or fallen too low for it."""
         flow, integration = self.flow, self.integration
-        if t >= self.stop or isinstance(integration.dynamics.inflow(np.exp(logs), time=t), float):
+        if t >= self.stop or not flow.flows_in:
             return False
         with np.errstate(all="ignore"):
             fitness = np.asarray(
