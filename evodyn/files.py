@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +18,15 @@ import numpy as np
 from evodyn import dynamics as _dynamics
 from evodyn import landscapes as _landscapes
 from evodyn.arrays import host, is_foreign
+from evodyn.atomic import replacing
 from evodyn.extinction import Extinction, crossing_table
 from evodyn.results import EndState, Run, Stats, Termination
 from evodyn.specifications import Specification
 
 if TYPE_CHECKING:
     import xarray
+
+    from evodyn.ensembles import Ensemble
 
 __all__ = ["SCHEMA", "NotRerunnable", "labelled", "load", "save"]
 
@@ -196,6 +197,42 @@ def labelled(run: Run) -> xarray.Dataset:
     return result
 
 
+def labelled_ensemble(ensemble: Ensemble) -> xarray.Dataset:
+    """Return an ensemble as a labelled dataset whose first dimension is the member."""
+    import xarray
+
+    names = (
+        "mass",
+        "log_mass",
+        "total_mass",
+        "mean_fitness",
+        "extinction_time",
+        "extinct_at_end",
+        "absorbed_mass",
+    )
+    attributes = {"mass": "masses", "log_mass": "log_masses"}
+    variables: dict[str, Any] = {}
+    for name in names:
+        values = getattr(ensemble, attributes.get(name, name))
+        dims, _, labels = _variable(name, values[0])
+        variables[name] = (("member", *dims), values, labels)
+    terminations = np.array([t.name for t in ensemble.termination])
+    variables["termination"] = (
+        ("member",),
+        terminations,
+        {"long_name": "how the member ended", "units": "1"},
+    )
+    evaluations = np.array([s.evaluations for s in ensemble.stats])
+    variables["evaluations"] = (("member",), evaluations, {"long_name": "evaluations", "units": "1"})
+    coords = {
+        "member": ("member", np.arange(len(ensemble)), {"long_name": "member", "units": "1"}),
+        "time": ("time", ensemble.t, {"long_name": "time", "units": "time"}),
+        "group": ("group", np.arange(ensemble.masses.shape[-1]), {"long_name": "group", "units": "1"}),
+    }
+    specifications = [dataset(run).attrs["specification"] for run in ensemble.runs]
+    return xarray.Dataset(variables, coords, {"specifications": json.dumps(specifications)})
+
+
 def provenance() -> dict[str, str]:
     """Return version and date, for files to say where they come from."""
     import datetime
@@ -208,17 +245,8 @@ def provenance() -> dict[str, str]:
 
 def write_netcdf(data: xarray.Dataset, path: str | Path) -> None:
     """Write a dataset so that a kill at any moment leaves the old file or the new one."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        data.to_netcdf(name, engine="h5netcdf")
-        with open(name, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        data.to_netcdf(temporary, engine="h5netcdf")
 
 
 def save(run: Run, path: str | Path) -> None:
