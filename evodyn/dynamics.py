@@ -60,10 +60,13 @@ def mean_fitness(masses: Array, fitness: Array) -> Array:
     array([2.])
     """
     xp = array_namespace(masses)
+    return _mean(xp, masses, xp.where(masses > 0, fitness, 0.0))
+
+
+def _mean(xp: Any, masses: Array, fitness: Array) -> Array:
+    """Return the mean of finite fitness."""
     total = xp.sum(masses, axis=-1, keepdims=True)
-    # 0 times the infinite fitness of an absent group would be NaN.
-    weighted = masses * xp.where(masses > 0, fitness, xp.zeros_like(fitness))
-    return xp.sum(weighted, axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
+    return xp.vecdot(masses, fitness)[..., None] / xp.where(total > 0, total, 1.0)
 
 
 def _check_shapes(masses: Array, fitness: Array) -> None:
@@ -89,7 +92,7 @@ class Dynamics(Specification, ABC):
 
     @abstractmethod
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        """Return the per-capita growth rates g_i: finite for absent groups, where they have no effect.
+        """Return the per-capita growth rates g_i; those of absent groups have no meaning, but are finite.
 
         Parameters
         ----------
@@ -178,14 +181,15 @@ class Dynamics(Specification, ABC):
         if scheme == "euler":
             new = masses + step_size * (masses * growth + self.inflow(masses, time=time))
             xp = array_namespace(new)
-            new = xp.where(new < 0, xp.zeros_like(new), new)
+            new = xp.where(new < 0, 0.0, new)
         else:
             new = self._exponential_step(masses, growth, step_size, time=time)
         return self._capped(new)
 
     def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
         xp = array_namespace(masses)
-        return masses * xp.exp(step_size * growth)
+        # Absent groups have no growth rate to overflow.
+        return masses * xp.exp(step_size * xp.where(masses > 0, growth, 0.0))
 
     def _capped(self, masses: Array) -> Array:
         return masses
@@ -221,9 +225,9 @@ class _MeanComparison(Dynamics):
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
-        excess = fitness - mean_fitness(masses, fitness)
-        # Absent groups have no growth rate; their fitness may be infinite (entropic landscapes).
-        excess = xp.where(masses > 0, excess, xp.zeros_like(excess))
+        # The fitness of absent groups has no effect, and may be infinite (entropic landscapes).
+        fitness = xp.where(masses > 0, fitness, 0.0)
+        excess = fitness - _mean(xp, masses, fitness)
         if self.signal_clip is None:
             return excess
         return xp.clip(excess, -self.signal_clip, self.signal_clip)
@@ -305,8 +309,7 @@ class NormalizedGrowth(_MeanComparison):
         total = xp.sum(masses, axis=-1, keepdims=True)
         # Rescaling at mere rounding would make Eqs. 12 and 13 differ in their last bits.
         beyond = total > self.mass_cap * (1 + masses.shape[-1] * _EPS)
-        one = xp.ones_like(total)
-        return masses * xp.where(beyond, self.mass_cap / xp.where(beyond, total, one), one)
+        return masses * xp.where(beyond, self.mass_cap / xp.where(beyond, total, 1.0), 1.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -387,7 +390,7 @@ class SelectionMutation(_MeanComparison):
         # Selection first, then dp/dt = μ(m - p) solved exactly: both parts are positive.
         xp = array_namespace(masses)
         rate = self.rate(time)
-        selected = masses * xp.exp(step_size * (growth + rate))
+        selected = super()._exponential_step(masses, growth + rate, step_size, time=time)
         exponent = -rate * step_size * xp.ones_like(masses[..., :1])
         return selected * xp.exp(exponent) - self.target_masses(masses) * xp.expm1(exponent)
 
@@ -434,7 +437,7 @@ class Selection(Dynamics):
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
         growth = self.function(masses, fitness)
-        return xp.where(masses > 0, growth, xp.zeros_like(masses))
+        return xp.where(masses > 0, growth, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
