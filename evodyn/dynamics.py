@@ -204,7 +204,7 @@ def _prepared(masses: Array, fitness: Array) -> tuple[Array, Array]:
     return masses, fitness
 
 
-class _MeanComparison(Dynamics):
+class MeanComparison(Dynamics):
     """Growth rates φ_i - φ̄, optionally clipped to ±signal_clip.
 
     Not a dataclass itself, so that each dynamics declares the field where its constructor has it.
@@ -220,14 +220,18 @@ class _MeanComparison(Dynamics):
         xp = array_namespace(masses)
         # The fitness of absent groups has no effect, and may be infinite (entropic landscapes).
         fitness = xp.where(masses > 0, fitness, 0.0)
-        excess = fitness - _mean(xp, masses, fitness)
+        return self.rates_against(fitness, _mean(xp, masses, fitness), time=time)
+
+    def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
+        """Return the growth rates of groups with finite `fitness`, given the mean fitness."""
+        excess = fitness - mean
         if self.signal_clip is None:
             return excess
-        return xp.clip(excess, -self.signal_clip, self.signal_clip)
+        return array_namespace(excess).clip(excess, -self.signal_clip, self.signal_clip)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Replicator(_MeanComparison):
+class Replicator(MeanComparison):
     """Replicator dynamics on unnormalised masses (Eqs. 6 and 12).
 
     dp_i/dt = p_i (φ_i - φ̄), with φ̄ = Σ p_j φ_j / Σ p_j.
@@ -257,7 +261,7 @@ class Replicator(_MeanComparison):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class NormalizedGrowth(_MeanComparison):
+class NormalizedGrowth(MeanComparison):
     """Normalised growth (Eqs. 7 and 13).
 
     dp_i/dt = p_i (φ_i - Σ p_j φ_j / Z), with Z = Σ p_j.
@@ -306,7 +310,7 @@ class NormalizedGrowth(_MeanComparison):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class SelectionMutation(_MeanComparison):
+class SelectionMutation(MeanComparison):
     """Selection with mutation (Eqs. 8 and 14).
 
     dp_i/dt = p_i (φ_i - φ̄) + μ (m_i - p_i).
@@ -373,8 +377,8 @@ class SelectionMutation(_MeanComparison):
             return 1.0 / masses.shape[-1]
         return self.target if isinstance(self.target, float) else like(self.target, masses)
 
-    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        return super().growth_rates(masses, fitness, time=time) - self.rate(time)
+    def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
+        return super().rates_against(fitness, mean, time=time) - self.rate(time)
 
     def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:
         return self.rate(time) * self.target_masses(masses)

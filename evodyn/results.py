@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -238,13 +238,13 @@ def mean_fitness_along(
     from evodyn.dynamics import Populations, mean_fitness
     from evodyn.landscapes import fitness_at_log_masses
 
-    n = log_masses.shape[-1]
-    blocks = dynamics.blocks(n)
-    means = np.full((len(t), len(blocks)), np.nan)
+    fitness = np.empty_like(log_masses)
     for row, (time, logs) in enumerate(zip(t, log_masses, strict=True)):
-        fitness: Any = fitness_at_log_masses(landscape, float(time), logs)
-        masses = np.exp(logs)
-        for k, (block, _) in enumerate(blocks):
-            if masses[block].any():
-                means[row, k] = mean_fitness(masses[block], np.asarray(fitness)[block])[0]
+        fitness[row] = fitness_at_log_masses(landscape, float(time), logs)
+    masses = np.exp(log_masses)
+    blocks = dynamics.blocks(log_masses.shape[-1])
+    means = np.empty((len(t), len(blocks)))
+    for k, (block, _) in enumerate(blocks):
+        means[:, k] = mean_fitness(masses[:, block], fitness[:, block])[:, 0]
+        means[~masses[:, block].any(axis=1), k] = np.nan
     return means if isinstance(dynamics, Populations) else means[:, 0]
