@@ -60,9 +60,13 @@ def mean_fitness(masses: Array, fitness: Array) -> Array:
     array([2.])
     """
     xp = array_namespace(masses)
+    return _mean(xp, masses, xp.where(masses > 0, fitness, 0.0))
+
+
+def _mean(xp: Any, masses: Array, fitness: Array) -> Array:
+    """Return the mean of finite fitness."""
     total = xp.sum(masses, axis=-1, keepdims=True)
-    weighted = xp.where(masses > 0, masses * fitness, xp.zeros_like(masses))
-    return xp.sum(weighted, axis=-1, keepdims=True) / xp.where(total > 0, total, xp.ones_like(total))
+    return xp.vecdot(masses, fitness)[..., None] / xp.where(total > 0, total, 1.0)
 
 
 def _check_shapes(masses: Array, fitness: Array) -> None:
@@ -81,7 +85,7 @@ class Dynamics(Specification, ABC):
 
     @abstractmethod
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        """Return the per-capita growth rates g_i, 0 for absent groups.
+        """Return the per-capita growth rates g_i; those of absent groups have no meaning, but are finite.
 
         Parameters
         ----------
@@ -170,14 +174,15 @@ class Dynamics(Specification, ABC):
         if scheme == "euler":
             new = masses + step_size * (masses * growth + self.inflow(masses, time=time))
             xp = array_namespace(new)
-            new = xp.where(new < 0, xp.zeros_like(new), new)
+            new = xp.where(new < 0, 0.0, new)
         else:
             new = self._exponential_step(masses, growth, step_size, time=time)
         return self._capped(new)
 
     def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
         xp = array_namespace(masses)
-        return masses * xp.exp(step_size * growth)
+        # Absent groups have no growth rate to overflow.
+        return masses * xp.exp(step_size * xp.where(masses > 0, growth, 0.0))
 
     def _capped(self, masses: Array) -> Array:
         return masses
@@ -199,7 +204,7 @@ def _prepared(masses: Array, fitness: Array) -> tuple[Array, Array]:
     return masses, fitness
 
 
-class _MeanComparison(Dynamics):
+class MeanComparison(Dynamics):
     """Growth rates φ_i - φ̄, optionally clipped to ±signal_clip.
 
     Not a dataclass itself, so that each dynamics declares the field where its constructor has it.
@@ -213,16 +218,20 @@ class _MeanComparison(Dynamics):
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
-        excess = fitness - mean_fitness(masses, fitness)
-        # Absent groups have no growth rate; their fitness may be infinite (entropic landscapes).
-        excess = xp.where(masses > 0, excess, xp.zeros_like(excess))
+        # The fitness of absent groups has no effect, and may be infinite (entropic landscapes).
+        fitness = xp.where(masses > 0, fitness, 0.0)
+        return self.rates_against(fitness, _mean(xp, masses, fitness), time=time)
+
+    def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
+        """Return the growth rates of groups with finite `fitness`, given the mean fitness."""
+        excess = fitness - mean
         if self.signal_clip is None:
             return excess
-        return xp.clip(excess, -self.signal_clip, self.signal_clip)
+        return array_namespace(excess).clip(excess, -self.signal_clip, self.signal_clip)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Replicator(_MeanComparison):
+class Replicator(MeanComparison):
     """Replicator dynamics on unnormalised masses (Eqs. 6 and 12).
 
     dp_i/dt = p_i (φ_i - φ̄), with φ̄ = Σ p_j φ_j / Σ p_j.
@@ -252,7 +261,7 @@ class Replicator(_MeanComparison):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class NormalizedGrowth(_MeanComparison):
+class NormalizedGrowth(MeanComparison):
     """Normalised growth (Eqs. 7 and 13).
 
     dp_i/dt = p_i (φ_i - Σ p_j φ_j / Z), with Z = Σ p_j.
@@ -297,12 +306,11 @@ class NormalizedGrowth(_MeanComparison):
         total = xp.sum(masses, axis=-1, keepdims=True)
         # Rescaling at mere rounding would make Eqs. 12 and 13 differ in their last bits.
         beyond = total > self.mass_cap * (1 + masses.shape[-1] * _EPS)
-        one = xp.ones_like(total)
-        return masses * xp.where(beyond, self.mass_cap / xp.where(beyond, total, one), one)
+        return masses * xp.where(beyond, self.mass_cap / xp.where(beyond, total, 1.0), 1.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class SelectionMutation(_MeanComparison):
+class SelectionMutation(MeanComparison):
     """Selection with mutation (Eqs. 8 and 14).
 
     dp_i/dt = p_i (φ_i - φ̄) + μ (m_i - p_i).
@@ -369,8 +377,8 @@ class SelectionMutation(_MeanComparison):
             return 1.0 / masses.shape[-1]
         return self.target if isinstance(self.target, float) else like(self.target, masses)
 
-    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        return super().growth_rates(masses, fitness, time=time) - self.rate(time)
+    def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
+        return super().rates_against(fitness, mean, time=time) - self.rate(time)
 
     def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:
         return self.rate(time) * self.target_masses(masses)
@@ -379,7 +387,7 @@ class SelectionMutation(_MeanComparison):
         # Selection first, then dp/dt = μ(m - p) solved exactly: both parts are positive.
         xp = array_namespace(masses)
         rate = self.rate(time)
-        selected = masses * xp.exp(step_size * (growth + rate))
+        selected = super()._exponential_step(masses, growth + rate, step_size, time=time)
         decay = xp.exp(-rate * step_size * xp.ones_like(masses[..., :1]))
         return selected * decay + self.target_masses(masses) * (1 - decay)
 
@@ -426,7 +434,7 @@ class Selection(Dynamics):
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
         growth = self.function(masses, fitness)
-        return xp.where(masses > 0, growth, xp.zeros_like(masses))
+        return xp.where(masses > 0, growth, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

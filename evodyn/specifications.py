@@ -30,8 +30,8 @@ def summary(value: object) -> str:
 def same_value(left: object, right: object) -> bool:
     """Compare field values: arrays by shape and by every bit, specifications by their fields."""
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray) or is_foreign(left) or is_foreign(right):
-        a, b = host(left), host(right)
-        return a.shape == b.shape and a.tobytes() == b.tobytes()
+        a, b = (v if isinstance(v, np.ndarray) else host(v) for v in (left, right))
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(left, Specification):
         return left.same_as(right)
     if isinstance(left, tuple) and isinstance(right, tuple):

@@ -1,0 +1,244 @@
+"""Constant fitness, exactly: p_i(t) = P·softmax(ln p_i0 + c_i t), one piece after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.arrays import FloatArray, is_foreign
+from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator
+from evodyn.extinction import Ledger
+from evodyn.flow import State, clip_acts, log_sum_exp
+from evodyn.landscapes import Constant, LandscapeFunction, Recorded, Sum, breakpoints
+from evodyn.results import Termination
+from evodyn.trajectory import Outcome, Trajectory
+
+__all__ = ["applies", "run"]
+
+_CHUNK = 4_000_000
+"""Largest intermediate array, in numbers."""
+
+
+def applies(dynamics: Dynamics, landscape: LandscapeFunction) -> bool:
+    """Tell whether fitness is constant between breakpoints and selection pure and unclipped."""
+    pure = all(
+        isinstance(member, Replicator | NormalizedGrowth) and not clip_acts(member)
+        for _, member in dynamics.blocks(0)
+    )
+    terms = landscape.terms if isinstance(landscape, Sum) else (landscape,)
+    return pure and all(
+        (isinstance(term, Constant) and not is_foreign(term.contribution))
+        or (isinstance(term, Recorded) and term.decay == 0 and not is_foreign(term.contributions))
+        for term in terms
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """An interval of constant fitness that begins at log-masses `base`."""
+
+    start: float
+    base: FloatArray
+    fitness: FloatArray
+    blocks: tuple[slice, ...]
+
+    def log_masses(self, t: FloatArray) -> FloatArray:
+        """Return ln p_i(t), shape (len(t), N)."""
+        logs: FloatArray = self.base + np.multiply.outer(np.asarray(t) - self.start, self.fitness)
+        for block in self.blocks:
+            part = logs[:, block]
+            total = log_sum_exp(self.base[block])
+            if np.isfinite(total[0]):
+                part += total - log_sum_exp(part)
+        return logs
+
+    def of_groups(self, t: FloatArray, groups: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
+        """Return ln p and its slope c - φ̄ of one group at one time each, shape (len(t),)."""
+        values, slopes = np.empty(len(t)), np.empty(len(t))
+        rows = max(1, _CHUNK // len(self.base))
+        for first in range(0, len(t), rows):
+            part = slice(first, first + rows)
+            logs = self.log_masses(t[part])
+            mine = groups[part]
+            values[part] = logs[np.arange(len(mine)), mine]
+            for block in self.blocks:
+                inside = (mine >= block.start) & (mine < block.stop)
+                if inside.any():
+                    shares = np.exp(logs[inside][:, block] - log_sum_exp(logs[inside][:, block]))
+                    slopes[part][inside] = self.fitness[mine[inside]] - shares @ self.fitness[block]
+        return values, slopes
+
+    def falls(self, t: float) -> FloatArray:
+        """Return the slopes c_i - φ̄(t) of all groups."""
+        logs = self.log_masses(np.array([t]))[0]
+        slopes = np.empty(len(logs))
+        for block in self.blocks:
+            shares = np.exp(logs[block] - log_sum_exp(logs[block]))
+            slopes[block] = self.fitness[block] - shares @ self.fitness[block]
+        return slopes
+
+
+def run(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    state: State,
+    end: float,
+    saved: Trajectory,
+    ledger: Ledger,
+) -> Outcome:
+    """Evaluate the closed form from `state` to `end`, keeping `saved` and `ledger`."""
+    n = len(state.log_masses)
+    blocks = tuple(groups for groups, _ in dynamics.blocks(n))
+    starts = [state.t, *breakpoints(landscape, (state.t, end))]
+    pieces = restarts = 0
+    if ledger.policy_is("absorb"):
+        state = _absorbed(state, np.flatnonzero(ledger.below & np.isfinite(state.log_masses)), ledger)
+    _save(saved, state)
+    for begin, stop in zip(starts, [*starts[1:], end], strict=True):
+        fitness = np.asarray(landscape(begin, np.exp(state.log_masses)), dtype=np.float64)
+        while state.t < stop:
+            if not np.isfinite(state.log_masses).any():
+                return _outcome(state, Termination.ALL_EXTINCT, pieces, restarts)
+            piece = _Piece(state.t, state.log_masses, fitness, blocks)
+            pieces += 1
+            until, tied = stop, np.empty(0, dtype=np.intp)
+            if ledger.watching:
+                if ledger.policy_is("absorb"):
+                    until, tied = _first_fall(piece, stop, ledger)
+                else:
+                    until, tied = _record(piece, stop, ledger)
+            rows = saved.due(np.nextafter(until, -np.inf))
+            if rows.start < rows.stop:
+                saved.fill(rows, piece.log_masses(saved.times[rows]))
+            state = State(until, piece.log_masses(np.array([until]))[0], state.removed)
+            if len(tied):
+                for group in tied:
+                    ledger.cross(int(group), until, -1)
+                if ledger.policy_is("absorb"):
+                    state = _absorbed(state, tied, ledger)
+                    restarts += 1
+            _save(saved, state)
+            if len(tied) and ledger.policy_is("stop"):
+                return _outcome(state, Termination.STOPPED_AT_EXTINCTION, pieces, restarts)
+    if not np.isfinite(state.log_masses).any():
+        return _outcome(state, Termination.ALL_EXTINCT, pieces, restarts)
+    return _outcome(state, Termination.COMPLETED, pieces, restarts)
+
+
+def _outcome(state: State, termination: Termination, pieces: int, restarts: int) -> Outcome:
+    reason = "fitness is constant between breakpoints: ln p is known at every time"
+    return Outcome(state, termination, "closed_form", reason, steps=pieces, restarts=restarts)
+
+
+def _save(saved: Trajectory, state: State) -> None:
+    rows = saved.due(state.t)
+    if rows.start < rows.stop:
+        saved.fill(rows, state.log_masses)
+
+
+def _absorbed(state: State, groups: npt.NDArray[np.intp], ledger: Ledger) -> State:
+    if not len(groups):
+        return state
+    ledger.absorb(groups, np.exp(state.log_masses))
+    logs, removed = np.array(state.log_masses), np.array(state.removed)
+    logs[groups], removed[groups] = -np.inf, True
+    return State(state.t, logs, removed)
+
+
+def _first_fall(piece: _Piece, stop: float, ledger: Ledger) -> tuple[float, npt.NDArray[np.intp]]:
+    """Return when the first group falls below the threshold, and all that fall together.
+
+    Every living group starts at or above the threshold and ln p_i is concave, so their minimum is concave
+    too, and Newton's method from the right descends to its one root.
+    """
+    living = np.isfinite(piece.base)
+    heights = np.where(living, piece.log_masses(np.array([stop]))[0] - ledger.level, np.inf)
+    if heights.min() >= 0:
+        return stop, np.empty(0, dtype=np.intp)
+    t = stop
+    for _ in range(200):
+        lowest = int(np.argmin(heights))
+        slope = piece.falls(t)[lowest]
+        new = max(piece.start, t - heights[lowest] / slope)
+        if not new < t:
+            break
+        step, t = t - new, new
+        heights = np.where(living, piece.log_masses(np.array([t]))[0] - ledger.level, np.inf)
+        if heights.min() >= 0 or step <= np.spacing(t):
+            break
+    lowest = int(np.argmin(heights))
+    # What rounding cannot tell apart falls together, if it is falling.
+    tied = np.flatnonzero(heights <= max(heights[lowest], 0.0) + 1e-13 * (1 + abs(ledger.level)))
+    falling = tied[piece.falls(t)[tied] < 0]
+    return t, falling if len(falling) else np.array([lowest])
+
+
+def _record(piece: _Piece, stop: float, ledger: Ledger) -> tuple[float, npt.NDArray[np.intp]]:
+    """Enter all crossings of the piece; under policy "stop", return the first fall and who fell."""
+    level = ledger.level
+    living = np.flatnonzero(np.isfinite(piece.base))
+    ends = piece.log_masses(np.array([stop]))[0] - level
+    above_end = ends >= 0
+    above_start = ~ledger.below
+    rows: list[tuple[float, int, int]] = []
+    falls = living[above_start[living] & ~above_end[living]]
+    rises = living[~above_start[living] & above_end[living]]
+    # ln p_i is concave: a group that is below at both ends may have been above in between.
+    both = living[~above_start[living] & ~above_end[living]]
+    both = both[(piece.falls(piece.start)[both] > 0) & (piece.falls(stop)[both] < 0)]
+    if len(both):
+        peaks = _peaks(piece, stop, both)
+        over = piece.of_groups(peaks, both)[0] >= level
+        both, peaks = both[over], peaks[over]
+        rows += zip(_roots(piece, piece.start, both, level), both.tolist(), [1] * len(both), strict=True)
+        falls = np.concatenate((falls, both))
+    rows += zip(_roots(piece, stop, falls, level), falls.tolist(), [-1] * len(falls), strict=True)
+    rows += zip(_roots(piece, piece.start, rises, level), rises.tolist(), [1] * len(rises), strict=True)
+    rows.sort(key=lambda row: (row[0], -row[2], row[1]))
+    if ledger.policy_is("stop"):
+        first = next((row[0] for row in rows if row[2] < 0), math.inf)
+        fallen = [group for time, group, direction in rows if direction < 0 and time <= first]
+        for time, group, direction in rows:
+            if time < first:
+                ledger.cross(group, time, direction)
+        return min(first, stop), np.array(fallen, dtype=np.intp)
+    for time, group, direction in rows:
+        ledger.cross(group, time, direction)
+    return stop, np.empty(0, dtype=np.intp)
+
+
+def _roots(piece: _Piece, outside: float, groups: npt.NDArray[np.intp], level: float) -> list[float]:
+    """Return where ln p of each group reaches `level`, by Newton's method from `outside`.
+
+    The curves are concave and negative (relative to the level) at `outside`: from there the tangents
+    approach the nearest root monotonically, from the left for a rise and from the right for a fall.
+    """
+    if not len(groups):
+        return []
+    t = np.full(len(groups), outside)
+    active = np.ones(len(groups), dtype=bool)
+    for _ in range(200):
+        values, slopes = piece.of_groups(t[active], groups[active])
+        step = (values - level) / slopes
+        new = t[active] - step
+        moved = np.isfinite(step) & (np.abs(step) > 2 * np.spacing(np.abs(new))) & (values < level)
+        t[active] = np.where(np.isfinite(step) & (values < level), new, t[active])
+        active[np.flatnonzero(active)[~moved]] = False
+        if not active.any():
+            break
+    return [float(time) for time in t]
+
+
+def _peaks(piece: _Piece, stop: float, groups: npt.NDArray[np.intp]) -> FloatArray:
+    """Return where each group's ln p is largest, φ̄(t) = c_i, by bisection (φ̄ increases)."""
+    low = np.full(len(groups), piece.start)
+    high = np.full(len(groups), stop)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        rising = piece.of_groups(middle, groups)[1] > 0
+        low, high = np.where(rising, middle, low), np.where(rising, high, middle)
+    peaks: FloatArray = 0.5 * (low + high)
+    return peaks

@@ -1,0 +1,325 @@
+"""The flow in the coordinates in which it is integrated: logarithms of the living groups' masses.
+
+The masses of a block are P·softmax(u). That is a parametrisation, not a repair: positivity and shares are
+exact at every stage, step and interpolated time, and where the total mass P is known in closed form so is
+the total. A common drift of u is then without meaning. Where P is not known (a clip acts, the rate varies
+in time, or selection is of the general kind) it is P(start)·Σ exp(u), with the error control of u.
+
+Two kinds of groups are not in logarithms. Absent groups without inflow are held out of the state. Groups
+far below their mutation floor have an (almost) infinite logarithmic slope, du/dt = g + μ m/p; they are
+*reviving*: their masses themselves are integrated until they come within a thousandth of that floor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.arrays import FloatArray
+from evodyn.dynamics import Dynamics, MeanComparison, NormalizedGrowth, Replicator, SelectionMutation, cap_of
+from evodyn.landscapes import LandscapeFunction
+
+__all__ = ["Flow", "NotFiniteError", "State", "revival_floor"]
+
+BoolArray = npt.NDArray[np.bool_]
+
+_TINY = float(np.finfo(np.float64).tiny)
+
+_ROUNDING = 1e-13
+"""Relative differences below this are rounding (of a total against its cap, say)."""
+
+
+class NotFiniteError(Exception):
+    """A landscape returned a non-finite fitness for living groups, during integration."""
+
+    def __init__(self, time: float, groups: tuple[int, ...]) -> None:
+        super().__init__(time, groups)
+        self.time = time
+        self.groups = groups
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A point of the flow: time, log-masses (-inf if absent), and which groups are removed for good."""
+
+    t: float
+    log_masses: FloatArray
+    removed: BoolArray
+
+
+def clip_acts(dynamics: Dynamics) -> bool:
+    """Tell whether a finite clip can break mass conservation."""
+    clip = getattr(dynamics, "signal_clip", None)
+    return clip is not None and math.isfinite(clip)
+
+
+def log_sum_exp(values: FloatArray) -> FloatArray:
+    """Return ln Σ exp over the last axis, keeping it; -inf for no mass at all."""
+    top = values.max(axis=-1, keepdims=True)
+    if not np.isfinite(top).all():
+        top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        total: FloatArray = top + np.log(np.exp(values - top).sum(axis=-1, keepdims=True))
+    return total
+
+
+def _targets(dynamics: Dynamics, n: int) -> FloatArray:
+    """Return every group's mutation target, 0 without mutation."""
+    targets = np.zeros(n)
+    for block, member in dynamics.blocks(n):
+        if isinstance(member, SelectionMutation) and member.mutation_rate != 0:
+            targets[block] = member.target_masses(targets[block])
+    return targets
+
+
+def revival_floor(
+    dynamics: Dynamics, n: int, removed: BoolArray, fitness: FloatArray, log_masses: FloatArray, times: Any
+) -> tuple[FloatArray, BoolArray]:
+    """Return each group's revival floor, 1e-3·μ m_i/(range of fitness + μ), and who receives inflow at all.
+
+    The rate is the largest among `times`, so that a rate about to rise is seen coming.
+    """
+    floor = np.zeros(n)
+    inflow = (_targets(dynamics, n) > 0) & ~removed
+    for block, member in dynamics.blocks(n):
+        if not isinstance(member, SelectionMutation) or not inflow[block].any():
+            continue
+        rate = max(float(member.rate(t)) for t in times)
+        present = fitness[block][np.isfinite(log_masses[block]) & np.isfinite(fitness[block])]
+        spread = float(np.ptp(present)) if present.size else 0.0
+        if rate > 0:
+            floor[block] = 1e-3 * rate / (spread + rate) * np.asarray(member.target_masses(floor[block]))
+    floor[~inflow] = 0.0
+    return floor, inflow
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """One block's groups and how its total mass is known."""
+
+    groups: slice
+    log_start: float
+    """ln P at the start of the phase; -inf if the block is dead."""
+    log_total: Callable[[Any], Any] | None
+    """ln P at an array of times, where it is known in closed form."""
+    cap: float
+    capped: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """The ordinary differential equation of one phase: from one restart of the integrator to the next.
+
+    The state vector y holds u = ln(p/P(start)) for the living groups, then the reviving masses in units
+    of their floor.
+    """
+
+    dynamics: Dynamics
+    landscape: LandscapeFunction
+    start: State
+    log_living: npt.NDArray[np.intp]
+    reviving: npt.NDArray[np.intp]
+    unit: FloatArray
+    """The unit of mass of each reviving group: its floor."""
+    blocks: tuple[_Block, ...]
+    flows_in: bool
+    """Whether any group receives inflow."""
+    last_time: float
+    """Latest time at which the landscape may be asked: just before the next breakpoint."""
+
+    @classmethod
+    def begin(
+        cls,
+        dynamics: Dynamics,
+        landscape: LandscapeFunction,
+        start: State,
+        *,
+        floor: FloatArray,
+        inflow: BoolArray,
+        last_time: float,
+        capped: tuple[bool, ...],
+    ) -> Flow:
+        """Choose coordinates for the phase that begins at `start`."""
+        n = len(start.log_masses)
+        masses = np.exp(start.log_masses)
+        living = np.isfinite(start.log_masses) & ~start.removed
+        low = inflow & ((masses < floor) | ~living)
+        blocks = []
+        unit = np.where(floor > 0, floor, 1.0)
+        for (groups, member), at_cap in zip(dynamics.blocks(n), capped, strict=True):
+            log_start = float(log_sum_exp(start.log_masses[groups])[0])
+            total = math.exp(log_start) if math.isfinite(log_start) else 0.0
+            cap = cap_of(member)
+            if at_cap:
+                log_start = math.log(cap)
+            known = (
+                _constant(log_start)
+                if at_cap
+                else _known_log_total(member, start.t, log_start, inflow[groups])
+            )
+            blocks.append(_Block(groups, log_start, known, cap, at_cap))
+            # A floor of zero (no mutation yet) needs some unit all the same.
+            unit[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0)
+        reviving = np.flatnonzero(low)
+        return cls(
+            dynamics,
+            landscape,
+            start,
+            np.flatnonzero(living & ~low),
+            reviving,
+            unit[reviving],
+            tuple(blocks),
+            bool(inflow.any()),
+            last_time,
+        )
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether all groups of one block are in logarithms, its total known, fitness one of masses."""
+        return (
+            len(self.blocks) == 1
+            and self.blocks[0].log_total is not None
+            and len(self.log_living) == len(self.start.log_masses)
+            and not hasattr(self.landscape, "at_log_masses")
+        )
+
+    @property
+    def initial(self) -> FloatArray:
+        """The state vector at the start of the phase."""
+        logs = self.start.log_masses
+        u = logs - self._log_starts()
+        return np.concatenate((u[self.log_living], np.exp(logs[self.reviving]) / self.unit))
+
+    def tolerances(self, tolerance: float) -> FloatArray:
+        """Return every component's tolerance: a thousandth, in units of their floor, for reviving masses."""
+        atol = np.full(len(self.log_living) + len(self.reviving), tolerance)
+        atol[len(self.log_living) :] *= 1e-3
+        return atol
+
+    def _log_starts(self) -> FloatArray:
+        if len(self.blocks) == 1:
+            return np.full(1, self.blocks[0].log_start)
+        starts = np.empty(len(self.start.log_masses))
+        for block in self.blocks:
+            starts[block.groups] = block.log_start if math.isfinite(block.log_start) else 0.0
+        return starts
+
+    def log_masses(self, t: Any, y: FloatArray) -> FloatArray:
+        """Return ln p_i, shape (..., N), for states `y` of shape (..., n) at times `t` of shape (...)."""
+        n = len(self.start.log_masses)
+        if len(self.log_living) == n:
+            logs = np.array(y)
+        else:
+            logs = np.full((*y.shape[:-1], n), -np.inf)
+            split = len(self.log_living)
+            logs[..., self.log_living] = y[..., :split]
+            if len(self.reviving):
+                with np.errstate(divide="ignore"):
+                    masses = np.maximum(y[..., split:], 0.0) * self.unit
+                    starts = np.broadcast_to(self._log_starts(), n)[self.reviving]
+                    logs[..., self.reviving] = np.log(masses) - starts
+        for block in self.blocks:
+            part = logs[..., block.groups]
+            if block.log_total is None:
+                part += block.log_start
+            elif math.isfinite(block.log_start):
+                part += np.asarray(block.log_total(t))[..., None] - log_sum_exp(part)
+        return logs
+
+    def velocity(self, t: float, y: FloatArray) -> FloatArray:
+        """Return dy/dt.
+
+        Raises
+        ------
+        NotFiniteError
+            If the fitness of a living group is not finite.
+        """
+        masses, growth = self.growth(t, y)
+        if not self.flows_in:
+            return growth if len(y) == len(growth) else growth[self.log_living]
+        inflow = np.asarray(self.dynamics.inflow(masses, time=min(t, self.last_time)))
+        inflow = np.where(self.start.removed, 0.0, inflow)
+        living, reviving = self.log_living, self.reviving
+        slope = growth[living] + inflow[living] / masses[living]
+        if not len(reviving):
+            return slope
+        return np.concatenate((slope, (masses[reviving] * growth[reviving] + inflow[reviving]) / self.unit))
+
+    def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return masses and per-capita growth rates, shape (N,) each.
+
+        Living groups whose masses underflow count with the smallest float, not as absent.
+        """
+        time = min(t, self.last_time)
+        dynamics = self.dynamics
+        if self.plain and isinstance(dynamics, MeanComparison):
+            # The same as below without masks and logarithms, where most evaluations are made.
+            masses = np.exp(y)
+            total = math.exp(self.blocks[0].log_total(t))  # type: ignore[misc]
+            masses *= total / np.add.reduce(masses)
+            fitness = np.asarray(self.landscape(time, masses), dtype=np.float64)
+            growth: FloatArray = dynamics.rates_against(fitness, float(masses @ fitness) / total, time=time)
+            if self.flows_in:
+                np.maximum(masses, _TINY, out=masses)
+        else:
+            logs = self.log_masses(t, y)
+            masses = np.exp(logs)
+            masses[self.log_living] = np.maximum(masses[self.log_living], _TINY)
+            method: Any = getattr(self.landscape, "at_log_masses", None)
+            fitness = self.landscape(time, masses) if method is None else method(time, logs)
+            fitness = np.asarray(fitness, dtype=np.float64)
+            growth = dynamics.growth_rates(masses, fitness, time=time)
+        if not math.isfinite(growth @ growth):
+            bad = (masses > 0) & ~(np.isfinite(fitness) & np.isfinite(growth))
+            if bad.any():
+                raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
+            growth = np.where(np.isfinite(growth), growth, 0.0)
+        return masses, growth
+
+    def mass_drift(self, t: float, y: FloatArray) -> FloatArray:
+        """Return Σ x_i g_i of each block, shape (K,): the rate at which a capped block presses on its cap."""
+        masses, growth = self.growth(t, y)
+        drift = np.zeros(len(self.blocks))
+        for k, block in enumerate(self.blocks):
+            part = masses[block.groups]
+            total = part.sum()
+            if total > 0:
+                w = float(part @ growth[block.groups]) / total
+                # Zero up to rounding is zero: a conserved mass neither presses on a cap nor leaves it.
+                drift[k] = w if abs(w) > _ROUNDING * float(np.abs(growth[block.groups]).max()) else 0.0
+        return drift
+
+
+def _constant(value: float) -> Callable[[Any], Any]:
+    return lambda t: value
+
+
+def _known_log_total(
+    member: Dynamics, start: float, log_start: float, inflow: BoolArray
+) -> Callable[[Any], Any] | None:
+    """Return ln P(t) of a block where it has a closed form, else None."""
+    if clip_acts(member):
+        return None
+    if isinstance(member, Replicator | NormalizedGrowth) or (
+        isinstance(member, SelectionMutation) and member.mutation_rate == 0
+    ):
+        return _constant(log_start)
+    if isinstance(member, SelectionMutation) and not callable(member.mutation_rate):
+        rate = member.mutation_rate
+        targets = np.where(inflow, member.target_masses(np.zeros(len(inflow))), 0.0)
+        target, total = float(targets.sum()), math.exp(log_start)
+
+        def relaxing(t: FloatArray) -> FloatArray:
+            # P = M + (P0 - M) exp(-μt), as a sum of non-negative terms.
+            elapsed = np.asarray(t) - start
+            return np.log(total * np.exp(-rate * elapsed) - target * np.expm1(-rate * elapsed))
+
+        # Without inflow the sum underflows where its logarithm need not.
+        return relaxing if target > 0 else lambda t: log_start - rate * (np.asarray(t) - start)
+    return None

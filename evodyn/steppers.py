@@ -1,0 +1,65 @@
+"""SciPy's integrators as the flow uses them: explicit Runge-Kutta methods in the maximum norm.
+
+SciPy controls the root mean square of the errors of all components, so that in a system of n groups one
+group's error may be √n times the tolerance. The explicit methods here control the largest error instead.
+The implicit and multistep ones keep SciPy's norm, with tolerances divided by √n: the same guarantee, at
+the cost of shorter steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, OdeSolver, Radau
+
+from evodyn.arrays import FloatArray
+
+__all__ = ["ONE_STEP", "SOLVERS", "absolute_tolerance"]
+
+
+class _MaximumNorm:
+    """Replaces the norm of an embedded pair's error estimate."""
+
+    def _estimate_error_norm(self, K: FloatArray, h: float, scale: FloatArray) -> float:
+        error: FloatArray = self._estimate_error(K, h)  # type: ignore[attr-defined]
+        return float(np.abs(error / scale).max(initial=0.0))
+
+
+class MaximumRK23(_MaximumNorm, RK23):
+    """Bogacki-Shampine 3(2)."""
+
+
+class MaximumRK45(_MaximumNorm, RK45):
+    """Dormand-Prince 5(4)."""
+
+
+class MaximumDOP853(DOP853):
+    """Dormand-Prince 8(5,3), its two error estimates combined for each component alone."""
+
+    def _estimate_error_norm(self, K: Any, h: float, scale: Any) -> float:
+        fifth = np.dot(K.T, self.E5) / scale
+        third = np.dot(K.T, self.E3) / scale
+        combined = np.hypot(fifth, 0.1 * third)
+        combined[combined == 0] = 1.0
+        return float(abs(h) * (fifth**2 / combined).max(initial=0.0))
+
+
+SOLVERS: dict[str, type[OdeSolver]] = {
+    "RK45": MaximumRK45,
+    "RK23": MaximumRK23,
+    "DOP853": MaximumDOP853,
+    "Radau": Radau,
+    "BDF": BDF,
+    "LSODA": LSODA,
+}
+"""The integrators by the names that SciPy gives them."""
+
+ONE_STEP = ("RK45", "RK23", "DOP853", "Radau")
+"""Methods whose interpolants are less accurate than the ends of their steps."""
+
+
+def absolute_tolerance(method: str, tolerance: float, n: int) -> float:
+    """Return the `atol` with which a method keeps the error of each of `n` components below `tolerance`."""
+    return tolerance if method in ("RK45", "RK23", "DOP853") else tolerance / math.sqrt(max(n, 1))

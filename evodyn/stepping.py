@@ -1,0 +1,609 @@
+"""The integrator's loop: phases between restarts, steps, and what happens within a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.integrate import LSODA, OdeSolver
+
+from evodyn import validation
+from evodyn.arrays import FloatArray
+from evodyn.dynamics import Dynamics, cap_of
+from evodyn.extinction import Ledger, find_brackets, find_crossings
+from evodyn.flow import Flow, NotFiniteError, State, clip_acts, log_sum_exp, revival_floor
+from evodyn.landscapes import LandscapeFunction, breakpoints, fitness_at_log_masses, linearization
+from evodyn.results import Termination
+from evodyn.specifications import Specification
+from evodyn.steppers import ONE_STEP, SOLVERS, absolute_tolerance
+from evodyn.trajectory import Outcome, Trajectory
+
+__all__ = ["METHODS", "Integration", "Solver", "chosen_method"]
+
+Method = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
+
+METHODS = ("auto", "closed_form", *SOLVERS)
+# SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p.
+_SMALLEST_RTOL = 100 * np.finfo(np.float64).eps
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Solver(Specification):
+    """How to integrate.
+
+    Parameters
+    ----------
+    method : str, optional
+        "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
+        mutation), else "DOP853", else, where the landscape states a Jacobian that makes the problem stiff,
+        "LSODA"; `Run.stats` says which and why. "closed_form" and every SciPy name ("RK45", "RK23",
+        "DOP853", "Radau", "BDF", "LSODA") force one.
+    rtol, atol : float, optional
+        The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
+        ln p is a relative error of p already, whatever p is. (A group far below its mutation floor is held
+        to a thousandth of that relative to the floor.)
+    max_step : float, optional
+        Longest step, in units of time. Lower it for a landscape with features that are short against its
+        own time scale and that declares no breakpoints.
+    max_steps : int, optional
+        Most accepted steps of a run. Every single step has a cap on its evaluations, too.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown or a number is outside its range.
+
+    Examples
+    --------
+    >>> Solver(rtol=1e-6).method
+    'auto'
+    """
+
+    method: Method = "auto"
+    rtol: float = 1e-8
+    atol: float = 1e-10
+    max_step: float = math.inf
+    max_steps: int = 100_000
+
+    def __post_init__(self) -> None:
+        validation.choice("method", self.method, METHODS)
+        rtol = validation.non_negative("rtol", self.rtol)
+        atol = validation.non_negative("atol", self.atol)
+        if not 1e-14 <= rtol + atol <= 1:
+            raise ValueError(
+                f"rtol + atol is {rtol + atol:g}; expected between 1e-14, the precision of doubles, and 1."
+            )
+        self._set(
+            rtol=rtol,
+            atol=atol,
+            max_step=validation.positive("max_step", self.max_step, infinite=True),
+            max_steps=validation.count("max_steps", self.max_steps),
+        )
+
+    @property
+    def tolerance(self) -> float:
+        """The bound on the local error of every ln p_i."""
+        return self.rtol + self.atol
+
+
+def chosen_method(
+    dynamics: Dynamics, landscape: LandscapeFunction, state: State, end: float, solver: Solver
+) -> tuple[str, str]:
+    """Return the SciPy method to integrate with, and why."""
+    if solver.method != "auto":
+        return solver.method, "asked for"
+    jacobian = linearization(
+        landscape, state.t, np.where(np.isfinite(state.log_masses), state.log_masses, -745.0)
+    )
+    if jacobian is not None and len(jacobian.diagonal):
+        masses = np.exp(state.log_masses)
+        # Density dependence is strongest where one group holds all the mass.
+        stiffness = float(
+            np.max(np.abs(jacobian.diagonal) / np.maximum(masses, 1e-300) * (masses > 0)) * masses.sum()
+        )
+        if stiffness * (end - state.t) > 2e5:
+            return "LSODA", f"the landscape's Jacobian makes the problem stiff (rate {stiffness:.3g})"
+    return "DOP853", "no closed form, and nothing says that the problem is stiff"
+
+
+class _StalledError(Exception):
+    """One step used up its evaluations."""
+
+
+class _Counted:
+    """The right-hand side as SciPy calls it, counted and capped per step."""
+
+    def __init__(self, flow: Flow, cap: int) -> None:
+        self.flow = flow
+        self.cap = cap
+        self.evaluations = 0
+        self.allowed = cap
+
+    def __call__(self, t: float, y: FloatArray) -> FloatArray:
+        self.evaluations += 1
+        if self.evaluations > self.allowed:
+            raise _StalledError
+        return self.flow.velocity(t, y)
+
+    def next_step(self) -> None:
+        """Grant the next step its evaluations."""
+        self.allowed = self.evaluations + self.cap
+
+
+Dense = Callable[[FloatArray], FloatArray]
+"""Log-masses (len(t), N) at times within a step."""
+
+
+class Integration:
+    """The integrator's loop over phases (between restarts) and steps."""
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        landscape: LandscapeFunction,
+        end: float,
+        saved: Trajectory,
+        ledger: Ledger,
+        solver: Solver,
+        method: str,
+        reason: str,
+    ) -> None:
+        self.dynamics = dynamics
+        self.landscape = landscape
+        self.end = end
+        self.saved = saved
+        self.ledger = ledger
+        self.solver = solver
+        self.method = method
+        self.reason = reason
+        self.steps = 0
+        self.evaluations = 0
+        self.phases = 0
+
+    def run(self, state: State) -> Outcome:
+        """Integrate from `state` to the end, or to what ends the run before."""
+        stops = [*breakpoints(self.landscape, (state.t, self.end)), self.end]
+        lookahead = min(stops[0] - state.t, self.solver.max_step, 1e-3 * (self.end - state.t))
+        capped: tuple[bool, ...] | None = None
+        if self.ledger.policy_is("absorb"):
+            state = self._absorbed(state, np.flatnonzero(self.ledger.below & np.isfinite(state.log_masses)))
+        self._save_row(state)
+        try:
+            while state.t < self.end:
+                if not np.isfinite(state.log_masses).any():
+                    return self._outcome(state, Termination.ALL_EXTINCT)
+                stop = next(s for s in stops if s > state.t)
+                self.phases += 1
+                phase = _Phase(self, state, stop, capped, lookahead)
+                state, ended = phase.run()
+                capped, lookahead = phase.capped_next, phase.last_step
+                if ended is not None:
+                    return self._outcome(state, ended, message=phase.message)
+        except NotFiniteError as failure:
+            return self._outcome(
+                phase.state,
+                Termination.FITNESS_NOT_FINITE,
+                message=f"Fitness was not finite at t = {failure.time:g}.",
+                groups=failure.groups,
+                cause=failure,
+            )
+        except _StalledError as failure:
+            return self._outcome(
+                phase.state,
+                Termination.SOLVER_FAILED,
+                message=f"One step took more than {phase.cap} evaluations without being accepted.",
+                cause=failure,
+            )
+        except Exception as failure:  # whatever a user's landscape raises, the partial result survives
+            return self._outcome(
+                phase.state,
+                Termination.SOLVER_FAILED,
+                message=f"{type(failure).__name__}: {failure}",
+                cause=failure,
+            )
+        if not np.isfinite(state.log_masses).any():
+            return self._outcome(state, Termination.ALL_EXTINCT)
+        return self._outcome(state, Termination.COMPLETED)
+
+    def _outcome(
+        self,
+        state: State,
+        termination: Termination,
+        *,
+        message: str = "",
+        groups: tuple[int, ...] = (),
+        cause: BaseException | None = None,
+    ) -> Outcome:
+        return Outcome(
+            state,
+            termination,
+            self.method,
+            self.reason,
+            self.steps,
+            self.evaluations,
+            max(self.phases - 1, 0),
+            message,
+            groups,
+            cause,
+        )
+
+    def _save_row(self, state: State) -> None:
+        rows = self.saved.due(state.t)
+        if rows.start < rows.stop:
+            self.saved.fill(rows, state.log_masses)
+
+    def _absorbed(self, state: State, groups: npt.NDArray[np.intp]) -> State:
+        """Return `state` with `groups` set to exactly zero, for good."""
+        if not len(groups):
+            return state
+        self.ledger.absorb(groups, np.exp(state.log_masses))
+        logs = np.array(state.log_masses)
+        logs[groups] = -np.inf
+        removed = np.array(state.removed)
+        removed[groups] = True
+        return State(state.t, logs, removed)
+
+
+class _Phase:
+    """Integration between two restarts."""
+
+    def __init__(
+        self,
+        integration: Integration,
+        state: State,
+        stop: float,
+        capped: tuple[bool, ...] | None,
+        lookahead: float,
+    ) -> None:
+        self.integration = integration
+        self.ledger = integration.ledger
+        self.solver = integration.solver
+        self.state = state
+        self.stop = stop
+        self.message = ""
+        n = len(state.log_masses)
+        with np.errstate(all="ignore"):
+            fitness = np.asarray(
+                fitness_at_log_masses(integration.landscape, state.t, state.log_masses), dtype=np.float64
+            )
+        floor, inflow = revival_floor(
+            integration.dynamics,
+            n,
+            state.removed,
+            fitness,
+            state.log_masses,
+            (state.t, min(state.t + lookahead, stop)),
+        )
+        last_time = stop if stop == integration.end else float(np.nextafter(stop, -np.inf))
+
+        def begin(modes: tuple[bool, ...]) -> Flow:
+            return Flow.begin(
+                integration.dynamics,
+                integration.landscape,
+                state,
+                floor=floor,
+                inflow=inflow,
+                last_time=last_time,
+                capped=modes,
+            )
+
+        blocks = integration.dynamics.blocks(n)
+        free = (False,) * len(blocks)
+        self.flow = begin(free)
+        self.may_cap = [clip_acts(member) and math.isfinite(cap_of(member)) for _, member in blocks]
+        if any(self.may_cap):
+            at_cap = capped or tuple(
+                can and block.log_start >= math.log(block.cap) - 1e-13
+                for can, block in zip(self.may_cap, self.flow.blocks, strict=True)
+            )
+            drift = self.flow.mass_drift(state.t, self.flow.initial)
+            modes = tuple(bool(c and w >= 0) for c, w in zip(at_cap, drift, strict=True))
+            if any(modes):
+                self.flow = begin(modes)
+        self.capped_next: tuple[bool, ...] | None = None
+        self.last_step = lookahead
+        self.cap = 5_000 + 20 * len(self.flow.initial)
+
+    def run(self) -> tuple[State, Termination | None]:
+        """Step until the phase's end or the first event that needs a restart."""
+        integration, flow = self.integration, self.flow
+        y = flow.initial
+        if not len(y):
+            # Nothing lives and nothing flows in.
+            self._finish_saves_without_mass()
+            return State(self.stop, self.state.log_masses, self.state.removed), None
+        rhs = _Counted(flow, self.cap)
+        stepper = self._stepper(rhs, self.state.t, y, self.stop)
+        try:
+            while stepper.status == "running":
+                t_old, y_old = stepper.t, np.array(stepper.y)
+                if integration.steps >= self.solver.max_steps:
+                    return self.state, Termination.STEP_LIMIT
+                rhs.next_step()
+                self.message = self._advance(stepper) or ""
+                if str(stepper.status) == "failed":
+                    return self.state, Termination.SOLVER_FAILED
+                integration.steps += 1
+                t_new, y_new = float(stepper.t), np.array(stepper.y)
+                self.last_step = t_new - t_old
+                if len(flow.reviving) and (y_new[len(flow.log_living) :] < 0).any():
+                    # A revived mass cannot be negative: take the step again, in shorter ones.
+                    rhs.next_step()
+                    stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=0.1 * (t_new - t_old))
+                    continue
+                event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
+                if event is not None:
+                    return event
+            return self.state, None
+        finally:
+            integration.evaluations += rhs.evaluations
+
+    def _stepper(
+        self,
+        rhs: _Counted,
+        t: float,
+        y: FloatArray,
+        stop: float,
+        *,
+        longest: float = math.inf,
+        first: float | None = None,
+    ) -> OdeSolver:
+        kwargs: dict[str, Any] = {
+            "rtol": _SMALLEST_RTOL,
+            "atol": self.flow.tolerances(
+                absolute_tolerance(self.integration.method, self.solver.tolerance, len(y))
+            ),
+            "max_step": min(self.solver.max_step, longest),
+        }
+        if first is not None:
+            kwargs["first_step"] = first
+        return SOLVERS[self.integration.method](rhs, t, y, stop, **kwargs)
+
+    def _advance(self, stepper: OdeSolver) -> str | None:
+        if not isinstance(stepper, LSODA):
+            return stepper.step()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            message = stepper.step()
+        return message or ("; ".join(str(w.message) for w in caught) or None)
+
+    def _finish_saves_without_mass(self) -> None:
+        rows = self.integration.saved.due(self.stop)
+        self.integration.saved.fill(rows, self.state.log_masses)
+
+    # What happened within an accepted step.
+
+    def _look_at_step(
+        self,
+        stepper: OdeSolver,
+        rhs: _Counted,
+        t_old: float,
+        y_old: FloatArray,
+        t_new: float,
+        y_new: FloatArray,
+    ) -> tuple[State, Termination | None] | None:
+        flow, ledger, saved = self.flow, self.ledger, self.integration.saved
+        logs_new = flow.log_masses(t_new, y_new)
+        rows = saved.due(t_new)
+        dense: Dense | None = None
+        if ledger.watching or any(self.may_cap) or rows.stop > rows.start:
+            inner = stepper.dense_output()
+            dense = lambda t: flow.log_masses(t, inner(t).T)  # noqa: E731
+        switch = self._cap_switch(inner, t_old, t_new) if any(self.may_cap) else None
+        limit = t_new if switch is None else switch[0]
+        crossings: list[tuple[float, int, int]] = []
+        if ledger.watching and dense is not None:
+            crossings = self._crossings(dense, rhs, t_old, y_old, t_new, logs_new, limit)
+        if not ledger.policy_is("observe"):
+            first_fall = next((c for c in crossings if c[2] < 0), None)
+            if first_fall is not None:
+                return self._fall(rhs, t_old, y_old, dense, crossings, first_fall)
+        for time, group, direction in crossings:
+            ledger.cross(group, time, direction)
+        if switch is not None:
+            return self._switch_cap(rhs, t_old, y_old, dense, switch)
+        self._save(dense, rows, t_new, logs_new)
+        self.state = State(t_new, logs_new, self.state.removed)
+        if self._needs_new_coordinates(t_new, y_new, logs_new):
+            return self.state, None
+        return None
+
+    def _save(self, dense: Dense | None, rows: slice, t: float, logs: FloatArray) -> None:
+        """Fill the rows due up to `t`: by dense output within the step, by the state itself at its end."""
+        saved = self.integration.saved
+        if rows.start >= rows.stop:
+            return
+        times = saved.times[rows]
+        inside = times < t
+        block = np.empty((len(times), len(logs)))
+        if inside.any() and dense is not None:
+            block[inside] = dense(times[inside])
+        block[~inside] = logs
+        saved.fill(rows, block)
+
+    def _restepped(self, rhs: _Counted, t_old: float, y_old: FloatArray, t: float) -> FloatArray:
+        """Return the state vector at `t` by stepping there from the start of the step."""
+        if t <= t_old:
+            return y_old
+        first = t - t_old if self.integration.method in ONE_STEP else None
+        stepper = self._stepper(rhs, t_old, y_old, t, first=first)
+        while stepper.status == "running":
+            rhs.next_step()
+            self._advance(stepper)
+        return np.array(stepper.y)
+
+    def _state_at(self, rhs: _Counted, t_old: float, y_old: FloatArray, t: float) -> State:
+        y = self._restepped(rhs, t_old, y_old, t)
+        return State(t, self.flow.log_masses(t, y), self.state.removed)
+
+    def _crossings(
+        self,
+        dense: Dense,
+        rhs: _Counted,
+        t_old: float,
+        y_old: FloatArray,
+        t_new: float,
+        logs_new: FloatArray,
+        limit: float,
+    ) -> list[tuple[float, int, int]]:
+        """Return the threshold crossings in (t_old, limit], consistent with the record so far."""
+        level, below = self.ledger.level, self.ledger.below
+        level_old = self.state.log_masses - level
+        living = np.flatnonzero(~self.state.removed & (np.isfinite(logs_new)))
+        if not len(living):
+            return []
+
+        def heights(curve: Dense, t: FloatArray) -> FloatArray:
+            values = curve(t)[:, living] - level
+            # The ends are known better than the interpolant tells.
+            values[t <= t_old] = level_old[living]
+            values[t >= t_new] = logs_new[living] - level
+            return values
+
+        if not find_brackets(lambda t: heights(dense, t), t_old, t_new):
+            return []
+        if self.integration.method in ONE_STEP:
+            # Interpolants of one-step methods are worse than their steps: step to where things happen.
+            dense = self._finer(rhs, t_old, y_old, t_new)
+        found = find_crossings(lambda t: heights(dense, t), t_old, t_new)
+        result = []
+        state = dict.fromkeys(range(len(living)), False) | {k: bool(below[g]) for k, g in enumerate(living)}
+        for time, k, direction in found:
+            # A curve that sets out from the level exactly has already been counted on its side.
+            if state[k] == (direction < 0) or time > limit:
+                continue
+            state[k] = direction < 0
+            result.append((time, int(living[k]), direction))
+        return result
+
+    def _finer(self, rhs: _Counted, t_old: float, y_old: FloatArray, t_new: float) -> Dense:
+        """Take the step again in eight: interpolation errors fall by 8^4 at the least."""
+        part = (t_new - t_old) / 8
+        stepper = self._stepper(rhs, t_old, y_old, t_new, longest=part, first=part)
+        pieces: list[tuple[float, Any]] = []
+        while stepper.status == "running":
+            rhs.next_step()
+            self._advance(stepper)
+            pieces.append((float(stepper.t), stepper.dense_output()))
+        ends = np.array([end for end, _ in pieces])
+
+        def dense(t: FloatArray) -> FloatArray:
+            which = np.minimum(np.searchsorted(ends, t), len(ends) - 1)
+            y = np.empty((len(t), len(y_old)))
+            for piece in np.unique(which):
+                mine = which == piece
+                y[mine] = pieces[piece][1](t[mine]).T
+            return self.flow.log_masses(t, y)
+
+        return dense
+
+    def _fall(
+        self,
+        rhs: _Counted,
+        t_old: float,
+        y_old: FloatArray,
+        dense: Dense | None,
+        crossings: list[tuple[float, int, int]],
+        first_fall: tuple[float, int, int],
+    ) -> tuple[State, Termination | None]:
+        """Cut the step at the first extinction, and stop or absorb."""
+        ledger, integration = self.ledger, self.integration
+        time = first_fall[0]
+        at = self._state_at(rhs, t_old, y_old, time)
+        falling = {group for t, group, direction in crossings if direction < 0}
+        # Groups that cannot be told apart from the first at the tolerance fall with it.
+        tied = [
+            group
+            for group in sorted(falling)
+            if group == first_fall[1] or at.log_masses[group] - ledger.level <= self.solver.tolerance
+        ]
+        for t, group, direction in crossings:
+            if t < time and group not in tied:
+                ledger.cross(group, t, direction)
+        for group in tied:
+            ledger.cross(group, time, -1)
+        rows = integration.saved.due(np.nextafter(time, -np.inf))
+        self._save(dense, rows, time, at.log_masses)
+        if ledger.policy_is("absorb"):
+            at = integration._absorbed(at, np.array(tied))
+        integration._save_row(at)
+        self.state = at
+        stopped = Termination.STOPPED_AT_EXTINCTION if ledger.policy_is("stop") else None
+        return at, stopped
+
+    # The mass cap.
+
+    def _cap_switch(
+        self, inner: Callable[[FloatArray], FloatArray], t_old: float, t_new: float
+    ) -> tuple[float, int] | None:
+        """Return when and in which block the cap is first reached or left within the step."""
+        flow = self.flow
+
+        def margins(t: FloatArray) -> FloatArray:
+            y = inner(t).T
+            logs = flow.log_masses(t, y)
+            columns = []
+            for k, block in enumerate(flow.blocks):
+                if not self.may_cap[k]:
+                    columns.append(np.ones(len(t)))
+                elif block.capped:
+                    columns.append(
+                        np.array([flow.mass_drift(s, row)[k] for s, row in zip(t, y, strict=True)])
+                    )
+                else:
+                    total = log_sum_exp(logs[:, block.groups])[:, 0]
+                    columns.append(math.log(block.cap) + 1e-13 - total)
+            return np.stack(columns, axis=1)
+
+        found = [c for c in find_crossings(margins, t_old, t_new) if c[2] < 0]
+        return (found[0][0], found[0][1]) if found else None
+
+    def _switch_cap(
+        self, rhs: _Counted, t_old: float, y_old: FloatArray, dense: Dense | None, switch: tuple[float, int]
+    ) -> tuple[State, Termination | None]:
+        time, k = switch
+        at = self._state_at(rhs, t_old, y_old, time)
+        self._save(dense, self.integration.saved.due(np.nextafter(time, -np.inf)), time, at.log_masses)
+        modes = [block.capped for block in self.flow.blocks]
+        modes[k] = not modes[k]
+        block = self.flow.blocks[k]
+        if modes[k]:
+            logs = np.array(at.log_masses)
+            logs[block.groups] += math.log(block.cap) - log_sum_exp(logs[block.groups])
+            at = State(at.t, logs, at.removed)
+        self.integration._save_row(at)
+        self.state = at
+        self.capped_next = tuple(modes)
+        return at, None
+
+    # Revival.
+
+    def _needs_new_coordinates(self, t: float, y: FloatArray, logs: FloatArray) -> bool:
+        """Tell whether a group has revived enough for its logarithm, or fallen too low for it."""
+        flow, integration = self.flow, self.integration
+        if t >= self.stop or not flow.flows_in:
+            return False
+        with np.errstate(all="ignore"):
+            fitness = np.asarray(
+                fitness_at_log_masses(flow.landscape, min(t, flow.last_time), logs), dtype=np.float64
+            )
+        ahead = min(t + 2 * self.last_step, self.stop)
+        floor, inflow = revival_floor(
+            integration.dynamics,
+            len(logs),
+            self.state.removed,
+            fitness,
+            logs,
+            (min(t, flow.last_time), min(ahead, flow.last_time)),
+        )
+        masses = np.exp(logs)
+        split = len(flow.log_living)
+        revived = (y[split:] > 0) & (masses[flow.reviving] >= floor[flow.reviving])
+        # A tenth: a group must not be sent back and forth.
+        sunk = inflow[flow.log_living] & (masses[flow.log_living] < 0.1 * floor[flow.log_living])
+        return bool(revived.all() and len(revived)) or bool(sunk.any())
