@@ -18,7 +18,7 @@ import scipy.linalg
 
 from evodyn import landscapes, rest_points, validation
 from evodyn.affine_fitness import AffineFitness, affine_fitness
-from evodyn.arrays import FloatArray, frozen, host
+from evodyn.arrays import FloatArray, host
 from evodyn.dynamics import (
     Dynamics,
     Populations,
