@@ -243,8 +243,9 @@ def tables(rows: list[Row], *, groups: int, seeds: int, t_end: float) -> list[Ta
             title=f"{kind}, {dynamics}, λ = {decay:g}: {groups} groups, {seeds} seeds, t = {t_end:g}",
             box=box.SIMPLE_HEAD,
             title_justify="left",
+            pad_edge=False,
         )
-        for name in ("h", "extinct", "95 % CI", "theory", "diff.", "t10", "t50", "t90", "t error"):
+        for name in ("h", "extinct", "95 % CI", "theory", "diff.", "t10", "t50", "t90", "error"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in part:
             table.add_row(
@@ -265,9 +266,9 @@ def notes(rows: list[Row], *, threshold: float) -> list[str]:
     against = max(row["extinct_against_theory"] for row in rows)
     verdict = "None" if against == 0 else f"Up to {100 * against:.2g} %"
     return [
-        f"h: coefficient of variation of fitness. extinct: groups with mass < {threshold:g} at the end, in %;",
-        "theory: the same at equilibrium (water filling for λ > 0). t10: when 10 % of all groups",
-        "are extinct. t error: the largest, relative to the closed form where there is one.",
+        f"h: coefficient of variation of fitness; extinct: % of groups with mass < {threshold:g}",
+        "at the end; theory: the same at equilibrium (water filling for λ > 0); t10: when",
+        "10 % of all groups are extinct; error: largest of a time against the closed form.",
         f"{verdict} of the groups died that live at equilibrium.",
         "",
     ]
