@@ -10,15 +10,19 @@ from evodyn.dynamics import (
     SelectionMutation,
     mean_fitness,
 )
+from evodyn.ensembles import Ensemble, solve_ensemble
+from evodyn.equilibria import all_equilibria, equilibrium
 from evodyn.errors import SolveError
 from evodyn.extinction import Extinction
 from evodyn.files import load
 from evodyn.integration import Solver, extend, solve
 from evodyn.iteration import iterate
 from evodyn.results import Run, Stats, Termination
+from evodyn.sweeps import sweep
 
 __all__ = [
     "Dynamics",
+    "Ensemble",
     "Extinction",
     "NormalizedGrowth",
     "Populations",
@@ -30,11 +34,15 @@ __all__ = [
     "Solver",
     "Stats",
     "Termination",
+    "all_equilibria",
+    "equilibrium",
     "extend",
     "iterate",
     "landscapes",
     "load",
     "mean_fitness",
     "solve",
+    "solve_ensemble",
+    "sweep",
 ]
 __version__ = "0.1.0"

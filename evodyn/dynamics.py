@@ -72,7 +72,14 @@ def _mean(xp: Any, masses: Array, fitness: Array) -> Array:
 def _check_shapes(masses: Array, fitness: Array) -> None:
     if masses.ndim == 0 or masses.shape[-1] == 0:
         raise ValueError(f"masses have shape {tuple(masses.shape)}; expected (..., N) with N >= 1 groups.")
-    if fitness.ndim and fitness.shape[-1] != masses.shape[-1]:
+    if fitness.shape == masses.shape:
+        return
+    try:
+        np.broadcast_shapes(tuple(fitness.shape), tuple(masses.shape))
+        agree = fitness.shape[-1:] == masses.shape[-1:]
+    except ValueError:
+        agree = False
+    if not agree:
         raise ValueError(
             f"fitness has shape {tuple(fitness.shape)}; expected one value for each of the "
             f"{masses.shape[-1]} groups of masses with shape {tuple(masses.shape)}."
@@ -126,7 +133,7 @@ class Dynamics(Specification, ABC):
         ValueError
             If the shapes do not agree.
         """
-        masses, fitness = _prepared(masses, fitness)
+        masses, fitness = self._prepared(masses, fitness)
         return masses * self.growth_rates(masses, fitness, time=time) + self.inflow(masses, time=time)
 
     def step(
@@ -167,9 +174,9 @@ class Dynamics(Specification, ABC):
         With a signal clip κ and no mutation or binding cap, masses stay within p_i(0) (1 ± η_p κ)^n.
         """
         validation.choice("scheme", scheme, SCHEMES)
-        if isinstance(step_size, int | float):
-            validation.non_negative("step_size", step_size)
-        masses, fitness = _prepared(masses, fitness)
+        if not is_foreign(step_size):
+            step_size = validation.non_negative("step_size", step_size)
+        masses, fitness = self._prepared(masses, fitness)
         growth = self.growth_rates(masses, fitness, time=time)
         if scheme == "euler":
             new = masses + step_size * (masses * growth + self.inflow(masses, time=time))
@@ -187,6 +194,13 @@ class Dynamics(Specification, ABC):
     def _capped(self, masses: Array) -> Array:
         return masses
 
+    def _prepared(self, masses: Array, fitness: Array) -> tuple[Array, Array]:
+        masses = float64(masses)
+        fitness = like(float64(fitness), masses)
+        _check_shapes(masses, fitness)
+        self.check(masses.shape[-1])
+        return masses, fitness
+
     # What the integrator needs to know of a dynamics, beyond its growth rates.
 
     def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
@@ -197,14 +211,7 @@ class Dynamics(Specification, ABC):
         """Raise `ValueError` if the dynamics cannot act on `n` groups."""
 
 
-def _prepared(masses: Array, fitness: Array) -> tuple[Array, Array]:
-    masses = float64(masses)
-    fitness = like(float64(fitness), masses)
-    _check_shapes(masses, fitness)
-    return masses, fitness
-
-
-class _MeanComparison(Dynamics):
+class MeanComparison(Dynamics):
     """Growth rates φ_i - φ̄, optionally clipped to ±signal_clip.
 
     Not a dataclass itself, so that each dynamics declares the field where its constructor has it.
@@ -220,14 +227,18 @@ class _MeanComparison(Dynamics):
         xp = array_namespace(masses)
         # The fitness of absent groups has no effect, and may be infinite (entropic landscapes).
         fitness = xp.where(masses > 0, fitness, 0.0)
-        excess = fitness - _mean(xp, masses, fitness)
+        return self.rates_against(fitness, _mean(xp, masses, fitness), time=time)
+
+    def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
+        """Return the growth rates of groups with finite `fitness`, given the mean fitness."""
+        excess = fitness - mean
         if self.signal_clip is None:
             return excess
-        return xp.clip(excess, -self.signal_clip, self.signal_clip)
+        return array_namespace(excess).clip(excess, -self.signal_clip, self.signal_clip)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Replicator(_MeanComparison):
+class Replicator(MeanComparison):
     """Replicator dynamics on unnormalised masses (Eqs. 6 and 12).
 
     dp_i/dt = p_i (φ_i - φ̄), with φ̄ = Σ p_j φ_j / Σ p_j.
@@ -257,7 +268,7 @@ class Replicator(_MeanComparison):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class NormalizedGrowth(_MeanComparison):
+class NormalizedGrowth(MeanComparison):
     """Normalised growth (Eqs. 7 and 13).
 
     dp_i/dt = p_i (φ_i - Σ p_j φ_j / Z), with Z = Σ p_j.
@@ -306,7 +317,7 @@ class NormalizedGrowth(_MeanComparison):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class SelectionMutation(_MeanComparison):
+class SelectionMutation(MeanComparison):
     """Selection with mutation (Eqs. 8 and 14).
 
     dp_i/dt = p_i (φ_i - φ̄) + μ (m_i - p_i).
@@ -373,8 +384,8 @@ class SelectionMutation(_MeanComparison):
             return 1.0 / masses.shape[-1]
         return self.target if isinstance(self.target, float) else like(self.target, masses)
 
-    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        return super().growth_rates(masses, fitness, time=time) - self.rate(time)
+    def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
+        return super().rates_against(fitness, mean, time=time) - self.rate(time)
 
     def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:
         return self.rate(time) * self.target_masses(masses)
@@ -384,8 +395,8 @@ class SelectionMutation(_MeanComparison):
         xp = array_namespace(masses)
         rate = self.rate(time)
         selected = super()._exponential_step(masses, growth + rate, step_size, time=time)
-        decay = xp.exp(-rate * step_size * xp.ones_like(masses[..., :1]))
-        return selected * decay + self.target_masses(masses) * (1 - decay)
+        exponent = -rate * step_size * xp.ones_like(masses[..., :1])
+        return selected * xp.exp(exponent) - self.target_masses(masses) * xp.expm1(exponent)
 
     def check(self, n: int) -> None:
         if getattr(self.target, "ndim", 0) == 1 and self.target.shape[0] != n:  # type: ignore[union-attr]
@@ -511,7 +522,6 @@ class Populations(Dynamics):
             )
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        self.check(masses.shape[-1])
         xp = array_namespace(masses)
         return xp.concat(
             [m.growth_rates(masses[..., s], fitness[..., s], time=time) for s, m in self.blocks(0)], axis=-1

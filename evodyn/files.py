@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +18,15 @@ import numpy as np
 from evodyn import dynamics as _dynamics
 from evodyn import landscapes as _landscapes
 from evodyn.arrays import host, is_foreign
+from evodyn.atomic import replacing
 from evodyn.extinction import Extinction, crossing_table
 from evodyn.results import EndState, Run, Stats, Termination
 from evodyn.specifications import Specification
 
 if TYPE_CHECKING:
     import xarray
+
+    from evodyn.ensembles import Ensemble
 
 __all__ = ["SCHEMA", "NotRerunnable", "labelled", "load", "save"]
 
@@ -120,6 +121,7 @@ _LABELS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "mass": (("time", "group"), "mass", "mass"),
     "log_mass": (("time", "group"), "logarithm of the mass", "1"),
     "total_mass": (("time",), "total mass", "mass"),
+    "log_total_mass": (("time",), "logarithm of the total mass", "1"),
     "mean_fitness": (("time",), "mass-weighted mean fitness", "1/time"),
     "extinction_time": (("group",), "first time strictly below the threshold", "time"),
     "extinct_at_end": (("group",), "extinct when the run ends", "1"),
@@ -151,6 +153,7 @@ def dataset(run: Run) -> xarray.Dataset:
     values = {
         "log_share" if run.stores_log_shares else "mass": run.native,
         "total_mass": run.total_mass,
+        "log_total_mass": run.log_total_mass,
         "mean_fitness": run.mean_fitness,
         "extinction_time": run.extinction_time,
         "extinct_at_end": run.extinct_at_end,
@@ -196,6 +199,42 @@ def labelled(run: Run) -> xarray.Dataset:
     return result
 
 
+def labelled_ensemble(ensemble: Ensemble) -> xarray.Dataset:
+    """Return an ensemble as a labelled dataset whose first dimension is the member."""
+    import xarray
+
+    names = (
+        "mass",
+        "log_mass",
+        "total_mass",
+        "mean_fitness",
+        "extinction_time",
+        "extinct_at_end",
+        "absorbed_mass",
+    )
+    attributes = {"mass": "masses", "log_mass": "log_masses"}
+    variables: dict[str, Any] = {}
+    for name in names:
+        values = getattr(ensemble, attributes.get(name, name))
+        dims, _, labels = _variable(name, values[0])
+        variables[name] = (("member", *dims), values, labels)
+    terminations = np.array([t.name for t in ensemble.termination])
+    variables["termination"] = (
+        ("member",),
+        terminations,
+        {"long_name": "how the member ended", "units": "1"},
+    )
+    evaluations = np.array([s.evaluations for s in ensemble.stats])
+    variables["evaluations"] = (("member",), evaluations, {"long_name": "evaluations", "units": "1"})
+    coords = {
+        "member": ("member", np.arange(len(ensemble)), {"long_name": "member", "units": "1"}),
+        "time": ("time", ensemble.t, {"long_name": "time", "units": "time"}),
+        "group": ("group", np.arange(ensemble.masses.shape[-1]), {"long_name": "group", "units": "1"}),
+    }
+    specifications = [dataset(run).attrs["specification"] for run in ensemble.runs]
+    return xarray.Dataset(variables, coords, {"specifications": json.dumps(specifications)})
+
+
 def provenance() -> dict[str, str]:
     """Return version and date, for files to say where they come from."""
     import datetime
@@ -208,17 +247,8 @@ def provenance() -> dict[str, str]:
 
 def write_netcdf(data: xarray.Dataset, path: str | Path) -> None:
     """Write a dataset so that a kill at any moment leaves the old file or the new one."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        data.to_netcdf(name, engine="h5netcdf")
-        with open(name, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        data.to_netcdf(temporary, engine="h5netcdf")
 
 
 def save(run: Run, path: str | Path) -> None:
@@ -289,6 +319,7 @@ def load(path: str | Path) -> Run:
         t=data["time"].values,
         native=data["log_share" if stores_log_shares else "mass"].values,
         total_mass=data["total_mass"].values,
+        log_total_mass=data["log_total_mass"].values,
         mean_fitness=data["mean_fitness"].values,
         extinction_time=data["extinction_time"].values,
         extinct_at_end=data["extinct_at_end"].values.astype(bool),

@@ -13,6 +13,7 @@ far below their mutation floor have an (almost) infinite logarithmic slope, du/d
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation, cap_of
+from evodyn.dynamics import Dynamics, MeanComparison, NormalizedGrowth, Replicator, SelectionMutation, cap_of
 from evodyn.landscapes import LandscapeFunction
 
 __all__ = ["Flow", "NotFiniteError", "State", "revival_floor"]
 
 BoolArray = npt.NDArray[np.bool_]
 
+_LARGEST_LOG = 700.0
 _TINY = float(np.finfo(np.float64).tiny)
 
 _ROUNDING = 1e-13
@@ -178,6 +180,16 @@ class Flow:
             last_time,
         )
 
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether all groups of one block are in logarithms, its total known, fitness one of masses."""
+        return (
+            len(self.blocks) == 1
+            and self.blocks[0].log_total is not None
+            and len(self.log_living) == len(self.start.log_masses)
+            and not hasattr(self.landscape, "at_log_masses")
+        )
+
     @property
     def initial(self) -> FloatArray:
         """The state vector at the start of the phase."""
@@ -221,49 +233,18 @@ class Flow:
                 part += np.asarray(block.log_total(t))[..., None] - log_sum_exp(part)
         return logs
 
-    def masses(self, t: float, y: FloatArray) -> FloatArray:
-        """Return p_i, shape (N,). Living groups that underflow have the smallest mass, not none."""
-        total = self.blocks[0].log_total
-        if (
-            total is None
-            or len(self.blocks) > 1
-            or len(y) != len(self.start.log_masses)
-            or len(self.reviving)
-        ):
-            masses = np.exp(self.log_masses(t, y))
-        else:
-            # The same, without logarithms, where most evaluations are made.
-            masses = np.exp(y - y.max())
-            masses *= math.exp(total(t)) / masses.sum()
-        if len(self.log_living) == len(masses):
-            return np.maximum(masses, _TINY, out=masses)
-        masses[self.log_living] = np.maximum(masses[self.log_living], _TINY)
-        return masses
-
-    def growth_rates(self, t: float, y: FloatArray, masses: FloatArray) -> FloatArray:
-        """Return the per-capita growth rates at time `t` and state `y` with these masses, shape (N,).
+    def velocity(self, t: float, y: FloatArray) -> FloatArray:
+        """Return dy/dt.
 
         Raises
         ------
         NotFiniteError
             If the fitness of a living group is not finite.
         """
-        time = min(t, self.last_time)
-        method: Any = getattr(self.landscape, "at_log_masses", None)
-        fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
-        fitness = np.asarray(fitness, dtype=np.float64)
-        growth: FloatArray = self.dynamics.growth_rates(masses, fitness, time=time)
-        if not math.isfinite(growth @ growth):
-            bad = (masses > 0) & ~(np.isfinite(fitness) & np.isfinite(growth))
-            if bad.any():
-                raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
-            growth = np.where(np.isfinite(growth), growth, 0.0)
-        return growth
-
-    def velocity(self, t: float, y: FloatArray) -> FloatArray:
-        """Return dy/dt."""
-        masses = self.masses(t, y)
-        growth = self.growth_rates(t, y, masses)
+        if not math.isfinite(y @ y) or (self.plain and y.max() > _LARGEST_LOG):
+            # A trial step went astray (a rate that jumps meets a tiny mass): the integrator rejects NaN.
+            return np.full_like(y, np.nan)
+        masses, growth = self.growth(t, y)
         if not self.flows_in:
             return growth if len(y) == len(growth) else growth[self.log_living]
         inflow = np.asarray(self.dynamics.inflow(masses, time=min(t, self.last_time)))
@@ -274,10 +255,40 @@ class Flow:
             return slope
         return np.concatenate((slope, (masses[reviving] * growth[reviving] + inflow[reviving]) / self.unit))
 
+    def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return masses and per-capita growth rates, shape (N,) each.
+
+        Living groups whose masses underflow count with the smallest float, not as absent.
+        """
+        time = min(t, self.last_time)
+        dynamics = self.dynamics
+        if self.plain and isinstance(dynamics, MeanComparison):
+            # The same as below without masks and logarithms, where most evaluations are made.
+            masses = np.exp(y)
+            total = math.exp(self.blocks[0].log_total(t))  # type: ignore[misc]
+            masses *= total / np.add.reduce(masses)
+            fitness = np.asarray(self.landscape(time, masses), dtype=np.float64)
+            growth: FloatArray = dynamics.rates_against(fitness, float(masses @ fitness) / total, time=time)
+            if self.flows_in:
+                np.maximum(masses, _TINY, out=masses)
+        else:
+            logs = self.log_masses(t, y)
+            masses = np.exp(logs)
+            masses[self.log_living] = np.maximum(masses[self.log_living], _TINY)
+            method: Any = getattr(self.landscape, "at_log_masses", None)
+            fitness = self.landscape(time, masses) if method is None else method(time, logs)
+            fitness = np.asarray(fitness, dtype=np.float64)
+            growth = dynamics.growth_rates(masses, fitness, time=time)
+        if not math.isfinite(growth @ growth):
+            bad = (masses > 0) & ~(np.isfinite(fitness) & np.isfinite(growth))
+            if bad.any():
+                raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
+            growth = np.where(np.isfinite(growth), growth, 0.0)
+        return masses, growth
+
     def mass_drift(self, t: float, y: FloatArray) -> FloatArray:
         """Return Σ x_i g_i of each block, shape (K,): the rate at which a capped block presses on its cap."""
-        masses = self.masses(t, y)
-        growth = self.growth_rates(t, y, masses)
+        masses, growth = self.growth(t, y)
         drift = np.zeros(len(self.blocks))
         for k, block in enumerate(self.blocks):
             part = masses[block.groups]

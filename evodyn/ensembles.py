@@ -1,0 +1,284 @@
+"""Many members of one problem: members lead, every member is what it would be alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn import validation
+from evodyn.arrays import FloatArray, host
+from evodyn.dynamics import Dynamics
+from evodyn.extinction import Extinction
+from evodyn.integration import solve
+from evodyn.landscapes import Landscape, LandscapeFunction
+from evodyn.problem import check_memory, validated_save_times, validated_span
+from evodyn.results import Run, Stats, Termination
+from evodyn.specifications import Specification
+from evodyn.stepping import Solver
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Ensemble", "member_rng", "solve_ensemble"]
+
+Draw = Callable[[np.random.Generator], LandscapeFunction]
+
+
+def member_rng(rng: Any, member: int) -> np.random.Generator:
+    """Return the generator of one member: spawn key `member` of the seed, whatever else is drawn.
+
+    Parameters
+    ----------
+    rng : int, sequence of int, SeedSequence, BitGenerator, Generator or None
+        The ensemble's seed, as `numpy.random.default_rng` takes it.
+    member : int
+        The member's number.
+
+    Examples
+    --------
+    >>> member_rng(7, 3).random() == member_rng(7, 3).random()
+    True
+    """
+    if isinstance(rng, np.random.SeedSequence):
+        seed = rng
+    elif isinstance(rng, np.random.Generator | np.random.BitGenerator):
+        bits = rng.bit_generator if isinstance(rng, np.random.Generator) else rng
+        seed = bits.seed_seq  # type: ignore[assignment]
+    else:
+        seed = np.random.SeedSequence(rng)
+    child = np.random.SeedSequence(
+        seed.entropy, spawn_key=(*seed.spawn_key, member), pool_size=seed.pool_size
+    )
+    return np.random.default_rng(child)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(Specification):
+    """The result of `solve_ensemble`: as `Run`, with a leading member axis.
+
+    Attributes
+    ----------
+    runs : tuple of Run
+        Every member's own result.
+    t : numpy.ndarray, shape (T,)
+        The shared times.
+    masses, log_masses : numpy.ndarray, shape (M, T, N)
+        NaN after the end of a member that ended early.
+    total_mass, mean_fitness : numpy.ndarray, shape (M, T), or (M, T, K) with K blocks
+        Likewise.
+    extinction_time : numpy.ndarray, shape (M, N)
+    extinct_at_end : numpy.ndarray of bool, shape (M, N)
+    absorbed_mass : numpy.ndarray, shape (M, N)
+    termination : tuple of Termination, length M
+    stats : tuple of Stats, length M
+    """
+
+    runs: tuple[Run, ...]
+    t: FloatArray
+
+    def __post_init__(self) -> None:
+        self.t.flags.writeable = False
+
+    @functools.cached_property
+    def masses(self) -> FloatArray:
+        """Masses, shape (M, T, N)."""
+        return self._along("masses")
+
+    @functools.cached_property
+    def log_masses(self) -> FloatArray:
+        """Natural logarithms of the masses, shape (M, T, N)."""
+        return self._along("log_masses")
+
+    @functools.cached_property
+    def total_mass(self) -> FloatArray:
+        """Total masses, shape (M, T) or (M, T, K)."""
+        return self._along("total_mass")
+
+    @functools.cached_property
+    def mean_fitness(self) -> FloatArray:
+        """Mass-weighted mean fitness, shape (M, T) or (M, T, K)."""
+        return self._along("mean_fitness")
+
+    @functools.cached_property
+    def extinction_time(self) -> FloatArray:
+        """First times below the threshold, shape (M, N)."""
+        return np.stack([run.extinction_time for run in self.runs])
+
+    @functools.cached_property
+    def extinct_at_end(self) -> npt.NDArray[np.bool_]:
+        """Who is extinct at the end, shape (M, N)."""
+        return np.stack([run.extinct_at_end for run in self.runs])
+
+    @functools.cached_property
+    def absorbed_mass(self) -> FloatArray:
+        """Mass removed by absorption, shape (M, N)."""
+        return np.stack([run.absorbed_mass for run in self.runs])
+
+    @property
+    def termination(self) -> tuple[Termination, ...]:
+        """How each member ended."""
+        return tuple(run.termination for run in self.runs)
+
+    @property
+    def stats(self) -> tuple[Stats, ...]:
+        """How each member was computed."""
+        return tuple(run.stats for run in self.runs)
+
+    def _along(self, name: str) -> FloatArray:
+        first = getattr(self.runs[0], name)
+        stacked = np.full((len(self.runs), len(self.t), *first.shape[1:]), np.nan)
+        for k, run in enumerate(self.runs):
+            # A member that ended early has one row more, the time it ended at, which is not shared.
+            shared = np.isin(run.t, self.t)
+            stacked[k, : np.count_nonzero(shared)] = getattr(run, name)[shared]
+        stacked.flags.writeable = False
+        return stacked
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return the ensemble as a labelled `xarray.Dataset` with a leading member dimension."""
+        from evodyn import files
+
+        return files.labelled_ensemble(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_xarray` to a NetCDF file, atomically."""
+        from evodyn import files
+
+        files.write_netcdf(self.to_xarray(), path)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __repr__(self) -> str:
+        ended = {t.name: self.termination.count(t) for t in dict.fromkeys(self.termination)}
+        n = self.runs[0].native.shape[-1]
+        return f"Ensemble({len(self.runs)} members, {n} groups, {len(self.t)} saved times, {ended})"
+
+
+def solve_ensemble(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction | Sequence[LandscapeFunction] | Draw,
+    p0: npt.ArrayLike,
+    t_span: tuple[float, float],
+    *,
+    save_at: npt.ArrayLike | None = None,
+    extinction: Extinction | None = None,
+    solver: Solver | None = None,
+    members: int | None = None,
+    rng: Any = None,
+    workers: int = 1,
+    throw: bool = True,
+) -> Ensemble:
+    """Solve one problem for many members: other landscapes, other initial masses, or other draws.
+
+    Every member is integrated on its own, with its own error control: its result is bit for bit what
+    `solve` gives for it alone, whatever the batch and the number of workers.
+
+    Parameters
+    ----------
+    dynamics, t_span, extinction, solver
+        As for `solve`, shared by all members.
+    landscape : callable, sequence of callables, or function of a generator
+        One landscape for all members, one for each, or, with `members` given, a function
+        ``draw(generator) -> landscape``; member k's generator is spawn key k of `rng`.
+    p0 : array_like, shape (N,) or (M, N)
+        Initial masses, shared or one row per member.
+    save_at : array_like, shape (T,), optional
+        Times to save, shared by all members; 101 equally spaced ones by default.
+    members : int, optional
+        Number of members M; needed to draw landscapes.
+    rng : optional
+        Seed of the draws: anything that `numpy.random.default_rng` takes.
+    workers : int, optional
+        Processes to use (through joblib, of the "studies" extra). Landscapes must then be picklable.
+    throw : bool, optional
+        Raise the first member's `SolveError`; with False every member's outcome is in `termination`.
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    ValueError, SolveError, MemoryError
+        As for `solve`, or if the numbers of landscapes, rows of `p0` and members disagree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import evodyn as ed
+    >>> def draw(generator):
+    ...     return ed.landscapes.Constant(
+    ...         ed.landscapes.contributions("lognormal", n=5, heterogeneity=1.0, rng=generator))
+    >>> ensemble = ed.solve_ensemble(ed.Replicator(), draw, np.ones(5), (0.0, 10.0), members=3, rng=0)
+    >>> ensemble.masses.shape
+    (3, 101, 5)
+    """
+    start, end = validated_span(t_span)
+    times = validated_save_times(save_at, start, end)
+    workers = validation.count("workers", workers)
+    initial = np.asarray(host(p0))
+    if initial.ndim not in (1, 2):
+        raise ValueError(f"p0 has shape {initial.shape}; expected (N,), or (M, N) with one row per member.")
+    landscapes = _landscapes(landscape, members, rng)
+    counts = {len(landscapes)} if landscapes is not None else set()
+    counts |= {initial.shape[0]} if initial.ndim == 2 else set()
+    counts |= {members} if members is not None else set()
+    if len(counts) != 1:
+        raise ValueError(
+            f"members is {members!r}, p0 has shape {initial.shape} and there are "
+            f"{1 if landscapes is None else len(landscapes)} landscapes; expected one number of members M: "
+            "give members=M, M landscapes, or p0 with M rows."
+        )
+    number = counts.pop()
+    check_memory(len(times), initial.shape[-1], number)
+    if landscapes is None:
+        landscapes = [landscape] * number  # type: ignore[list-item]
+    rows = initial if initial.ndim == 2 else np.broadcast_to(initial, (number, len(initial)))
+    task = functools.partial(
+        solve, dynamics, t_span=(start, end), save_at=times, extinction=extinction, solver=solver, throw=throw
+    )
+    jobs = list(zip(landscapes, rows, strict=True))
+    if workers == 1:
+        runs = [task(one, p0=row) for one, row in jobs]
+    else:
+        try:
+            joblib: Any = importlib.import_module("joblib")
+        except ImportError as error:
+            raise ImportError("workers > 1 needs joblib: pip install 'evodyn[studies]'.") from error
+        runs = joblib.Parallel(n_jobs=workers)(joblib.delayed(task)(one, p0=row) for one, row in jobs)
+    return Ensemble(tuple(runs), times)
+
+
+def _landscapes(landscape: Any, members: int | None, rng: Any) -> list[LandscapeFunction] | None:
+    """Return one landscape per member, or None if they share one."""
+    if isinstance(landscape, Sequence):
+        return list(landscape)
+    if not callable(landscape):
+        raise ValueError(
+            f"landscape is {landscape!r}; expected a landscape, a sequence of them, or a function."
+        )
+    if members is None:
+        return None
+    members = validation.count("members", members)
+    if isinstance(landscape, Landscape) or not _takes_one_argument(landscape):
+        return None
+    return [landscape(member_rng(rng, k)) for k in range(members)]
+
+
+def _takes_one_argument(function: Callable[..., Any]) -> bool:
+    """Tell a function of a generator from a landscape, which takes a time and masses."""
+    import inspect
+
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,365 @@
+"""Running one function over many configurations, in processes or on a cluster, and resuming after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+import logging
+import math
+import os
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evodyn import validation
+from evodyn.atomic import PARTIAL, replacing
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["SweepError", "configuration", "content_digest", "sweep"]
+
+SCHEMA = 1
+_LOG = logging.getLogger(__name__)
+_LISTED = 5
+
+Task = Callable[[Any], "xr.Dataset"]
+Outcome = tuple[str, "xr.Dataset | None", str]
+"""Key of a point, its result if it has one, else the traceback."""
+
+
+class SweepError(RuntimeError):
+    """Some points of a sweep failed; the others are finished and saved.
+
+    Attributes
+    ----------
+    failures : tuple of (point, str)
+        The configurations that failed, each with its traceback.
+    """
+
+    def __init__(self, message: str, *, failures: tuple[tuple[Any, str], ...]) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+def sweep(
+    function: Task,
+    points: Sequence[Any],
+    directory: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    fresh: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[xr.Dataset]:
+    """Return ``function(point)`` for every point, from file where it was computed before.
+
+    Every finished point is one NetCDF file in `directory`, written atomically by this process (never by
+    a worker), so a sweep that was interrupted or killed goes on where it stopped. Its name is a hash of
+    the function's name, the whole configuration and the version of evodyn: a file of anything else is
+    never used. How many were reused, and how many files belong to other configurations, is logged by
+    ``evodyn.sweeps`` (level INFO; damaged files, which are computed again, at WARNING).
+
+    Parameters
+    ----------
+    function : callable
+        ``function(point) -> xarray.Dataset``, found by name at the top level of an importable module, for
+        that name is how other processes and later sessions find it. Give every random seed in the point.
+    points : sequence
+        Configurations: dataclasses or mappings of plain values (numbers, strings, lists, None).
+    directory : path-like
+        Where the files go; made if missing. One sweep at a time may use it.
+    workers : int, optional
+        Number of local processes. The results do not depend on it.
+    scheduler : str, optional
+        Address of a running Dask scheduler ("tcp://host:8786"), used instead of local processes. Its
+        workers need the same version of evodyn and of the function's package; give each one thread.
+        Code and results travel as pickles: connect only to a scheduler that you trust.
+    fresh : bool, optional
+        Compute all points again. Needed after a change to `function` that no version number shows.
+    progress : callable, optional
+        ``progress(finished, total)``, called at the start and after every point.
+
+    Returns
+    -------
+    list of xarray.Dataset
+        The results in the order of `points`, as read from their files. Attribute ``sweep`` says in JSON
+        what each was computed from.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range, a point is not made of plain values, or `function` cannot be
+        found by its name (lambdas, nested functions, functions of a script or notebook).
+    ImportError
+        If the extra ``studies``, which brings joblib, is not installed.
+    SweepError
+        If points failed; all others are done before it is raised.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from evodyn.scenarios import Scenario, simulate
+    >>> points = [Scenario(groups=8, heterogeneity=h, t_end=5.0) for h in (0.0, 1.0)]
+    >>> results = sweep(simulate, points, tempfile.mkdtemp())
+    >>> [float(result.fraction_extinct[-1]) > 0 for result in results]
+    [False, True]
+    """
+    workers = validation.count("workers", workers)
+    if workers > 1 and scheduler is not None:
+        raise ValueError(
+            f"workers is {workers} and scheduler {scheduler!r}; expected one of them: "
+            "a cluster has its own number of workers."
+        )
+    name = _name_of(function)
+    _required("threadpoolctl")
+    configurations = [configuration(point, name=f"points[{k}]") for k, point in enumerate(points)]
+    identities = [_identity(name, c) for c in configurations]
+    keys = [hashlib.sha256(identity.encode()).hexdigest()[:32] for identity in identities]
+    point_of = dict(zip(keys, points, strict=True))
+    identity_of = dict(zip(keys, identities, strict=True))
+
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(f".*.nc.*{PARTIAL}"):
+        leftover.unlink(missing_ok=True)
+    if fresh:
+        for key in point_of:
+            _file(folder, key).unlink(missing_ok=True)
+
+    results: dict[str, xr.Dataset] = {}
+    for key, identity in identity_of.items():
+        found = _read(_file(folder, key), identity)
+        if found is not None:
+            results[key] = found
+    missing = [key for key in point_of if key not in results]
+    strangers = sum(file.stem not in point_of for file in folder.glob("*.nc"))
+    _LOG.info(
+        "%s: %d of %d points reused from %s, %d to compute%s.",
+        name,
+        len(results),
+        len(point_of),
+        folder,
+        len(missing),
+        f"; {strangers} files there belong to other configurations and are not used" if strangers else "",
+    )
+
+    failures: dict[str, str] = {}
+    if progress is not None:
+        progress(len(results), len(point_of))
+    jobs = [(key, point_of[key]) for key in missing]
+    with contextlib.closing(_outcomes(function, jobs, workers, scheduler)) as outcomes:
+        for key, result, trace in outcomes:
+            if result is not None:
+                try:
+                    results[key] = _write(_file(folder, key), result, identity_of[key])
+                except (TypeError, ValueError):  # what xarray raises for what NetCDF cannot hold
+                    trace = traceback.format_exc()
+            if key not in results:
+                failures[key] = trace
+            if progress is not None:
+                progress(len(results) + len(failures), len(point_of))
+    if failures:
+        raise _failure(name, [(point_of[key], failures[key]) for key in missing if key in failures], folder)
+    return [results[key] for key in keys]
+
+
+def configuration(value: object, *, name: str = "configuration") -> Any:
+    """Return a dataclass, mapping or plain value in the form that JSON keeps without loss.
+
+    Raises
+    ------
+    ValueError
+        If something inside is not a finite number, string, boolean, None, list or mapping with strings
+        as keys.
+
+    Examples
+    --------
+    >>> configuration({"rates": (1, 0.5)})
+    {'rates': [1, 0.5]}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value):
+            return {key: configuration(item, name=f"{name}.{key}") for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        return [configuration(item, name=f"{name}[{k}]") for k, item in enumerate(value)]
+    elif value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(
+        f"{name} is {value!r}; expected finite numbers, strings, booleans, None, and lists, dataclasses and "
+        "mappings (with strings as keys) of them: they identify a result on file."
+    )
+
+
+def content_digest(dataset: xr.Dataset) -> str:
+    """Return a hash of all variables, bit for bit; attributes do not enter.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> zero, negative_zero = (xr.Dataset({"a": ("x", [value])}) for value in (0.0, -0.0))
+    >>> content_digest(zero) == content_digest(negative_zero)
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(dataset.variables, key=str):
+        variable = dataset.variables[name]
+        values = np.ascontiguousarray(variable.values)
+        text = values.dtype.kind in "OUST"  # files keep strings, but not how NumPy stored them
+        kind = "text" if text else values.dtype.newbyteorder("<").str
+        digest.update(json.dumps([str(name), list(variable.dims), kind, variable.shape]).encode())
+        digest.update(
+            json.dumps(values.astype(str).tolist()).encode()
+            if text
+            else values.astype(values.dtype.newbyteorder("<")).tobytes()
+        )
+    return digest.hexdigest()
+
+
+def _name_of(function: Task) -> str:
+    """Return "module:function" if that is how another process finds the very same object."""
+    module = getattr(function, "__module__", None)
+    qualified = getattr(function, "__qualname__", "")
+    if module not in (None, "__main__") and qualified and "<" not in qualified:
+        found: Any = importlib.import_module(module)
+        for part in qualified.split("."):
+            found = getattr(found, part, None)
+        if found is function:
+            return f"{module}:{qualified}"
+    raise ValueError(
+        f"function is {function!r}; expected one defined at the top level of an installed module: other "
+        "processes, and later sessions that look for its results, find it by name. Move it to a module of "
+        "a package, and put what it needs to know into the points."
+    )
+
+
+def _identity(name: str, described: Any) -> str:
+    from evodyn import __version__
+
+    return json.dumps(
+        {"schema": SCHEMA, "function": name, "version": __version__, "configuration": described},
+        sort_keys=True,
+        allow_nan=False,
+    )
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}.nc"
+
+
+def _read(path: Path, identity: str) -> xr.Dataset | None:
+    """Return the result on file; None if there is none, or none that is whole."""
+    import xarray as xr
+
+    if not path.exists():
+        return None
+    try:
+        dataset = xr.load_dataset(path, engine="h5netcdf")
+        note = json.loads(dataset.attrs["sweep"])
+        problem = (
+            "" if note.pop("digest") == content_digest(dataset) else "its content does not match its hash"
+        )
+        if not problem and json.dumps(note, sort_keys=True) != identity:
+            problem = "it was computed from something else than its name says"
+    except Exception as error:  # a damaged file can make the reader raise anything
+        problem = f"{type(error).__name__}: {error}"
+    if problem:
+        _LOG.warning("%s is damaged and will be computed again (%s).", path, problem)
+        return None
+    return dataset
+
+
+def _write(path: Path, dataset: xr.Dataset, identity: str) -> xr.Dataset:
+    """Save a result and return it as a later sweep will read it."""
+    import xarray as xr
+
+    note = json.loads(identity) | {"digest": content_digest(dataset)}
+    with replacing(path) as temporary:
+        noted = dataset.assign_attrs(sweep=json.dumps(note, sort_keys=True))
+        # Without a fill value, NaN keeps its bits.
+        plain = {
+            key: {"_FillValue": None}
+            for key, variable in noted.variables.items()
+            if variable.dtype.kind == "f"
+        }
+        noted.to_netcdf(temporary, engine="h5netcdf", encoding=plain)
+        written = xr.load_dataset(temporary, engine="h5netcdf")
+        if content_digest(written) != note["digest"]:
+            raise ValueError(
+                f"the result of {note['function']} changes when it is saved as NetCDF; expected variables of "
+                "numbers, booleans or strings, with names and dimensions that NetCDF keeps."
+            )
+    return written
+
+
+def _required(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"evodyn.sweep needs {module}, which is not installed: pip install 'evodyn[studies]'."
+        ) from error
+
+
+def _attempt(function: Task, key: str, point: Any, version: str) -> Outcome:
+    """Compute one point, in a worker; errors are results, so that the other points go on."""
+    import xarray as xr
+
+    from evodyn import __version__
+
+    try:
+        if version != __version__:
+            raise RuntimeError(
+                f"this worker has evodyn {__version__}, the sweep runs {version}: install the same version."
+            )
+        # Sums in linear algebra depend on the number of threads; results must not.
+        with _required("threadpoolctl").threadpool_limits(1):
+            result = function(point)
+        if not isinstance(result, xr.Dataset):
+            raise TypeError(f"the function returned {type(result).__name__}; expected an xarray.Dataset.")
+    except Exception:
+        return key, None, traceback.format_exc()
+    return key, result, ""
+
+
+def _outcomes(
+    function: Task, jobs: list[tuple[str, Any]], workers: int, scheduler: str | None
+) -> Generator[Outcome, None, None]:
+    """Yield outcomes as they come, in any order."""
+    from evodyn import __version__
+
+    if not jobs:
+        return
+    joblib = _required("joblib")
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            backend = {"backend": "loky" if workers > 1 else "sequential", "n_jobs": workers}
+        else:
+            client = stack.enter_context(_required("distributed").Client(scheduler, set_as_default=False))
+            backend = {"backend": "dask", "client": client, "n_jobs": -1}
+        stack.enter_context(joblib.parallel_config(**backend))
+        parallel = joblib.Parallel(return_as="generator_unordered")
+        tasks = (joblib.delayed(_attempt)(function, key, point, __version__) for key, point in jobs)
+        yield from stack.enter_context(contextlib.closing(parallel(tasks)))
+
+
+def _failure(name: str, failed: list[tuple[Any, str]], folder: Path) -> SweepError:
+    listed = [f"  {point!r}: {trace.strip().splitlines()[-1]}" for point, trace in failed[:_LISTED]]
+    if len(failed) > _LISTED:
+        listed.append(f"  and {len(failed) - _LISTED} more (see the attribute failures)")
+    return SweepError(
+        f"{len(failed)} points of {name} failed; all others are saved in {folder}, "
+        "and running the sweep again computes only these:\n" + "\n".join(listed),
+        failures=tuple(failed),
+    )

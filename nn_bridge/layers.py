@@ -1,0 +1,214 @@
+"""Population layers: networks whose groups of parameters have masses (Eq. 3)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from evodyn import validation
+
+__all__ = ["PopulationLayer", "PopulationLinear", "population_layers", "population_mlp"]
+
+Observer = Callable[[torch.Tensor, torch.Tensor], None]
+"""Receives (∂L/∂y, z) of a layer with output y = p·z, during the backward pass."""
+
+
+class PopulationLayer(nn.Module):
+    """Base of the layers with one mass per group of parameters.
+
+    A subclass computes what its groups put out at unit mass, z, and returns ``self.scaled(z)``.
+
+    Parameters
+    ----------
+    groups : int
+        Number of groups.
+    group_axis : int
+        The axis of the output along which the groups lie.
+    device : device, optional
+        Where the masses are.
+
+    Attributes
+    ----------
+    masses : Tensor, shape (groups,)
+        p_i >= 0, initially 1. A float64 buffer: no optimiser sees it, and changing the precision of the
+        model (``.half()``, ``.to(torch.bfloat16)``) leaves it alone, since increments of 5e-8 a step
+        would vanish in float32.
+    observer : callable or None
+        Called in every backward pass with the gradient ∂L/∂y and z, from which
+        ∂L/∂p_i = Σ (∂L/∂y_i)·z_i follows, exactly and at p_i = 0 as well. Not copied or pickled.
+    """
+
+    masses: torch.Tensor
+
+    def __init__(self, groups: int, *, group_axis: int, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.group_axis = group_axis
+        self.observer: Observer | None = None
+        self.register_buffer("masses", torch.ones(groups, dtype=torch.float64, device=device))
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return self.masses.shape[0]
+
+    def scaled(self, z: torch.Tensor) -> torch.Tensor:
+        """Return y = p·z, with the masses cast to the dtype of `z`."""
+        shape = [1] * z.ndim
+        shape[self.group_axis] = -1
+        y = z * self.masses.to(z.dtype).view(shape)
+        if self.observer is not None and y.requires_grad:
+            observer, unit = self.observer, z.detach()
+            y.register_hook(lambda gradient: observer(gradient, unit))
+        return y
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PopulationLayer:
+        masses = self.masses
+        super()._apply(fn, recurse)
+        if self.masses.dtype != torch.float64:
+            self.masses = masses.to(self.masses.device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "observer": None}
+
+
+class PopulationLinear(PopulationLayer):
+    """A linear layer whose output neurons have masses (Eq. 3): y_i = p_i (w_i·x + b_i).
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Sizes; there is one group per output neuron.
+    bias : bool, optional
+        Whether there is a bias, which the mass scales too.
+    generator : torch.Generator, optional
+        Source of the initial weights, which have the law of `torch.nn.Linear`:
+        uniform in ±1/√in_features. None draws from torch's default generator, as that layer does.
+    device, dtype : optional
+        Of weight and bias.
+
+    Raises
+    ------
+    ValueError
+        If a size is not a positive whole number.
+
+    Examples
+    --------
+    >>> layer = PopulationLinear(2, 3, generator=torch.Generator().manual_seed(0))
+    >>> layer.masses[:] = torch.tensor([1.0, 0.5, 0.0])
+    >>> layer(torch.ones(1, 2)).shape, layer.half().masses.dtype
+    (torch.Size([1, 3]), torch.float64)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        validation.count("in_features", in_features)
+        super().__init__(validation.count("out_features", out_features), group_axis=-1, device=device)
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        _initialise(self.weight, self.bias, generator)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return y, shape (..., out_features), for x of shape (..., in_features)."""
+        return self.scaled(nn.functional.linear(x, self.weight, self.bias))
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
+
+
+@torch.no_grad()
+def _initialise(weight: torch.Tensor, bias: torch.Tensor | None, generator: torch.Generator | None) -> None:
+    bound = 1 / math.sqrt(weight.shape[1])
+    for parameter in (weight,) if bias is None else (weight, bias):
+        # Drawn on the generator's device, in float32: the same values whatever the model's own.
+        device = generator.device if generator is not None else "cpu"
+        draw = torch.empty(parameter.shape, device=device, dtype=torch.float32)
+        parameter.copy_(draw.uniform_(-bound, bound, generator=generator))
+
+
+def empty_linear(
+    in_features: int,
+    out_features: int,
+    bias: bool = True,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> nn.Linear:
+    """Return a plain linear layer with weights yet to be set: no random number is drawn for them."""
+    layer: nn.Linear = nn.utils.skip_init(
+        nn.Linear, in_features, out_features, bias=bias, device=device, dtype=dtype
+    )
+    return layer
+
+
+def population_mlp(widths: Sequence[int] = (784, 512, 256, 10), *, seed: int = 0) -> nn.Sequential:
+    """Return the paper's network: population-scaled hidden layers with ReLU, and a plain output layer.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Inputs, hidden layers, outputs.
+    seed : int, optional
+        Of the initial weights; no global generator is touched.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Layers "hidden1", "relu1", ..., "output".
+
+    Raises
+    ------
+    ValueError
+        If there is no hidden layer or a width is not a positive whole number.
+
+    Examples
+    --------
+    >>> model = population_mlp()
+    >>> [layer.groups for layer in population_layers(model)]
+    [512, 256]
+    """
+    widths = [validation.count(f"widths[{k}]", width) for k, width in enumerate(widths)]
+    if len(widths) < 3:
+        raise ValueError(f"widths is {widths}; expected inputs, at least one hidden layer, and outputs.")
+    generator = torch.Generator().manual_seed(validation.count("seed", seed, least=0))
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for k, (fan_in, fan_out) in enumerate(itertools.pairwise(widths[:-1]), start=1):
+        parts[f"hidden{k}"] = PopulationLinear(fan_in, fan_out, generator=generator)
+        parts[f"relu{k}"] = nn.ReLU()
+    output = empty_linear(widths[-2], widths[-1])
+    _initialise(output.weight, output.bias, generator)
+    return nn.Sequential(OrderedDict(parts, output=output))
+
+
+def population_layers(model: nn.Module) -> list[PopulationLayer]:
+    """Return the population layers of `model`, in the order of its modules.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    layers = [module for module in model.modules() if isinstance(module, PopulationLayer)]
+    if not layers:
+        raise ValueError(
+            f"model is {type(model).__name__} without a population layer; expected at least one: "
+            "build it with PopulationLinear or population_mlp."
+        )
+    return layers

@@ -1,0 +1,147 @@
+"""From live signals back to the flow: contributions recorded at every step, replayed through `evodyn`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+
+import evodyn as ed
+from evodyn.arrays import FloatArray
+from nn_bridge.selector import Selector
+
+__all__ = ["Record", "Recorder"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Record:
+    """The contributions of a training run, and what a replay needs beside its dynamics.
+
+    Parameters
+    ----------
+    contributions : array, shape (steps, groups)
+        What the landscape got at every step, after the signal's options, in the dtype used.
+    initial_masses : array, shape (groups,)
+        Masses before the first step.
+    step_size : float
+        η_p.
+    first_step : int
+        Number of steps that the selector had taken when the record began.
+
+    Examples
+    --------
+    Replayed by the map, and by the flow with the contributions held between steps::
+
+        landscape = record.landscape(decay=1e-3)
+        ed.iterate(dynamics, landscape, record.initial_masses, record.steps, record.step_size)
+        ed.solve(dynamics, landscape, record.initial_masses, t_span=(record.times[0], record.times[-1]))
+    """
+
+    contributions: npt.NDArray[np.floating]
+    initial_masses: FloatArray
+    step_size: float
+    first_step: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of steps recorded."""
+        return int(self.contributions.shape[0])
+
+    @property
+    def times(self) -> FloatArray:
+        """Times of the steps and of the end of the last one, shape (steps + 1,)."""
+        steps = np.arange(self.first_step, self.first_step + self.steps + 1, dtype=np.float64)
+        return steps * self.step_size
+
+    def landscape(self, decay: float) -> ed.landscapes.Recorded:
+        """Return the landscape c(t_k) - λ p of the record (Eq. 10), held from each step to the next."""
+        return ed.landscapes.Recorded(self.times, self.contributions, decay)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to a NetCDF file, compressed without loss."""
+        data = xr.Dataset(
+            {
+                "contribution": (
+                    ("step", "group"),
+                    self.contributions,
+                    {"long_name": "contribution after the signal's options", "units": "fitness"},
+                ),
+                "initial_mass": (
+                    ("group",),
+                    self.initial_masses,
+                    {"long_name": "population mass before the first step", "units": "1"},
+                ),
+            },
+            attrs={"schema": 1, "step_size": self.step_size, "first_step": self.first_step},
+        )
+        packing = {"contribution": {"zlib": True, "complevel": 4, "shuffle": True}}
+        data.to_netcdf(path, engine="h5netcdf", encoding=packing)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Record:
+        """Read a record that `save` wrote."""
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            return cls(
+                contributions=data["contribution"].values,
+                initial_masses=data["initial_mass"].values,
+                step_size=float(data.attrs["step_size"]),
+                first_step=int(data.attrs["first_step"]),
+            )
+
+    def __repr__(self) -> str:
+        steps, groups = self.contributions.shape
+        return (
+            f"Record({steps} steps of {groups} groups in {self.contributions.dtype}, η_p={self.step_size:g})"
+        )
+
+
+class Recorder:
+    """Keeps the contributions of every step of a selector, from now on until `stop`.
+
+    They stay on the model's device until `record` is asked for, so that no step waits: 4 bytes for each
+    group and step, 29 MB for the paper's run.
+
+    Parameters
+    ----------
+    selector : Selector
+        The selector to listen to.
+
+    Examples
+    --------
+    >>> import nn_bridge as nb
+    >>> model = nb.population_mlp((4, 3, 2))
+    >>> selector = nb.Selector(model, ed.Replicator(), nb.Contribution(), step_size=0.1)
+    >>> recorder = Recorder(selector)
+    >>> for _ in range(5):
+    ...     model(torch.eye(4)).square().sum().backward()
+    ...     selector.step()
+    >>> recorder.record()
+    Record(5 steps of 3 groups in float32, η_p=0.1)
+    """
+
+    def __init__(self, selector: Selector) -> None:
+        self._selector = selector
+        self._first_step = selector.steps
+        self._initial_masses = selector.masses
+        self._contributions: list[torch.Tensor] = []
+        self._stop: Callable[[], None] = selector.listen(self._contributions.append)
+
+    def stop(self) -> None:
+        """Record no further step."""
+        self._stop()
+
+    def record(self) -> Record:
+        """Return what was recorded so far."""
+        groups = self._initial_masses.shape[0]
+        rows = torch.stack(self._contributions) if self._contributions else torch.empty(0, groups)
+        return Record(
+            contributions=rows.cpu().numpy(),
+            initial_masses=self._initial_masses.cpu().numpy(),
+            step_size=self._selector.step_size,
+            first_step=self._first_step,
+        )

@@ -1,0 +1,596 @@
+"""Removal: from masses to a smaller network (Eq. 15), and what that saves."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import statistics
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from evodyn import validation
+from nn_bridge.files import write_atomically
+from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, population_layers
+
+__all__ = [
+    "Cost",
+    "PruneReport",
+    "compact",
+    "cost",
+    "export_onnx",
+    "load_compact",
+    "prune",
+    "prune_to_sparsity",
+    "save_compact",
+]
+
+# Modules that act on every number by itself, with the arguments that rebuild them.
+_ELEMENTWISE: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Identity: (),
+    nn.ReLU: (),
+    nn.ReLU6: (),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.ELU: ("alpha",),
+    nn.GELU: ("approximate",),
+    nn.SiLU: (),
+    nn.Tanh: (),
+    nn.Sigmoid: (),
+    nn.Softplus: ("beta", "threshold"),
+    nn.Dropout: ("p",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneReport:
+    """What a removal did.
+
+    Parameters
+    ----------
+    epsilon : float
+        ε: the threshold that was given, or the empirical q-quantile of the masses (for removal layer by
+        layer, NaN: there is one for each layer).
+    groups : int
+        Number of groups in all layers.
+    removed : int
+        Number of groups now at mass 0, those that were there before included.
+    living : tuple of int
+        Number of groups left in each layer.
+    protected : tuple of str
+        Layers whose last group was kept although it was due.
+    """
+
+    epsilon: float
+    groups: int
+    removed: int
+    living: tuple[int, ...]
+    protected: tuple[str, ...] = ()
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of groups removed."""
+        return self.removed / self.groups
+
+
+def prune(model: nn.Module, threshold: float, *, allow_empty: bool = False) -> PruneReport:
+    """Set the mass of every group with p_i < ε to 0, in place (Eq. 15).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network with population layers.
+    threshold : float
+        ε >= 0; a mass equal to it is kept.
+    allow_empty : bool, optional
+        Let a layer lose all its groups. By default its largest one (of equals the last) is kept.
+
+    Returns
+    -------
+    PruneReport
+        What was removed.
+
+    Raises
+    ------
+    ValueError
+        If the threshold is negative or not finite, or the model has no population layer.
+
+    Warns
+    -----
+    UserWarning
+        If a layer's last group was kept; the layer is named.
+
+    Examples
+    --------
+    >>> from nn_bridge import population_layers, population_mlp
+    >>> model = population_mlp((4, 3, 2))
+    >>> population_layers(model)[0].masses[:] = torch.tensor([0.2, 0.5, 1.0])
+    >>> prune(model, 0.5)
+    PruneReport(epsilon=0.5, groups=3, removed=1, living=(2,), protected=())
+    """
+    threshold = validation.non_negative("threshold", threshold)
+    parts = _masses(model)
+    return _remove(model, [part < threshold for part in parts], threshold, allow_empty)
+
+
+def prune_to_sparsity(
+    model: nn.Module,
+    sparsity: float,
+    *,
+    scope: Literal["global", "layer"] = "global",
+    allow_empty: bool = False,
+) -> PruneReport:
+    """Set the round(qN) smallest masses to 0, in place; of equal masses those with lower index first.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network with population layers.
+    sparsity : float
+        q in [0, 1], the fraction of all N groups.
+    scope : {"global", "layer"}, optional
+        Rank all groups together, or take the fraction from every layer.
+    allow_empty : bool, optional
+        Let a layer lose all its groups. By default its largest one is kept, and the next in rank goes
+        in its place, as long as any other group is left.
+
+    Returns
+    -------
+    PruneReport
+        What was removed, and the q-quantile of the masses as ε.
+
+    Raises
+    ------
+    ValueError
+        If `sparsity` is outside [0, 1], or the model has no population layer.
+
+    Warns
+    -----
+    UserWarning
+        If a layer's last group was kept; the layer is named.
+    """
+    sparsity = validation.non_negative("sparsity", sparsity)
+    if sparsity > 1:
+        raise ValueError(f"sparsity is {sparsity!r}; expected a fraction in [0, 1].")
+    validation.choice("scope", scope, ("global", "layer"))
+    parts = _masses(model)
+    joint = np.concatenate(parts)
+    if scope == "global":
+        due = np.split(_smallest(joint, sparsity), np.cumsum([len(p) for p in parts])[:-1])
+        epsilon = float(np.quantile(joint, sparsity))
+    else:
+        due = [_smallest(part, sparsity) for part in parts]
+        epsilon = math.nan
+    return _remove(model, due, epsilon, allow_empty, refill=scope == "global")
+
+
+def _masses(model: nn.Module) -> list[np.ndarray]:
+    return [layer.masses.detach().cpu().numpy().copy() for layer in population_layers(model)]
+
+
+def _smallest(masses: np.ndarray, fraction: float) -> np.ndarray:
+    """Return a mask of the round(fraction·N) smallest masses, ties by index."""
+    mask = np.zeros(len(masses), dtype=bool)
+    mask[np.argsort(masses, kind="stable")[: round(fraction * len(masses))]] = True
+    return mask
+
+
+def _remove(
+    model: nn.Module, due: Sequence[np.ndarray], epsilon: float, allow_empty: bool, *, refill: bool = False
+) -> PruneReport:
+    layers, masses = population_layers(model), _masses(model)
+    names = {module: name for name, module in model.named_modules()}
+    protected = []
+    for layer, mask, mass in zip(layers, due, masses, strict=True):
+        if mask.all() and mass.any() and not allow_empty:
+            mask[np.lexsort((np.arange(len(mass)), mass))[-1]] = False
+            protected.append(names[layer])
+    if refill and protected:
+        _refill(due, masses, len(protected))
+    for layer, mask in zip(layers, due, strict=True):
+        layer.masses[torch.from_numpy(mask).to(layer.masses.device)] = 0.0
+    if protected:
+        warnings.warn(
+            f"every group of {', '.join(protected)} was due for removal; the largest of each was kept: "
+            "pass allow_empty=True to remove it too.",
+            stacklevel=3,
+        )
+    living = tuple(int((layer.masses > 0).sum()) for layer in layers)
+    groups = sum(layer.groups for layer in layers)
+    return PruneReport(epsilon, groups, groups - sum(living), living, tuple(protected))
+
+
+def _refill(due: Sequence[np.ndarray], masses: Sequence[np.ndarray], count: int) -> None:
+    """Mark `count` further groups, smallest first, none the last of its layer."""
+    ranked = sorted(
+        (mass, layer, index) for layer, part in enumerate(masses) for index, mass in enumerate(part)
+    )
+    for _, layer, index in ranked:
+        if not count:
+            return
+        if not due[layer][index] and (~due[layer]).sum() > 1:
+            due[layer][index] = True
+            count -= 1
+
+
+# Physical removal
+
+_Slices = dict[torch.Tensor, tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]]
+"""Old parameter -> (new parameter, what slices a tensor of the old one's shape to the new one's)."""
+
+
+def _chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
+    """Return the named modules of a network in the order in which they act, nested containers opened."""
+    if type(module) is nn.Sequential:
+        # Not named_children, which leaves out a module's second appearance (one ReLU used throughout).
+        parts = [(f"{name}.{key}".strip("."), part) for key, part in module._modules.items()]
+        return [link for key, part in parts if part is not None for link in _chain(part, key)]
+    if type(module) in (PopulationLinear, nn.Linear, nn.Flatten) or type(module) in _ELEMENTWISE:
+        return [(name, module)]
+    raise ValueError(
+        f"{name or 'model'} is a {type(module).__name__}; expected nn.Sequential of PopulationLinear, "
+        f"nn.Linear, nn.Flatten and element-wise modules ({', '.join(k.__name__ for k in _ELEMENTWISE)}): "
+        "what its groups feed cannot be traced through it."
+    )
+
+
+@torch.no_grad()
+def compact(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, round_to: int = 1
+) -> nn.Sequential:
+    """Return a new, smaller network without the groups of mass 0, masses folded into plain layers.
+
+    Its outputs are those of `model` up to rounding. Where the activation does not map 0 to 0, what the
+    removed groups sent on is folded into the next bias.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A chain (`nn.Sequential`, nested or not) of population layers, plain linear layers and
+        element-wise modules; it is left as it is.
+    optimizer : torch.optim.Optimizer, optional
+        An optimiser of `model`, to go on training with. It is *re-pointed*, in place (learning-rate
+        schedulers hold on to it), to the parameters of the new network; its state, momentum say, is sliced
+        to what is left, so that nothing of a removed group comes back. It is not rescaled by the masses.
+    round_to : int, optional
+        Keep each layer's width a multiple of this where possible, with groups of zero weights: some
+        devices are slower at odd widths.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Layers with the names of the old ones, dots replaced by underscores.
+
+    Raises
+    ------
+    ValueError
+        If a module cannot be traced (named), a layer has no living group, or the optimiser holds
+        parameters that are not the model's.
+    """
+    validation.count("round_to", round_to)
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    slices: _Slices = {}
+    kept: torch.Tensor | None = None  # indices of the inputs that are left; None: all
+    constant: torch.Tensor | None = None  # what the removed inputs send on, shape (inputs,)
+    for name, module in _chain(model):
+        part: nn.Module
+        if isinstance(module, PopulationLinear | nn.Linear):
+            rows = _living(name, module, round_to)
+            part, mapping = _smaller(module, rows, kept, constant)
+            if optimizer is not None and mapping.keys() & slices.keys():
+                raise ValueError(
+                    f"{name} shares parameters with a layer before; an optimiser cannot follow them."
+                )
+            slices.update(mapping)
+            # At mass 0 a group puts out 0, whatever its bias.
+            removed = rows is not None and len(rows) < module.out_features
+            kept = rows if removed else None
+            constant = torch.zeros(module.out_features, dtype=module.weight.dtype) if removed else None
+        elif isinstance(module, nn.Flatten) and kept is not None:
+            raise ValueError(
+                f"{name} is a Flatten after a layer with absent groups; expected it before all population "
+                "layers: where the groups end up depends on the shape of the input."
+            )
+        else:
+            part = copy.deepcopy(module)
+            if constant is not None and not isinstance(module, nn.Dropout):
+                constant = module(constant)
+        part.train(module.training)
+        parts[name.replace(".", "_") or "0"] = part
+    if kept is not None:
+        raise ValueError(
+            "the last layer is a population layer with absent groups; expected a plain layer after it: "
+            "removing them would remove outputs of the network."
+        )
+    small = nn.Sequential(parts)
+    if optimizer is not None:
+        _repoint(optimizer, slices)
+    return small
+
+
+def _living(name: str, module: nn.Module, round_to: int) -> torch.Tensor | None:
+    """Return the indices of the groups to keep, None for a layer without masses."""
+    if not isinstance(module, PopulationLayer):
+        return None
+    alive = module.masses > 0
+    count = int(alive.sum())
+    if not count:
+        raise ValueError(
+            f"{name} has no living group; expected at least one: the network's output is a constant."
+        )
+    width = min(-(-count // round_to) * round_to, module.groups)
+    # Living groups first, then as many absent ones as the width needs; their mass of 0 stays folded in.
+    order = torch.argsort(alive.to(torch.int8), descending=True, stable=True)
+    return order[:width].sort().values
+
+
+def _smaller(
+    module: PopulationLinear | nn.Linear,
+    rows: torch.Tensor | None,
+    columns: torch.Tensor | None,
+    constant: torch.Tensor | None,
+) -> tuple[nn.Linear, _Slices]:
+    weight = module.weight
+
+    def sliced(matrix: torch.Tensor) -> torch.Tensor:
+        matrix = matrix if rows is None else matrix[rows]
+        return matrix.clone() if columns is None else matrix[:, columns].contiguous()
+
+    def sliced_bias(vector: torch.Tensor) -> torch.Tensor:
+        return vector.clone() if rows is None else vector[rows]
+
+    mass = module.masses if isinstance(module, PopulationLayer) else weight.new_ones((), dtype=torch.float64)
+    new_weight = sliced((weight.double() * (mass[:, None] if mass.ndim else mass)).to(weight.dtype))
+    # In double precision, so that folding costs one rounding.
+    offset = weight.new_zeros(module.out_features, dtype=torch.float64)
+    if module.bias is not None:
+        offset = offset + module.bias.double()
+    if constant is not None and columns is not None:
+        sent = constant.to(weight.device).double()
+        sent[columns] = 0.0
+        offset = offset + weight.double() @ sent
+    with_bias = module.bias is not None or bool((offset != 0).any())
+    out_features, in_features = new_weight.shape
+    part = empty_linear(in_features, out_features, with_bias, device=weight.device, dtype=weight.dtype)
+    part.weight.copy_(new_weight)
+    mapping: _Slices = {weight: (part.weight, sliced)}
+    if with_bias:
+        part.bias.copy_(sliced_bias((offset * mass).to(weight.dtype)))
+        if module.bias is not None:
+            mapping[module.bias] = (part.bias, sliced_bias)
+    for old, (new, _) in mapping.items():
+        new.requires_grad_(old.requires_grad)
+    return part, mapping
+
+
+def _repoint(
+    optimizer: torch.optim.Optimizer,
+    slices: _Slices,
+) -> None:
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if any(parameter not in slices for parameter in held):
+        raise ValueError(
+            "optimizer holds parameters that are not the model's; expected an optimiser of this model alone."
+        )
+    for group in optimizer.param_groups:
+        group["params"] = [slices[parameter][0] for parameter in group["params"]]
+    for old, (new, sliced) in slices.items():
+        if old in optimizer.state:
+            state = optimizer.state.pop(old)
+            optimizer.state[new] = {
+                key: sliced(value) if torch.is_tensor(value) and value.shape == old.shape else value
+                for key, value in state.items()
+            }
+
+
+# Saving
+
+
+def _architecture(model: nn.Module) -> list[dict[str, Any]]:
+    description: list[dict[str, Any]] = []
+    for name, module in _chain(model):
+        if isinstance(module, PopulationLayer):
+            raise ValueError(f"{name} still has masses; expected a compacted network: call compact first.")
+        arguments: dict[str, Any]
+        if isinstance(module, nn.Linear):
+            arguments = {
+                "in_features": module.in_features,
+                "out_features": module.out_features,
+                "bias": module.bias is not None,
+            }
+        elif isinstance(module, nn.Flatten):
+            arguments = {"start_dim": module.start_dim, "end_dim": module.end_dim}
+        else:
+            arguments = {key: getattr(module, key) for key in _ELEMENTWISE[type(module)]}
+        description.append(
+            {"name": name.replace(".", "_") or "0", "type": type(module).__name__, "arguments": arguments}
+        )
+    return description
+
+
+def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a compacted network to a safetensors file, its architecture as JSON in the metadata.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        What `compact` returned.
+    path : path
+        The file; it is replaced atomically.
+
+    Raises
+    ------
+    ValueError
+        If the model still has population layers, or modules that `compact` does not make.
+    """
+    from safetensors.torch import save
+
+    metadata = {
+        "format": "nn_bridge compact",
+        "version": "1",
+        "architecture": json.dumps(_architecture(model)),
+    }
+    tensors = {
+        key: value.detach().cpu().contiguous()
+        for (_, module), entry in zip(_chain(model), _architecture(model), strict=True)
+        for key, value in ((f"{entry['name']}.{k}", v) for k, v in module.state_dict().items())
+    }
+    write_atomically(Path(path), save(tensors, metadata=metadata))
+
+
+def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
+    """Return the network that `save_compact` wrote. No code of the file is run.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The network, on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, of another kind or version, or names an unknown module.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); expected a file that save_compact wrote."
+        ) from error
+    if metadata.get("format") != "nn_bridge compact" or metadata.get("version") != "1":
+        raise ValueError(
+            f"{path} holds {metadata.get('format')!r}, version {metadata.get('version')!r}; expected "
+            "'nn_bridge compact', version '1'."
+        )
+    known: dict[str, type[nn.Module]] = {
+        kind.__name__: kind for kind in (*_ELEMENTWISE, nn.Linear, nn.Flatten)
+    }
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for entry in json.loads(metadata["architecture"]):
+        if entry["type"] not in known:
+            raise ValueError(f"{path} names the module {entry['type']!r}; expected one of {sorted(known)}.")
+        kind, arguments = known[entry["type"]], entry["arguments"]
+        if kind is nn.Linear:
+            dtype = tensors[f"{entry['name']}.weight"].dtype
+            parts[entry["name"]] = empty_linear(**arguments, dtype=dtype)
+        else:
+            parts[entry["name"]] = kind(**arguments)
+    model = nn.Sequential(parts)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.Tensor) -> None:
+    """Write the network to an ONNX file with a free batch size (needs the extra "onnx").
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network, compacted or not.
+    path : path
+        The file.
+    example : Tensor, shape (samples, ...)
+        An input, whose shape after the first axis and dtype the file keeps.
+    """
+    training = model.training
+    model.eval()
+    with warnings.catch_warnings():
+        # Of the exporter's own making, about its internals.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (example,),
+            os.fspath(path),
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    model.train(training)
+
+
+# Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Parameters
+    ----------
+    parameters : int
+        Number of weights and biases.
+    macs : int
+        Multiply-accumulates of its matrix products for one sample.
+    file_bytes : int
+        Size of its weights in a file.
+    latency : float
+        Median time of one forward pass of the sample batch, in seconds.
+    """
+
+    parameters: int
+    macs: int
+    file_bytes: int
+    latency: float
+
+
+@torch.no_grad()
+def cost(model: nn.Module, example: torch.Tensor, *, repeats: int = 50) -> Cost:
+    """Return parameters, multiply-accumulates, file size and latency of a network.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network.
+    example : Tensor, shape (samples, ...)
+        The batch for the latency.
+    repeats : int, optional
+        Number of timed forward passes, after three that are not.
+
+    Returns
+    -------
+    Cost
+        The four figures.
+    """
+    from safetensors.torch import save
+
+    training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as counter:
+        model(example[:1])
+    waits = example.device.type == "cuda"
+    times = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        model(example)
+        if waits:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    model.train(training)
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        file_bytes=len(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})),
+        latency=statistics.median(times[3:]),
+    )

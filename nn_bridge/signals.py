@@ -1,0 +1,179 @@
+"""Signals: what is measured on a network, for every group, as the contribution part of its fitness.
+
+A signal is a frozen specification. What it measures in a backward pass is additive, so that gradients may
+be accumulated over several passes; its state (the smoothed values) belongs to the `Selector`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+
+from evodyn import validation
+from evodyn.specifications import Specification
+from nn_bridge.layers import PopulationLayer
+
+__all__ = ["Contribution", "Magnitude", "Signal", "Taylor"]
+
+RELATIVE = ("mean", "zscore")
+
+
+class Signal(Specification, ABC):
+    """Base of the signals: the raw values c_i, then smoothed, then relative.
+
+    Not a dataclass itself, so that each signal declares the options where its constructor has them.
+
+    Parameters
+    ----------
+    smoothing : float, optional
+        β in [0, 1): c is replaced by its exponential moving average over steps,
+        (1 - β) Σ_k β^k c(n - k), divided by the sum of its weights (so that the first value counts fully).
+    relative : bool, "mean" or "zscore", optional
+        Divide by the mean over the groups (True or "mean"), or subtract the mean and divide by the
+        standard deviation over the groups ("zscore"). Over all groups that compete with one another,
+        absent ones excepted. Where the divisor is 0 so are the values.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of its range.
+    """
+
+    smoothing: float
+    relative: bool | Literal["mean", "zscore"]
+
+    def __post_init__(self) -> None:
+        smoothing = validation.non_negative("smoothing", self.smoothing)
+        if smoothing >= 1:
+            raise ValueError(f"smoothing is {smoothing!r}; expected a number in [0, 1).")
+        relative: Any = self.relative
+        if not isinstance(relative, bool):
+            validation.choice("relative", relative, RELATIVE)
+        self._set(smoothing=smoothing, relative="mean" if relative is True else relative)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the signal is measured in the backward pass, by `observed`."""
+        return True
+
+    def observed(self, gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
+        """Return what one backward pass adds to a layer's sums, shape (groups,).
+
+        Parameters
+        ----------
+        gradient, z : Tensor, shape (samples, ..., groups, ...)
+            ∂L/∂y and z of a layer with output y = p·z.
+        group_axis : int
+            The axis of the groups.
+        """
+        return _sensitivity(gradient, z, group_axis).sum(0)
+
+    @abstractmethod
+    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
+        """Return the raw values c_i of one layer, from its sums over the backward passes."""
+
+
+def _sensitivity(gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
+    """Return each sample's ∂L/∂p_i, shape (samples, groups), at least in single precision."""
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    product = gradient.to(dtype) * z.to(dtype)
+    group_axis %= product.ndim
+    middle = [axis for axis in range(1, product.ndim) if axis != group_axis]
+    return product.sum(middle) if middle else product
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Contribution(Signal):
+    """The sensitivity of the loss to a group's mass, c_i = |∂L/∂p_i| (Eq. 9).
+
+    Parameters
+    ----------
+    per_sample : bool, optional
+        Σ_b |∂L/∂p_i restricted to sample b| in place of the absolute value of the sum. For a mean loss
+        that is the mean over samples of |∂ℓ_b/∂p_i|. It does not vanish where the weights have converged;
+        the gradient of the batch does, up to mini-batch noise.
+    smoothing : float, optional
+        See `Signal`.
+    relative : bool, "mean" or "zscore", optional
+        See `Signal`.
+    summed : bool, optional
+        Multiply by the number of samples: the gradient of the summed loss where the loss is a mean.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of its range.
+
+    Notes
+    -----
+    For a neuron, p_i·∂L/∂p_i = ⟨∂L/∂w_i, w_i⟩ + b_i·∂L/∂b_i.
+
+    Examples
+    --------
+    >>> Contribution(per_sample=True, smoothing=0.9, relative=True)
+    Contribution(per_sample=True, smoothing=0.9, relative='mean', summed=False)
+    """
+
+    per_sample: bool = False
+    smoothing: float = 0.0
+    relative: bool | Literal["mean", "zscore"] = False
+    summed: bool = False
+
+    def observed(self, gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
+        samples = _sensitivity(gradient, z, group_axis)
+        total = (samples.abs_() if self.per_sample else samples).sum(0)
+        return total * samples.shape[0] if self.summed else total
+
+    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
+        return total.abs()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Taylor(Signal):
+    """First-order estimate of how much the loss changes without the group, c_i = |p_i·∂L/∂p_i|.
+
+    Parameters
+    ----------
+    smoothing : float, optional
+        See `Signal`.
+    relative : bool, "mean" or "zscore", optional
+        See `Signal`.
+    """
+
+    smoothing: float = 0.0
+    relative: bool | Literal["mean", "zscore"] = False
+
+    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
+        return (layer.masses.to(total.dtype) * total).abs()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Magnitude(Signal):
+    """The Euclidean norm of a group's own parameters, c_i = ‖θ_i‖: incoming weights and bias.
+
+    Parameters
+    ----------
+    smoothing : float, optional
+        See `Signal`.
+    relative : bool, "mean" or "zscore", optional
+        See `Signal`.
+    """
+
+    smoothing: float = 0.0
+    relative: bool | Literal["mean", "zscore"] = False
+
+    @property
+    def needs_gradient(self) -> bool:
+        return False
+
+    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
+        squares: Any = sum(
+            parameter.detach().flatten(start_dim=1).square().sum(1)
+            if parameter.ndim > 1
+            else parameter.detach().square()
+            for parameter in layer.parameters(recurse=False)
+        )
+        return torch.sqrt(squares).to(total.dtype)

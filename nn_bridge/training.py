@@ -1,0 +1,94 @@
+"""Algorithm 1: weights and masses co-evolve, one minibatch after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from nn_bridge.selector import Selector
+
+__all__ = ["accuracy", "shuffled", "train_epoch"]
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def train_epoch(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    selector: Selector | None = None,
+    *,
+    batch_size: int = 128,
+    loss: Loss = nn.functional.cross_entropy,
+    fresh_gradients: bool = False,
+) -> float:
+    """Train for one epoch, in the order in which the samples come (see `shuffled`).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    images : Tensor, shape (samples, ...)
+        Inputs, in memory on the model's device; minibatches are views of it.
+    labels : Tensor, shape (samples,)
+        Class numbers.
+    optimizer : torch.optim.Optimizer
+        Updates the weights.
+    selector : Selector, optional
+        Updates the masses; None trains the weights alone.
+    batch_size : int, optional
+        Samples per minibatch; the last one may be smaller.
+    loss : callable, optional
+        ``loss(outputs, labels)``, a mean over the samples.
+    fresh_gradients : bool, optional
+        Measure the fitness with a second backward pass at the updated weights. Algorithm 1 can be read so;
+        by default both updates use the same gradients.
+
+    Returns
+    -------
+    float
+        Mean loss over the samples, each measured before the update that it took part in.
+    """
+    model.train()
+    total = torch.zeros((), device=images.device)
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        optimizer.zero_grad()
+        value = loss(model(x), y)
+        value.backward()
+        optimizer.step()  # Eq. 11
+        if selector is not None:
+            if fresh_gradients:
+                selector.clear()
+                loss(model(x), y).backward()
+            selector.step()  # Eqs. 9, 10 and 12, 13 or 14
+        total += value.detach() * len(x)
+    return float(total) / len(images)
+
+
+def shuffled(
+    images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the samples in random order: one gather for the whole epoch instead of one for each step.
+
+    The order depends on the generator alone, not on the device of the samples.
+    """
+    order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
+    return images[order], labels[order]
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, batch_size: int = 2048
+) -> float:
+    """Return the fraction of samples whose largest output is that of their label."""
+    training = model.training
+    model.eval()
+    right = sum(
+        (model(x).argmax(dim=1) == y).sum()
+        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    )
+    model.train(training)
+    return float(right) / len(images)

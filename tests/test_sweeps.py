@@ -1,0 +1,370 @@
+"""Sweeps: the same results from any number of processes, from a cluster, and after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import evodyn.sweeps
+from evodyn.atomic import PARTIAL, replacing
+from evodyn.sweeps import SweepError, configuration, content_digest, sweep
+
+
+def random_walk(point: Any) -> xr.Dataset:
+    """A task whose result has floats (NaN among them), integers, booleans and strings."""
+    rng = np.random.default_rng(point["seed"])
+    matrix = rng.normal(size=(200, 200))
+    walk = (matrix @ matrix.T)[0].cumsum()
+    return xr.Dataset(
+        {
+            "walk": ("step", walk, {"units": "1", "long_name": "walk"}),
+            "undefined": ("step", -np.full(200, np.nan)),
+            "positive": ("step", walk > 0),
+            "steps": ((), len(walk)),
+            "process": ("nobody", np.empty(0)),
+        },
+        coords={"label": ("kind", ["π", "second"])},
+        attrs={"title": "random walk"},
+    )
+
+
+def counted_walk(point: Any) -> xr.Dataset:
+    """The same, leaving a mark for every call."""
+    with open(point["log"], "a") as log:
+        log.write(f"{point['seed']}\n")
+    time.sleep(point.get("seconds", 0.0))
+    return random_walk(point)
+
+
+def odd_seeds_fail(point: Any) -> xr.Dataset:
+    if point["seed"] % 2:
+        raise ZeroDivisionError(f"seed {point['seed']} is odd")
+    return random_walk(point)
+
+
+def returns_a_number(point: Any) -> Any:
+    return 1.0
+
+
+def returns_complex(point: Any) -> xr.Dataset:
+    return xr.Dataset({"objects": ("x", np.array([{1: 2}, None], dtype=object))})
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    seed: int
+    rates: tuple[float, ...] = (0.5,)
+
+
+SEEDS = [{"seed": seed} for seed in (3, 1, 2, 5, 4)]
+
+
+def calls(log: Path) -> list[int]:
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+def identical(left: list[xr.Dataset], right: list[xr.Dataset]) -> bool:
+    return len(left) == len(right) and all(
+        a.identical(b) and content_digest(a) == content_digest(b) for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_serial_and_parallel_results_are_equal_bit_for_bit_and_in_order(tmp_path: Path) -> None:
+    serial = sweep(random_walk, SEEDS, tmp_path / "serial")
+    parallel = sweep(random_walk, SEEDS, tmp_path / "parallel", workers=2)
+    backwards = sweep(random_walk, SEEDS[::-1], tmp_path / "backwards")
+    assert identical(serial, parallel)
+    assert identical(serial, backwards[::-1])
+    for point, result in zip(SEEDS, serial, strict=True):
+        direct = random_walk(point)
+        assert result.drop_attrs().identical(direct.drop_attrs())
+        assert content_digest(result) == content_digest(direct)
+        assert json.loads(result.attrs["sweep"])["configuration"] == point
+    # The checker can fail: another seed is another result.
+    assert not identical(serial, serial[::-1])
+
+
+def test_an_existing_dask_cluster_gives_the_same_bits(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    serial = sweep(random_walk, SEEDS, tmp_path / "serial")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        remote = sweep(random_walk, SEEDS, tmp_path / "remote", scheduler=cluster.scheduler_address)
+        with pytest.raises(SweepError, match="seed 3 is odd"):
+            sweep(odd_seeds_fail, SEEDS, tmp_path / "remote", scheduler=cluster.scheduler_address)
+        pids = cluster.workers[0].pid, cluster.workers[1].pid
+    assert os.getpid() not in pids
+    assert identical(serial, remote)
+
+
+def test_finished_points_are_not_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="evodyn.sweeps")
+    log = tmp_path / "log"
+    points = [{"seed": seed, "log": str(log)} for seed in range(4)]
+    first = sweep(counted_walk, points[:2], tmp_path / "sweep")
+    assert calls(log) == [0, 1]
+    more = sweep(counted_walk, points, tmp_path / "sweep")
+    assert calls(log) == [0, 1, 2, 3]
+    assert "2 of 4 points reused" in caplog.text
+    assert identical(first, more[:2])
+    again = sweep(counted_walk, points, tmp_path / "sweep", fresh=True)
+    assert calls(log) == [0, 1, 2, 3] * 2
+    assert identical(more, again)
+
+
+def test_nothing_of_another_configuration_function_or_version_is_reused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="evodyn.sweeps")
+    sweep(random_walk, [{"seed": 1}], tmp_path)
+    log = tmp_path / "log"
+    sweep(counted_walk, [{"seed": 1, "log": str(log)}], tmp_path)
+    sweep(counted_walk, [{"seed": 1, "log": str(log), "seconds": 0.0}], tmp_path)
+    monkeypatch.setattr("evodyn.__version__", "0.0.0")
+    sweep(counted_walk, [{"seed": 1, "log": str(log)}], tmp_path)
+    assert calls(log) == [1, 1, 1]
+    assert len(list(tmp_path.glob("*.nc"))) == 4
+    assert caplog.text.count("0 of 1 points reused") == 4
+    assert "3 files there belong to other configurations and are not used" in caplog.text
+
+
+def test_a_point_listed_twice_is_computed_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    point = {"seed": 1, "log": str(log)}
+    results = sweep(counted_walk, [point, dict(reversed(point.items()))], tmp_path / "sweep")
+    assert calls(log) == [1]
+    assert len(results) == 2
+    assert sweep(counted_walk, [], tmp_path / "sweep") == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda raw: raw[: len(raw) // 3], "Error"),
+        (lambda raw: b"", "Error"),
+        (None, "its content does not match its hash"),
+    ],
+    ids=["truncated", "empty", "a bit flipped"],
+)
+def test_damaged_files_are_computed_again_and_said_to_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any, reason: str
+) -> None:
+    (before,) = sweep(random_walk, SEEDS[:1], tmp_path)
+    (path,) = tmp_path.glob("*.nc")
+    raw = path.read_bytes()
+    if damage is None:
+        stored = before.walk.values[7].tobytes()
+        assert raw.count(stored) == 1
+        flipped = bytes([stored[0] ^ 1]) + stored[1:]
+        path.write_bytes(raw.replace(stored, flipped))
+        assert float(xr.load_dataset(path, engine="h5netcdf").walk[7]) != float(before.walk[7])
+    else:
+        path.write_bytes(damage(raw))
+    (after,) = sweep(random_walk, SEEDS[:1], tmp_path)
+    assert identical([before], [after])
+    assert "damaged and will be computed again" in caplog.text
+    assert reason in caplog.text
+
+
+def test_a_file_under_anothers_name_is_not_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = sweep(random_walk, SEEDS[:2], tmp_path)
+    first, second = sorted(tmp_path.glob("*.nc"))
+    first.write_bytes(second.read_bytes())
+    assert identical(sweep(random_walk, SEEDS[:2], tmp_path), [one, two])
+    assert "computed from something else than its name says" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failing_point_does_not_stop_the_others(tmp_path: Path, workers: int) -> None:
+    points = [{"seed": seed} for seed in range(14)]
+    with pytest.raises(SweepError) as caught:
+        sweep(odd_seeds_fail, points, tmp_path, workers=workers)
+    message = str(caught.value)
+    assert message.startswith(f"7 points of {__name__}:odd_seeds_fail failed")
+    assert "{'seed': 1}: ZeroDivisionError: seed 1 is odd" in message
+    assert "and 2 more" in message
+    assert [point["seed"] for point, _ in caught.value.failures] == [1, 3, 5, 7, 9, 11, 13]
+    assert all("odd_seeds_fail" in trace for _, trace in caught.value.failures)
+    assert len(list(tmp_path.glob("*.nc"))) == 7
+    good = sweep(odd_seeds_fail, points[::2], tmp_path)
+    assert identical(good, sweep(odd_seeds_fail, points[::2], tmp_path / "new"))
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [(returns_a_number, "returned float"), (returns_complex, "Error")]
+)
+def test_results_that_no_file_can_hold_are_failures(tmp_path: Path, task: Any, words: str) -> None:
+    with pytest.raises(SweepError, match=words):
+        sweep(task, [{"seed": 0}], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_with_another_version_is_refused() -> None:
+    _, result, trace = evodyn.sweeps._attempt(random_walk, "key", {"seed": 1}, "0.0.0")
+    assert result is None
+    assert "install the same version" in trace
+
+
+def test_progress_counts_reused_and_failed_points(tmp_path: Path) -> None:
+    sweep(odd_seeds_fail, [{"seed": 0}], tmp_path)
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(SweepError):
+        sweep(
+            odd_seeds_fail,
+            [{"seed": k} for k in range(4)],
+            tmp_path,
+            progress=lambda done, total: seen.append((done, total)),
+        )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def _nested() -> Any:
+    def inside(point: Any) -> xr.Dataset:
+        return random_walk(point)
+
+    return inside
+
+
+class _Object:
+    def __call__(self, point: Any) -> xr.Dataset:
+        return random_walk(point)
+
+
+@pytest.mark.parametrize("task", [lambda point: random_walk(point), _nested(), _Object()])
+def test_functions_that_cannot_be_found_by_name_are_refused(tmp_path: Path, task: Any) -> None:
+    with pytest.raises(ValueError, match=r"function is .*top level of an installed module"):
+        sweep(task, SEEDS, tmp_path)
+
+
+def test_functions_of_a_script_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_walk, "__module__", "__main__")
+    with pytest.raises(ValueError, match="top level of an installed module"):
+        sweep(random_walk, SEEDS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"workers": 0}, "workers is 0"),
+        ({"workers": 2, "scheduler": "tcp://localhost:1"}, "expected one of them"),
+    ],
+)
+def test_bad_arguments(tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        sweep(random_walk, SEEDS, tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("point", "name"),
+    [
+        ({"rate": float("nan")}, "points[0].rate is nan"),
+        ({"rates": [1.0, float("inf")]}, "points[0].rates[1] is inf"),
+        ({"array": np.ones(2)}, "points[0].array"),
+        ({1: "one"}, "points[0] is {1: 'one'}"),
+        (object(), "points[0]"),
+    ],
+)
+def test_points_must_be_plain(tmp_path: Path, point: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(name)):
+        sweep(random_walk, [point], tmp_path)
+
+
+def test_configuration_keeps_every_plain_value() -> None:
+    point = {"a": np.int64(3), "b": np.float64(0.1), "c": Point(2), "d": None, "e": [True, "x", -0.0, 2**70]}
+    described = configuration(point)
+    assert described == {
+        "a": 3,
+        "b": 0.1,
+        "c": {"seed": 2, "rates": [0.5]},
+        "d": None,
+        "e": [True, "x", -0.0, 2**70],
+    }
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "joblib", None)
+    with pytest.raises(ImportError, match=r"needs joblib.*evodyn\[studies\]"):
+        sweep(random_walk, SEEDS, tmp_path)
+
+
+SCRIPT = """
+import sys
+from test_sweeps import counted_walk
+from evodyn.sweeps import sweep
+log, folder = sys.argv[1:]
+sweep(counted_walk, [{"seed": k, "log": log, "seconds": 0.1} for k in range(12)], folder, workers=2)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_an_interrupted_sweep_resumes_to_the_same_bits(tmp_path: Path, how: signal.Signals) -> None:
+    root = Path(__file__).parent
+    paths = os.pathsep.join([str(root), str(root.parent), os.environ.get("PYTHONPATH", "")])
+    log, folder = tmp_path / "log", tmp_path / "interrupted"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(log), str(folder)],
+        env=os.environ | {"PYTHONPATH": paths},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("*.nc"))) < 3 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        # Ctrl-C in a terminal reaches the workers too; a kill takes the whole group here.
+        os.killpg(process.pid, how)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert how != signal.SIGINT or b"KeyboardInterrupt" in stderr
+    finished = len(list(folder.glob("*.nc")))
+    assert 3 <= finished < 12
+
+    # What a kill leaves behind is swept away, not read.
+    (folder / f".0123.nc.abc{PARTIAL}").write_bytes(b"half a file")
+    log.unlink()
+    points = [{"seed": k, "log": str(log), "seconds": 0.1} for k in range(12)]
+    resumed = sweep(counted_walk, points, folder, workers=2)
+    assert len(calls(log)) == 12 - finished
+    assert not list(folder.glob(f".*{PARTIAL}"))
+    assert identical(resumed, sweep(counted_walk, points, tmp_path / "uninterrupted"))
+
+
+def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    with replacing(path) as temporary:
+        temporary.write_text("old")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted_write(path)
+    assert path.read_text() == "old"
+    assert [file.name for file in path.parent.iterdir()] == ["file"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_current_umask()
+
+
+def _interrupted_write(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
+def _current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
