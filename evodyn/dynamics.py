@@ -72,7 +72,14 @@ def _mean(xp: Any, masses: Array, fitness: Array) -> Array:
 def _check_shapes(masses: Array, fitness: Array) -> None:
     if masses.ndim == 0 or masses.shape[-1] == 0:
         raise ValueError(f"masses have shape {tuple(masses.shape)}; expected (..., N) with N >= 1 groups.")
-    if fitness.ndim and fitness.shape[-1] != masses.shape[-1]:
+    if fitness.shape == masses.shape:
+        return
+    try:
+        np.broadcast_shapes(tuple(fitness.shape), tuple(masses.shape))
+        agree = fitness.shape[-1:] == masses.shape[-1:]
+    except ValueError:
+        agree = False
+    if not agree:
         raise ValueError(
             f"fitness has shape {tuple(fitness.shape)}; expected one value for each of the "
             f"{masses.shape[-1]} groups of masses with shape {tuple(masses.shape)}."
@@ -126,7 +133,7 @@ class Dynamics(Specification, ABC):
         ValueError
             If the shapes do not agree.
         """
-        masses, fitness = _prepared(masses, fitness)
+        masses, fitness = self._prepared(masses, fitness)
         return masses * self.growth_rates(masses, fitness, time=time) + self.inflow(masses, time=time)
 
     def step(
@@ -167,9 +174,9 @@ class Dynamics(Specification, ABC):
         With a signal clip κ and no mutation or binding cap, masses stay within p_i(0) (1 ± η_p κ)^n.
         """
         validation.choice("scheme", scheme, SCHEMES)
-        if isinstance(step_size, int | float):
-            validation.non_negative("step_size", step_size)
-        masses, fitness = _prepared(masses, fitness)
+        if not is_foreign(step_size):
+            step_size = validation.non_negative("step_size", step_size)
+        masses, fitness = self._prepared(masses, fitness)
         growth = self.growth_rates(masses, fitness, time=time)
         if scheme == "euler":
             new = masses + step_size * (masses * growth + self.inflow(masses, time=time))
@@ -187,6 +194,13 @@ class Dynamics(Specification, ABC):
     def _capped(self, masses: Array) -> Array:
         return masses
 
+    def _prepared(self, masses: Array, fitness: Array) -> tuple[Array, Array]:
+        masses = float64(masses)
+        fitness = like(float64(fitness), masses)
+        _check_shapes(masses, fitness)
+        self.check(masses.shape[-1])
+        return masses, fitness
+
     # What the integrator needs to know of a dynamics, beyond its growth rates.
 
     def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
@@ -195,13 +209,6 @@ class Dynamics(Specification, ABC):
 
     def check(self, n: int) -> None:
         """Raise `ValueError` if the dynamics cannot act on `n` groups."""
-
-
-def _prepared(masses: Array, fitness: Array) -> tuple[Array, Array]:
-    masses = float64(masses)
-    fitness = like(float64(fitness), masses)
-    _check_shapes(masses, fitness)
-    return masses, fitness
 
 
 class MeanComparison(Dynamics):
@@ -388,8 +395,8 @@ class SelectionMutation(MeanComparison):
         xp = array_namespace(masses)
         rate = self.rate(time)
         selected = super()._exponential_step(masses, growth + rate, step_size, time=time)
-        decay = xp.exp(-rate * step_size * xp.ones_like(masses[..., :1]))
-        return selected * decay + self.target_masses(masses) * (1 - decay)
+        exponent = -rate * step_size * xp.ones_like(masses[..., :1])
+        return selected * xp.exp(exponent) - self.target_masses(masses) * xp.expm1(exponent)
 
     def check(self, n: int) -> None:
         if getattr(self.target, "ndim", 0) == 1 and self.target.shape[0] != n:  # type: ignore[union-attr]
@@ -515,7 +522,6 @@ class Populations(Dynamics):
             )
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        self.check(masses.shape[-1])
         xp = array_namespace(masses)
         return xp.concat(
             [m.growth_rates(masses[..., s], fitness[..., s], time=time) for s, m in self.blocks(0)], axis=-1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,12 +250,10 @@ def solve_ensemble(
         runs = [task(one, p0=row) for one, row in jobs]
     else:
         try:
-            import joblib
+            joblib: Any = importlib.import_module("joblib")
         except ImportError as error:
             raise ImportError("workers > 1 needs joblib: pip install 'evodyn[studies]'.") from error
-        parallel: Any = joblib.Parallel(n_jobs=workers)
-        delayed: Any = joblib.delayed(task)
-        runs = parallel(delayed(one, p0=row) for one, row in jobs)
+        runs = joblib.Parallel(n_jobs=workers)(joblib.delayed(task)(one, p0=row) for one, row in jobs)
     return Ensemble(tuple(runs), times)
 
 

@@ -121,6 +121,7 @@ _LABELS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "mass": (("time", "group"), "mass", "mass"),
     "log_mass": (("time", "group"), "logarithm of the mass", "1"),
     "total_mass": (("time",), "total mass", "mass"),
+    "log_total_mass": (("time",), "logarithm of the total mass", "1"),
     "mean_fitness": (("time",), "mass-weighted mean fitness", "1/time"),
     "extinction_time": (("group",), "first time strictly below the threshold", "time"),
     "extinct_at_end": (("group",), "extinct when the run ends", "1"),
@@ -152,6 +153,7 @@ def dataset(run: Run) -> xarray.Dataset:
     values = {
         "log_share" if run.stores_log_shares else "mass": run.native,
         "total_mass": run.total_mass,
+        "log_total_mass": run.log_total_mass,
         "mean_fitness": run.mean_fitness,
         "extinction_time": run.extinction_time,
         "extinct_at_end": run.extinct_at_end,
@@ -317,6 +319,7 @@ def load(path: str | Path) -> Run:
         t=data["time"].values,
         native=data["log_share" if stores_log_shares else "mass"].values,
         total_mass=data["total_mass"].values,
+        log_total_mass=data["log_total_mass"].values,
         mean_fitness=data["mean_fitness"].values,
         extinction_time=data["extinction_time"].values,
         extinct_at_end=data["extinct_at_end"].values.astype(bool),

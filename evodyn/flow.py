@@ -29,6 +29,7 @@ __all__ = ["Flow", "NotFiniteError", "State", "revival_floor"]
 
 BoolArray = npt.NDArray[np.bool_]
 
+_LARGEST_LOG = 700.0
 _TINY = float(np.finfo(np.float64).tiny)
 
 _ROUNDING = 1e-13
@@ -240,6 +241,9 @@ class Flow:
         NotFiniteError
             If the fitness of a living group is not finite.
         """
+        if not math.isfinite(y @ y) or (self.plain and y.max() > _LARGEST_LOG):
+            # A trial step went astray (a rate that jumps meets a tiny mass): the integrator rejects NaN.
+            return np.full_like(y, np.nan)
         masses, growth = self.growth(t, y)
         if not self.flows_in:
             return growth if len(y) == len(growth) else growth[self.log_living]

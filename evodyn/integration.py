@@ -214,6 +214,7 @@ def joined(run: Run, more: Run) -> Run:
         t=np.concatenate((run.t, more.t)),
         native=np.concatenate((run.native, more.native)),
         total_mass=np.concatenate((run.total_mass, more.total_mass)),
+        log_total_mass=np.concatenate((run.log_total_mass, more.log_total_mass)),
         mean_fitness=np.concatenate((run.mean_fitness, more.mean_fitness)),
     )
 
@@ -285,13 +286,14 @@ def _assembled(
         total = np.where(np.isfinite(log_totals[:, k]), log_totals[:, k], 0.0)
         native[:, groups] = logs[:, groups] - total[:, None]
     totals = np.exp(log_totals)
+    many = isinstance(dynamics, Populations)
     with np.errstate(all="ignore"):
         try:
             means = mean_fitness_along(dynamics, landscape, times, logs)
         except Exception:
             if outcome.termination is Termination.COMPLETED:
                 raise
-            means = np.full(totals.shape if isinstance(dynamics, Populations) else len(times), np.nan)
+            means = np.full(totals.shape if many else len(times), np.nan)
     return Run(
         dynamics=dynamics,
         landscape=landscape,
@@ -300,10 +302,11 @@ def _assembled(
         t_span=(start, final.t),
         t=times,
         native=native,
-        total_mass=totals if isinstance(dynamics, Populations) else totals[:, 0],
+        total_mass=totals if many else totals[:, 0],
+        log_total_mass=log_totals if many else log_totals[:, 0],
         mean_fitness=means,
         extinction_time=ledger.first,
-        extinct_at_end=ledger.below,
+        extinct_at_end=ledger.below if ledger.watching else np.isneginf(final.log_masses),
         crossings=ledger.crossings,
         absorbed_mass=ledger.absorbed_mass,
         termination=outcome.termination,

@@ -145,7 +145,12 @@ def extend_iteration(run: Run, t_end: float, *, throw: bool = True) -> Run:
     if settings.steps % settings.save_every:
         # The old end was saved only because it was the end.
         run = dataclasses.replace(
-            run, **{name: getattr(run, name)[:-1] for name in ("t", "native", "total_mass", "mean_fitness")}
+            run,
+            t=run.t[:-1],
+            native=run.native[:-1],
+            total_mass=run.total_mass[:-1],
+            log_total_mass=run.log_total_mass[:-1],
+            mean_fitness=run.mean_fitness[:-1],
         )
     return joined(run, more)
 
@@ -228,9 +233,6 @@ def _iterated(
     if not times or times[-1] < t_end:
         rows.append(masses)
         times.append(t_end)
-    if not ledger.watching:
-        ledger.below = masses == 0
-        ledger.first = np.where(ledger.below, ledger.first, math.inf)
     t, native = np.array(times), np.array(rows)
     with np.errstate(all="ignore"):
         logs = np.log(native)
@@ -242,6 +244,10 @@ def _iterated(
             means = np.full(len(t), np.nan)
     blocks = dynamics.blocks(native.shape[-1])
     totals = np.stack([native[:, block].sum(axis=1) for block, _ in blocks], axis=1)
+    if not isinstance(dynamics, Populations):
+        totals = totals[:, 0]
+    with np.errstate(divide="ignore"):
+        log_totals = np.log(totals)
     run = Run(
         dynamics=dynamics,
         landscape=landscape,
@@ -250,10 +256,11 @@ def _iterated(
         t_span=(start + first * h, t_end),
         t=t,
         native=native,
-        total_mass=totals if isinstance(dynamics, Populations) else totals[:, 0],
+        total_mass=totals,
+        log_total_mass=log_totals,
         mean_fitness=means,
         extinction_time=ledger.first,
-        extinct_at_end=ledger.below,
+        extinct_at_end=ledger.below if ledger.watching else masses == 0,
         crossings=ledger.crossings,
         absorbed_mass=ledger.absorbed_mass,
         termination=termination,

@@ -66,16 +66,27 @@ class Landscape(Specification, ABC):
     @property
     def groups(self) -> int | None:
         """Number of groups the landscape is made for; None if it takes any."""
-        sizes = {
+        sizes = [
             int(value.shape[-1])
             for value in self.fields().values()
             if (isinstance(value, np.ndarray) or is_foreign(value)) and value.ndim
-        }
-        return max(sizes) if sizes else None
+        ]
+        return sizes[0] if sizes else None
 
 
 def _terms(landscape: LandscapeFunction) -> tuple[LandscapeFunction, ...]:
     return landscape.terms if isinstance(landscape, Sum) else (landscape,)
+
+
+def _check_groups(**groups: int | None) -> None:
+    """Raise `ValueError` unless the named numbers of groups agree; None agrees with all."""
+    if len({n for n in groups.values() if n is not None}) > 1:
+        listed = ", ".join(f"{name} has {n} groups" for name, n in groups.items() if n is not None)
+        raise ValueError(f"{listed}; expected the same number of groups in each.")
+
+
+def _groups(array: Array) -> int | None:
+    return int(array.shape[-1]) if array.ndim else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -85,7 +96,12 @@ class Sum(Landscape):
     Parameters
     ----------
     terms : tuple of callables
-        The landscapes, in order of addition.
+        The landscapes, in order of addition; at least one.
+
+    Raises
+    ------
+    ValueError
+        If a term is not callable, or terms are made for different numbers of groups.
 
     Examples
     --------
@@ -96,6 +112,13 @@ class Sum(Landscape):
     """
 
     terms: tuple[LandscapeFunction, ...]
+
+    def __post_init__(self) -> None:
+        terms = tuple(self.terms)
+        if not terms or not all(map(callable, terms)):
+            raise ValueError(f"terms is {terms!r}; expected at least one landscape, each of them callable.")
+        _check_groups(**{f"term {k}": getattr(term, "groups", None) for k, term in enumerate(terms)})
+        self._set(terms=terms)
 
     def __call__(self, t: float, masses: Array) -> Array:
         return functools.reduce(
@@ -285,6 +308,12 @@ class MatrixGame(Landscape):
         shares = masses / xp.where(total > 0, total, xp.ones_like(total))
         return _matrix_times(like(self.payoff, masses), shares)
 
+    def at_log_masses(self, t: float, log_masses: Array) -> Array:
+        # Shares keep their meaning where masses underflow or overflow.
+        xp = array_namespace(log_masses)
+        largest = xp.max(log_masses, axis=-1, keepdims=True)
+        return self(t, xp.exp(log_masses - xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))))
+
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
         shares = np.exp(log_masses - np.logaddexp.reduce(log_masses))
         fitness = self.payoff @ shares
@@ -332,11 +361,7 @@ class Redundancy(Landscape):
                 f"similarity is {similarity[i, j]:g} at {(i, j)} and {similarity[j, i]:g} at {(j, i)}; "
                 "expected a symmetric matrix: average it with its transpose if it is meant to be one."
             )
-        if getattr(contribution, "ndim", 0) and contribution.shape[-1] != similarity.shape[0]:
-            raise ValueError(
-                f"contribution has {contribution.shape[-1]} groups and similarity {similarity.shape[0]}; "
-                "expected the same number."
-            )
+        _check_groups(contribution=_groups(contribution), similarity=_groups(similarity))
         strength = validation.non_negative("strength", self.strength)
         self._set(contribution=contribution, similarity=similarity, strength=strength)
 
@@ -370,7 +395,7 @@ class Seasonal(Landscape):
     Raises
     ------
     ValueError
-        If an entry is not finite or `period` is not positive.
+        If an entry is not finite, shapes do not agree, or `period` is not positive.
 
     Examples
     --------
@@ -391,6 +416,8 @@ class Seasonal(Landscape):
             period=validation.positive("period", self.period),
             phase=validation.specification_array("phase", self.phase, scalar=True),
         )
+        arrays = {name: getattr(self, name) for name in ("contribution", "amplitude", "phase")}
+        _check_groups(**{name: _groups(array) for name, array in arrays.items()})
 
     def __call__(self, t: float, masses: Array) -> Array:
         # In double precision on the host for scalars, on the masses' device otherwise.
@@ -439,9 +466,17 @@ class Recorded(Landscape):
     decay: float = 0.0
 
     def __post_init__(self) -> None:
-        times = validation.finite_array("times", host(self.times), ndim=1)
-        if len(times) < 2 or not (np.diff(times) > 0).all():
-            raise ValueError(f"times has {len(times)} entries; expected at least two, strictly increasing.")
+        times = validation.finite_array(
+            "times", host(self.times) if is_foreign(self.times) else self.times, ndim=1
+        )
+        if len(times) < 2:
+            raise ValueError(f"times has {len(times)} entries; expected at least two, one interval.")
+        if not (np.diff(times) > 0).all():
+            k = int(np.argmin(np.diff(times) > 0)) + 1
+            raise ValueError(
+                f"times is {times[k]:g} at index {k}, after {times[k - 1]:g}; expected increasing times: "
+                "sort the record and drop repetitions."
+            )
         record = validation.specification_array("contributions", self.contributions, ndim=2)
         if record.shape[0] not in (len(times) - 1, len(times)):
             raise ValueError(

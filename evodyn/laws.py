@@ -29,8 +29,9 @@ def _lognormal(rng: np.random.Generator, n: int, cv: float, fraction: float) -> 
 
 
 def _pareto(rng: np.random.Generator, n: int, cv: float, fraction: float) -> FloatArray:
-    shape = pareto_shape(cv)
-    return (rng.pareto(shape, n) + 1) * (shape - 1) / shape
+    # In terms of 1/a, which stays finite as the spread vanishes.
+    index = 1 / pareto_shape(cv)
+    return np.exp(index * rng.standard_exponential(n)) * (1 - index)
 
 
 def _two_class(rng: np.random.Generator, n: int, cv: float, fraction: float) -> FloatArray:
@@ -44,7 +45,7 @@ def _neutral(rng: np.random.Generator, n: int, cv: float, fraction: float) -> Fl
 
 def pareto_shape(heterogeneity: float) -> float:
     """Return the Pareto exponent a > 2 whose coefficient of variation, 1/√(a(a-2)), is `heterogeneity`."""
-    return 1 + math.sqrt(1 + heterogeneity**-2)
+    return 1 + math.hypot(1, 1 / heterogeneity)
 
 
 def two_class_levels(heterogeneity: float, fraction: float) -> tuple[float, float]:

@@ -111,8 +111,8 @@ class Run(Specification):
     masses, log_masses : numpy.ndarray, shape (T, N)
         Masses p_i and ln p_i (-inf for absent groups). `solve` stores log-shares, so that ln p_i keeps
         its meaning where p_i underflows; `iterate` stores masses.
-    total_mass, mean_fitness : numpy.ndarray, shape (T,), or (T, K) with K blocks
-        P and Σ p φ / P (NaN where no mass is left).
+    total_mass, log_total_mass, mean_fitness : numpy.ndarray, shape (T,), or (T, K) with K blocks
+        P, ln P and Σ p φ / P (NaN where no mass is left).
     extinction_time : numpy.ndarray, shape (N,)
         First time strictly below the threshold: the start of the run if a group starts there, inf if
         never. Without a threshold, extinct means exactly zero.
@@ -142,6 +142,7 @@ class Run(Specification):
     t: FloatArray
     native: FloatArray
     total_mass: FloatArray
+    log_total_mass: FloatArray
     mean_fitness: FloatArray
     extinction_time: FloatArray
     extinct_at_end: npt.NDArray[np.bool_]
@@ -162,7 +163,7 @@ class Run(Specification):
         """Masses p_i, shape (T, N)."""
         if not self.stores_log_shares:
             return self.native
-        return _read_only(np.exp(self.native) * self._block_total())
+        return _read_only(np.exp(self.native) * self._of_groups(self.total_mass))
 
     @functools.cached_property
     def log_masses(self) -> FloatArray:
@@ -170,15 +171,14 @@ class Run(Specification):
         with np.errstate(divide="ignore"):
             if not self.stores_log_shares:
                 return _read_only(np.log(self.native))
-            return _read_only(self.native + np.log(self._block_total()))
+            return _read_only(self.native + self._of_groups(self.log_total_mass))
 
-    def _block_total(self) -> FloatArray:
-        """Return the total mass of each group's block, shape (T, 1) or (T, N)."""
-        n = self.native.shape[-1]
-        if self.total_mass.ndim == 1:
-            return self.total_mass[:, None]
-        sizes = [block.stop - block.start for block, _ in self.dynamics.blocks(n)]
-        return np.repeat(self.total_mass, sizes, axis=1)
+    def _of_groups(self, of_blocks: FloatArray) -> FloatArray:
+        """Return each group's block's value, shape (T, 1) or (T, N)."""
+        if of_blocks.ndim == 1:
+            return of_blocks[:, None]
+        sizes = [block.stop - block.start for block, _ in self.dynamics.blocks(self.native.shape[-1])]
+        return np.repeat(of_blocks, sizes, axis=1)
 
     @property
     def succeeded(self) -> bool:

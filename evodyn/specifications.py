@@ -22,21 +22,25 @@ def summary(value: object) -> str:
         return f"<{type(value).__name__} {tuple(value.shape)}>"  # type: ignore[attr-defined]
     if isinstance(value, tuple):
         return "(" + ", ".join(map(summary, value)) + ("," if len(value) == 1 else "") + ")"
-    if callable(value) and not isinstance(value, Specification) and hasattr(value, "__qualname__"):
-        return str(value.__qualname__)
+    if callable(value) and not isinstance(value, Specification):
+        return str(getattr(value, "__qualname__", f"<{type(value).__qualname__} object>"))
     return repr(value)
 
 
 def same_value(left: object, right: object) -> bool:
     """Compare field values: arrays by shape and by every bit, specifications by their fields."""
-    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray) or is_foreign(left) or is_foreign(right):
+    if _is_array(left) and _is_array(right):
         a, b = (v if isinstance(v, np.ndarray) else host(v) for v in (left, right))
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(left, Specification):
         return left.same_as(right)
     if isinstance(left, tuple) and isinstance(right, tuple):
         return len(left) == len(right) and all(map(same_value, left, right))
-    return type(left) is type(right) and left == right
+    return type(left) is type(right) and bool(left == right)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray) or is_foreign(value)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +62,14 @@ class Specification:
         inside = ", ".join(f"{name}={summary(value)}" for name, value in self.fields().items())
         return f"{type(self).__name__}({inside})"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copying and unpickling would return writable arrays.
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+        self._set(**state)
+
     def _set(self, **values: object) -> None:
-        """Store validated values during construction, the one moment a frozen dataclass may change."""
+        """Store values during construction or copying, when alone a frozen dataclass may change."""
         for name, value in values.items():
             object.__setattr__(self, name, value)

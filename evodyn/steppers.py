@@ -16,7 +16,7 @@ from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, OdeSolver, Radau
 
 from evodyn.arrays import FloatArray
 
-__all__ = ["ONE_STEP", "SOLVERS", "absolute_tolerance"]
+__all__ = ["EXPLICIT", "ONE_STEP", "SOLVERS", "absolute_tolerance"]
 
 
 class _MaximumNorm:
@@ -56,10 +56,13 @@ SOLVERS: dict[str, type[OdeSolver]] = {
 }
 """The integrators by the names that SciPy gives them."""
 
-ONE_STEP = ("RK45", "RK23", "DOP853", "Radau")
+EXPLICIT = ("RK45", "RK23", "DOP853")
+"""Methods that control the largest error, and reject a step in which a velocity is NaN."""
+
+ONE_STEP = (*EXPLICIT, "Radau")
 """Methods whose interpolants are less accurate than the ends of their steps."""
 
 
 def absolute_tolerance(method: str, tolerance: float, n: int) -> float:
     """Return the `atol` with which a method keeps the error of each of `n` components below `tolerance`."""
-    return tolerance if method in ("RK45", "RK23", "DOP853") else tolerance / math.sqrt(max(n, 1))
+    return tolerance if method in EXPLICIT else tolerance / math.sqrt(max(n, 1))

@@ -20,7 +20,7 @@ from evodyn.flow import Flow, NotFiniteError, State, clip_acts, log_sum_exp, rev
 from evodyn.landscapes import LandscapeFunction, breakpoints, fitness_at_log_masses, linearization
 from evodyn.results import Termination
 from evodyn.specifications import Specification
-from evodyn.steppers import ONE_STEP, SOLVERS, absolute_tolerance
+from evodyn.steppers import EXPLICIT, ONE_STEP, SOLVERS, absolute_tolerance
 from evodyn.trajectory import Outcome, Trajectory
 
 __all__ = ["METHODS", "Integration", "Solver", "chosen_method"]
@@ -28,6 +28,7 @@ __all__ = ["METHODS", "Integration", "Solver", "chosen_method"]
 Method = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
 
 METHODS = ("auto", "closed_form", *SOLVERS)
+_FAR_BELOW = -1e12
 # SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p.
 _SMALLEST_RTOL = 100 * np.finfo(np.float64).eps
 
@@ -118,9 +119,11 @@ class _StalledError(Exception):
 class _Counted:
     """The right-hand side as SciPy calls it, counted and capped per step."""
 
-    def __init__(self, flow: Flow, cap: int) -> None:
+    def __init__(self, flow: Flow, cap: int, *, rejects_nan: bool) -> None:
         self.flow = flow
         self.cap = cap
+        self.rejects_nan = rejects_nan
+        self.not_finite: NotFiniteError | None = None
         self.evaluations = 0
         self.allowed = cap
 
@@ -128,7 +131,14 @@ class _Counted:
         self.evaluations += 1
         if self.evaluations > self.allowed:
             raise _StalledError
-        return self.flow.velocity(t, y)
+        try:
+            return self.flow.velocity(t, y)
+        except NotFiniteError as failure:
+            if not self.rejects_nan:
+                raise
+            # The method shortens its step, and so gets as far as the fitness is finite.
+            self.not_finite = failure
+            return np.full_like(y, np.nan)
 
     def next_step(self) -> None:
         """Grant the next step its evaluations."""
@@ -267,6 +277,7 @@ class _Phase:
         self.stop = stop
         self.message = ""
         n = len(state.log_masses)
+        last_time = stop if stop == integration.end else float(np.nextafter(stop, -np.inf))
         with np.errstate(all="ignore"):
             fitness = np.asarray(
                 fitness_at_log_masses(integration.landscape, state.t, state.log_masses), dtype=np.float64
@@ -277,9 +288,8 @@ class _Phase:
             state.removed,
             fitness,
             state.log_masses,
-            (state.t, min(state.t + lookahead, stop)),
+            _ahead(state.t, lookahead, last_time),
         )
-        last_time = stop if stop == integration.end else float(np.nextafter(stop, -np.inf))
 
         def begin(modes: tuple[bool, ...]) -> Flow:
             return Flow.begin(
@@ -317,8 +327,10 @@ class _Phase:
             # Nothing lives and nothing flows in.
             self._finish_saves_without_mass()
             return State(self.stop, self.state.log_masses, self.state.removed), None
-        rhs = _Counted(flow, self.cap)
-        stepper = self._stepper(rhs, self.state.t, y, self.stop)
+        rhs = _Counted(flow, self.cap, rejects_nan=integration.method in EXPLICIT)
+        # With mutation, no step may outrun the look ahead.
+        first = min(self.last_step, self.stop - self.state.t) if flow.flows_in else None
+        stepper = self._stepper(rhs, self.state.t, y, self.stop, first=first)
         try:
             while stepper.status == "running":
                 t_old, y_old = stepper.t, np.array(stepper.y)
@@ -327,6 +339,8 @@ class _Phase:
                 rhs.next_step()
                 self.message = self._advance(stepper) or ""
                 if str(stepper.status) == "failed":
+                    if rhs.not_finite is not None:
+                        raise rhs.not_finite
                     return self.state, Termination.SOLVER_FAILED
                 integration.steps += 1
                 t_new, y_new = float(stepper.t), np.array(stepper.y)
@@ -459,9 +473,10 @@ class _Phase:
             return []
 
         def heights(curve: Dense, t: FloatArray) -> FloatArray:
-            values = curve(t)[:, living] - level
+            # An absent group is infinitely far below; a root needs numbers.
+            values = np.maximum(curve(t)[:, living] - level, _FAR_BELOW)
             # The ends are known better than the interpolant tells.
-            values[t <= t_old] = level_old[living]
+            values[t <= t_old] = np.maximum(level_old[living], _FAR_BELOW)
             values[t >= t_new] = logs_new[living] - level
             return values
 
@@ -592,18 +607,23 @@ class _Phase:
             fitness = np.asarray(
                 fitness_at_log_masses(flow.landscape, min(t, flow.last_time), logs), dtype=np.float64
             )
-        ahead = min(t + 2 * self.last_step, self.stop)
         floor, inflow = revival_floor(
             integration.dynamics,
             len(logs),
             self.state.removed,
             fitness,
             logs,
-            (min(t, flow.last_time), min(ahead, flow.last_time)),
+            _ahead(t, self.last_step, flow.last_time),
         )
         masses = np.exp(logs)
         split = len(flow.log_living)
-        revived = (y[split:] > 0) & (masses[flow.reviving] >= floor[flow.reviving])
+        lowest = floor[flow.reviving]
+        revived = (y[split:] > 0) & (lowest > 0) & (masses[flow.reviving] >= lowest)
         # A tenth: a group must not be sent back and forth.
         sunk = inflow[flow.log_living] & (masses[flow.log_living] < 0.1 * floor[flow.log_living])
         return bool(revived.all() and len(revived)) or bool(sunk.any())
+
+
+def _ahead(t: float, step: float, last_time: float) -> FloatArray:
+    """Return times at which to ask for a rate that is about to rise: steps may grow tenfold."""
+    return np.minimum(np.linspace(t, t + 10 * step, 11), last_time)

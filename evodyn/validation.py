@@ -77,6 +77,9 @@ def finite_array(
 ) -> FloatArray:
     """Return a read-only float64 copy of `value` if it is a finite numeric array with entries >= `least`."""
     try:
+        kind = np.asarray(value).dtype.kind
+        if kind not in "biufO":
+            raise TypeError("it holds " + ("complex numbers" if kind == "c" else "no numbers"))
         array = frozen(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be read as an array of real numbers ({error}).") from error
@@ -88,7 +91,7 @@ def finite_array(
     if bad.any():
         where = _first(bad)
         raise ValueError(
-            f"{name} is {array[bad][0]!r} at index {where}; expected finite numbers: "
+            f"{name} is {float(array[bad][0])!r} at index {where}; expected finite numbers: "
             "remove or replace the entry."
         )
     bad = array < least

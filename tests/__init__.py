@@ -1,0 +1,1 @@
+"""Tests of evodyn: closed forms, independent references, properties and negative controls."""
