@@ -123,7 +123,7 @@ class _Counted:
         self.flow = flow
         self.cap = cap
         self.rejects_nan = rejects_nan
-        self.not_finite: NotFiniteError | None = None
+        self.failure: Exception | None = None
         self.evaluations = 0
         self.allowed = cap
 
@@ -133,11 +133,11 @@ class _Counted:
             raise _StalledError
         try:
             return self.flow.velocity(t, y)
-        except NotFiniteError as failure:
+        except Exception as failure:
             if not self.rejects_nan:
                 raise
-            # The method shortens its step, and so gets as far as the fitness is finite.
-            self.not_finite = failure
+            # The method shortens its step, and so gets as far as the landscape goes.
+            self.failure = failure
             return np.full_like(y, np.nan)
 
     def next_step(self) -> None:
@@ -352,8 +352,8 @@ class _Phase:
             rhs.next_step()
             self.message = self._advance(stepper) or ""
             if str(stepper.status) == "failed":
-                if rhs.not_finite is not None:
-                    raise rhs.not_finite
+                if rhs.failure is not None:
+                    raise rhs.failure
                 return Termination.SOLVER_FAILED
             integration.steps += 1
             t_new, y_new = float(stepper.t), np.array(stepper.y)
