@@ -200,7 +200,8 @@ class Flow:
     def tolerances(self, tolerance: float) -> FloatArray:
         """Return every component's tolerance: a thousandth, in units of their floor, for reviving masses."""
         # Softmax subtracts a mean of errors, which is up to as large again where the drift is left free.
-        atol = np.full(len(self.log_living) + len(self.reviving), 0.5 * tolerance if self.plain else tolerance)
+        own = 0.5 * tolerance if self.plain else tolerance
+        atol = np.full(len(self.log_living) + len(self.reviving), own)
         atol[len(self.log_living) :] *= 1e-3
         return atol
 

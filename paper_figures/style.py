@@ -61,13 +61,18 @@ def shades(count: int) -> list[tuple[float, float, float, float]]:
     return [colours(x) for x in np.linspace(0.12, 0.95, count)]
 
 
+def given_folder() -> Path | None:
+    """Return the folder named on the command line, if any."""
+    return Path(sys.argv[1]) if len(sys.argv) > 1 else None
+
+
 def read(study: str, name: str) -> xr.Dataset:
     """Return a study's saved dataset; where there is none, say which study makes it and exit.
 
-    A folder given on the command line takes the place of results/STUDY.
+    A folder given on the command line takes the place of results/STUDY, and of figures: what is drawn
+    from a trial run lies beside its data and never replaces a figure.
     """
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "results" / study
-    path = folder / name
+    path = (given_folder() or ROOT / "results" / study) / name
     if not path.exists():
         raise SystemExit(
             f"{os.path.relpath(path)} is missing. The study makes it: python studies/{study}.py "
@@ -105,7 +110,7 @@ def label_line(
 
 def save(figure: Figure, name: str, caption: Sequence[str]) -> None:
     """Write figures/NAME.pdf, .png and .txt (the caption), and print where they are."""
-    folder = ROOT / "figures"
+    folder = given_folder() or ROOT / "figures"
     for kind in ("pdf", "png"):
         # Without dates the same data give the same file.
         metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
