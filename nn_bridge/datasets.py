@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from evodyn import validation
-from nn_bridge.files import write_atomically
+from evodyn.atomic import replacing
 
 __all__ = ["Dataset", "cache_directory", "load_dataset", "load_fashion_mnist", "load_mnist"]
 
@@ -245,7 +245,8 @@ def _unpack(
         ) from error
     if unpacked_sum is not None and hashlib.sha256(content).hexdigest() != unpacked_sum:
         raise ValueError(f"{packed} unpacks to something else than {packed.stem}: install the package again.")
-    write_atomically(target, content)
+    with replacing(target) as temporary:
+        temporary.write_bytes(content)
 
 
 def _unpacked_copies(raw: Path) -> Path:
@@ -263,7 +264,8 @@ def _unpacked_copies(raw: Path) -> Path:
         if source.suffix == ".gz":
             _unpack(source, copies / name)
         else:
-            write_atomically(copies / name, source.read_bytes())
+            with replacing(copies / name) as temporary:
+                temporary.write_bytes(source.read_bytes())
     return copies
 
 
