@@ -266,9 +266,9 @@ def notes(rows: list[Row], *, threshold: float) -> list[str]:
     against = max(row["extinct_against_theory"] for row in rows)
     verdict = "None" if against == 0 else f"Up to {100 * against:.2g} %"
     return [
-        f"h: coefficient of variation of fitness; extinct: % of groups with mass < {threshold:g}",
-        "at the end; theory: the same at equilibrium (water filling for λ > 0); t10: when",
-        "10 % of all groups are extinct; error: largest of a time against the closed form.",
+        f"h: coefficient of variation of fitness; extinct: % of groups below {threshold:g} at the",
+        "end; theory: the same at equilibrium (water filling for λ > 0); t10: when 10 %",
+        "of the groups are extinct; error: largest of a time against the closed form.",
         f"{verdict} of the groups died that live at equilibrium.",
         "",
     ]
@@ -279,4 +279,4 @@ def _number(value: float, style: str = ".3g") -> str:
 
 
 if __name__ == "__main__":
-    _shared.run(main)
+    _shared.command_line(main)()
