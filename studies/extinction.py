@@ -53,7 +53,7 @@ def main(
     threshold: Annotated[float, typer.Option(help="Mass below which a group counts as extinct.")] = 1e-3,
     t_end: Annotated[float, typer.Option(help="End of the runs, in units of 1/fitness.")] = 300.0,
     seed: _shared.Seed = 0,
-    seeds: _shared.Seeds = 10,
+    seeds: _shared.Seeds = 8,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
