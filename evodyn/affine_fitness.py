@@ -118,7 +118,7 @@ class AffineFitness(Specification):
         return None
 
     def _on(self, alive: BoolArray) -> tuple[FloatArray, FloatArray]:
-        """Return the masses, of any sign, at which the groups `alive` are equally fit, and φ_i - ν for all."""
+        """Return masses, of any sign, at which the groups `alive` are equally fit, and all φ_i - ν."""
         matrix, right = self._bordered(alive)
         masses = np.zeros(len(alive))
         masses[alive] = np.linalg.solve(matrix, right)[: alive.sum()] * self.totals.sum()
@@ -131,7 +131,7 @@ class AffineFitness(Specification):
     def _rounding(self, masses: FloatArray) -> float:
         return _RANK_TOLERANCE * float(np.abs(self.intercept + self.slope @ masses).max())
 
-    def undominated(self, present: BoolArray) -> FloatArray:
+    def undominated(self, present: BoolArray) -> BoolArray:
         """Return the groups left when strictly dominated ones are removed, again and again.
 
         A group is dominated if another of its block is fitter whatever the masses; selection removes it
@@ -141,7 +141,7 @@ class AffineFitness(Specification):
         own = self._own_totals()
         while True:
             removed = False
-            for block, total in zip(self.blocks, self.totals, strict=True):
+            for block in self.blocks:
                 for i in np.flatnonzero(alive[block]) + block.start:
                     rivals = np.flatnonzero(alive[block]) + block.start
                     advantage = self.intercept[rivals] - self.intercept[i]
@@ -194,8 +194,7 @@ def _most_central(matrix: FloatArray, right: FloatArray, k: int) -> FloatArray:
         b_eq=right,
         bounds=[(None, None)] * (n + 1),
     )
-    shares: FloatArray = result.x[:k] if result.success else np.zeros(k)
-    return shares
+    return np.zeros(k) if result.x is None else result.x[:k]
 
 
 def affine_fitness(

@@ -29,7 +29,6 @@ __all__ = ["Flow", "NotFiniteError", "State", "revival_floor"]
 
 BoolArray = npt.NDArray[np.bool_]
 
-_LARGEST_LOG = 700.0
 _TINY = float(np.finfo(np.float64).tiny)
 
 _ROUNDING = 1e-13
@@ -186,6 +185,7 @@ class Flow:
         return (
             len(self.blocks) == 1
             and self.blocks[0].log_total is not None
+            and not self.blocks[0].capped
             and len(self.log_living) == len(self.start.log_masses)
             and not hasattr(self.landscape, "at_log_masses")
         )
@@ -199,7 +199,9 @@ class Flow:
 
     def tolerances(self, tolerance: float) -> FloatArray:
         """Return every component's tolerance: a thousandth, in units of their floor, for reviving masses."""
-        atol = np.full(len(self.log_living) + len(self.reviving), tolerance)
+        # Softmax subtracts a mean of errors, which is up to as large again where the drift is left free.
+        own = 0.5 * tolerance if self.plain else tolerance
+        atol = np.full(len(self.log_living) + len(self.reviving), own)
         atol[len(self.log_living) :] *= 1e-3
         return atol
 
@@ -230,6 +232,8 @@ class Flow:
             if block.log_total is None:
                 part += block.log_start
             elif math.isfinite(block.log_start):
+                # The largest first: the total must not be rounded at the size of a drift.
+                part -= part.max(axis=-1, keepdims=True)
                 part += np.asarray(block.log_total(t))[..., None] - log_sum_exp(part)
         return logs
 
@@ -241,7 +245,7 @@ class Flow:
         NotFiniteError
             If the fitness of a living group is not finite.
         """
-        if not math.isfinite(y @ y) or (self.plain and y.max() > _LARGEST_LOG):
+        if not math.isfinite(y @ y):
             # A trial step went astray (a rate that jumps meets a tiny mass): the integrator rejects NaN.
             return np.full_like(y, np.nan)
         masses, growth = self.growth(t, y)
@@ -258,17 +262,20 @@ class Flow:
     def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return masses and per-capita growth rates, shape (N,) each.
 
-        Living groups whose masses underflow count with the smallest float, not as absent.
+        Living groups whose masses underflow count with the smallest float, not as absent. Where the flow
+        is `plain` the rates lack a term common to all.
         """
         time = min(t, self.last_time)
         dynamics = self.dynamics
         if self.plain and isinstance(dynamics, MeanComparison):
-            # The same as below without masks and logarithms, where most evaluations are made.
-            masses = np.exp(y)
-            total = math.exp(self.blocks[0].log_total(t))  # type: ignore[misc]
-            masses *= total / np.add.reduce(masses)
+            # The same as below without masks and logarithms, where most evaluations are made. The total
+            # is known, so that a drift common to all u has no meaning: the plain mean of fitness serves
+            # in place of the weighted one, and is smoother.
+            masses = np.exp(y - y.max())
+            masses *= math.exp(self.blocks[0].log_total(t)) / np.add.reduce(masses)  # type: ignore[misc]
             fitness = np.asarray(self.landscape(time, masses), dtype=np.float64)
-            growth: FloatArray = dynamics.rates_against(fitness, float(masses @ fitness) / total, time=time)
+            mean = np.add.reduce(fitness) / len(fitness)
+            growth: FloatArray = dynamics.rates_against(fitness, mean, time=time)
             if self.flows_in:
                 np.maximum(masses, _TINY, out=masses)
         else:

@@ -505,6 +505,15 @@ class Recorded(Landscape):
         return _as_groups(contribution, masses) if self.decay == 0 else contribution - self.decay * masses
 
     def breakpoints(self, t_span: tuple[float, float]) -> FloatArray:
+        """Return the times of the record inside `t_span`.
+
+        Raises
+        ------
+        ValueError
+            If `t_span` reaches outside the record.
+        """
+        for end in t_span:
+            self.index(end)
         inside: FloatArray = self.times[(self.times > t_span[0]) & (self.times < t_span[1])]
         return inside
 

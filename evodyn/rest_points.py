@@ -259,7 +259,8 @@ def regulated_balance(
         level = low if low == high else scipy.optimize.brentq(surplus, low, high, xtol=_EPS, rtol=4 * _EPS)
         logs = at_level(level)
     # The level is exact to rounding of its own size; the total mass is to be so, too.
-    return logs + (np.log(total_mass) - np.logaddexp.reduce(logs))
+    logs += np.log(total_mass) - np.logaddexp.reduce(logs)
+    return logs
 
 
 def _water_height(depth: FloatArray, volume: float) -> float:

@@ -100,8 +100,8 @@ class Scenario:
         validation.non_negative("mutation_rate", self.mutation_rate)
         if (self.mutation_rate > 0) != (self.dynamics == "selection_mutation"):
             raise ValueError(
-                f"mutation_rate is {self.mutation_rate!r} with dynamics {self.dynamics!r}; expected a positive "
-                "rate with 'selection_mutation' and 0 with the others."
+                f"mutation_rate is {self.mutation_rate!r} with dynamics {self.dynamics!r}; expected "
+                "a positive rate with 'selection_mutation' and 0 with the others."
             )
         if self.kind == "neutral" and self.heterogeneity:
             raise ValueError(
@@ -146,9 +146,7 @@ def equilibrium_masses(scenario: Scenario) -> FloatArray:
     from evodyn.equilibria import equilibrium
 
     total = None if scenario.mutation_rate else float(scenario.groups)
-    point = equilibrium(
-        scenario.selection(), scenario.landscape(), total_mass=total, eigenvalues=False
-    )
+    point = equilibrium(scenario.selection(), scenario.landscape(), total_mass=total, eigenvalues=False)
     return np.array(point.masses)
 
 
@@ -158,7 +156,7 @@ def fraction_extinct_at_equilibrium(scenario: Scenario) -> float:
     Examples
     --------
     >>> [round(fraction_extinct_at_equilibrium(Scenario(heterogeneity=h)), 3) for h in (0.0, 1.0)]
-    [0.0, 0.677]
+    [0.0, 0.617]
     """
     return float(np.mean(equilibrium_masses(scenario) < scenario.threshold))
 
@@ -187,11 +185,11 @@ def simulate(scenario: Scenario) -> xr.Dataset:
 
     Examples
     --------
-    >>> result = simulate(Scenario(groups=4, kind="two_class", heterogeneity=0.5, decay=0.0, seed=1))
+    >>> result = simulate(Scenario(groups=4, kind="two_class", heterogeneity=0.5, decay=0.0))
     >>> result.contribution.values
-    array([0.5, 1.5, 1.5, 1.5])
+    array([0.5, 1.5, 0.5, 1.5])
     >>> float(result.extinction_time[0].round(4)), float(result.closed_form_extinction_time[0].round(4))
-    (8.9192, 8.9192)
+    (7.6004, 7.6004)
     """
     import xarray as xr
 

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import pickle
 import platform
 import random
 import warnings
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nn_bridge.files import write_atomically
+from evodyn.atomic import replacing
 from nn_bridge.layers import population_layers
 from nn_bridge.selector import Selector
 
@@ -110,10 +111,13 @@ def save_checkpoint(
     path = Path(path)
     payload = content.getbuffer()
     header = b"%s %d %s\n" % (_MAGIC, FORMAT_VERSION, hashlib.sha256(payload).hexdigest().encode())
-    if path.exists():
-        # A kill from here on leaves the previous one, which loading falls back on.
-        os.replace(path, previous(path))
-    write_atomically(path, header, payload)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(header)
+            file.write(payload)
+        if path.exists():
+            # A kill right after this leaves the previous checkpoint, which loading falls back on.
+            os.replace(path, previous(path))
 
 
 def load_checkpoint(
@@ -198,7 +202,10 @@ def _read(file: Path) -> dict[str, Any]:
         )
     if hashlib.sha256(payload).hexdigest().encode() != fields[2]:
         raise ValueError(f"{file} is damaged: its checksum does not match.")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"{file} holds something else than a checkpoint ({error}).") from error
     return state
 
 

@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from evodyn import validation
-from nn_bridge.files import write_atomically
+from evodyn.atomic import replacing
 
 __all__ = ["Dataset", "cache_directory", "load_dataset", "load_fashion_mnist", "load_mnist"]
 
@@ -210,10 +210,12 @@ def load_dataset(
 
 
 def _in_memory(train: Any, test: Any, name: str, standardise: bool) -> Dataset:
-    # Summed as integers: exact, and the same on every machine.
-    pixels = train.data.to(torch.int64)
-    mean = float(pixels.sum()) / pixels.numel()
-    deviation = (float((pixels * pixels).sum()) / pixels.numel() - mean * mean) ** 0.5
+    # From the number of pixels of each grey value: exact, and the same on every machine.
+    parts = [torch.bincount(part.flatten(), minlength=256) for part in train.data.split(5000)]
+    counts = torch.stack(parts).sum(0).double()
+    shares, greys = counts / counts.sum(), torch.arange(256, dtype=torch.float64)
+    mean = float(shares @ greys)
+    deviation = float(shares @ (greys - mean).square()) ** 0.5
     centre, scale = (mean, deviation) if standardise else (0.0, 255.0)
 
     def images(part: Any) -> torch.Tensor:
@@ -245,7 +247,8 @@ def _unpack(
         ) from error
     if unpacked_sum is not None and hashlib.sha256(content).hexdigest() != unpacked_sum:
         raise ValueError(f"{packed} unpacks to something else than {packed.stem}: install the package again.")
-    write_atomically(target, content)
+    with replacing(target) as temporary:
+        temporary.write_bytes(content)
 
 
 def _unpacked_copies(raw: Path) -> Path:
@@ -263,7 +266,8 @@ def _unpacked_copies(raw: Path) -> Path:
         if source.suffix == ".gz":
             _unpack(source, copies / name)
         else:
-            write_atomically(copies / name, source.read_bytes())
+            with replacing(copies / name) as temporary:
+                temporary.write_bytes(source.read_bytes())
     return copies
 
 

@@ -13,6 +13,7 @@ import xarray as xr
 
 import evodyn as ed
 from evodyn.arrays import FloatArray
+from evodyn.atomic import replacing
 from nn_bridge.selector import Selector
 
 __all__ = ["Record", "Recorder"]
@@ -80,7 +81,8 @@ class Record:
             attrs={"schema": 1, "step_size": self.step_size, "first_step": self.first_step},
         )
         packing = {"contribution": {"zlib": True, "complevel": 4, "shuffle": True}}
-        data.to_netcdf(path, engine="h5netcdf", encoding=packing)
+        with replacing(path) as temporary:
+            data.to_netcdf(temporary, engine="h5netcdf", encoding=packing)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:

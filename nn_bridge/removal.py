@@ -12,7 +12,6 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evodyn import validation
-from nn_bridge.files import write_atomically
+from evodyn.atomic import replacing
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, population_layers
 
 __all__ = [
@@ -234,7 +233,7 @@ def _chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     if type(module) is nn.Sequential:
         # Not named_children, which leaves out a module's second appearance (one ReLU used throughout).
         parts = [(f"{name}.{key}".strip("."), part) for key, part in module._modules.items()]
-        return [link for key, part in parts if part is not None for link in _chain(part, key)]
+        return [link for key, part in parts for link in _chain(part, key)]
     if type(module) in (PopulationLinear, nn.Linear, nn.Flatten) or type(module) in _ELEMENTWISE:
         return [(name, module)]
     raise ValueError(
@@ -445,7 +444,8 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
         for (_, module), entry in zip(_chain(model), _architecture(model), strict=True)
         for key, value in ((f"{entry['name']}.{k}", v) for k, v in module.state_dict().items())
     }
-    write_atomically(Path(path), save(tensors, metadata=metadata))
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata=metadata))
 
 
 def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:

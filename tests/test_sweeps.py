@@ -302,19 +302,18 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         sweep(random_walk, SEEDS, tmp_path)
 
 
-SCRIPT = """
+SCRIPT = f"""
 import sys
-from test_sweeps import counted_walk
+from {__name__} import counted_walk
 from evodyn.sweeps import sweep
 log, folder = sys.argv[1:]
-sweep(counted_walk, [{"seed": k, "log": log, "seconds": 0.1} for k in range(12)], folder, workers=2)
+sweep(counted_walk, [dict(seed=k, log=log, seconds=0.1) for k in range(12)], folder, workers=2)
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_an_interrupted_sweep_resumes_to_the_same_bits(tmp_path: Path, how: signal.Signals) -> None:
-    root = Path(__file__).parent
-    paths = os.pathsep.join([str(root), str(root.parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     log, folder = tmp_path / "log", tmp_path / "interrupted"
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(log), str(folder)],

@@ -1,0 +1,256 @@
+"""The search for rest points: which method applies, and what it finds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from evodyn import rest_points
+from evodyn.affine_fitness import AffineFitness
+from evodyn.arrays import FloatArray
+from evodyn.equilibrium_problem import BoolArray, RestPointProblem, SeparableFitness
+from evodyn.integration import Solver, extend, solve
+from evodyn.landscapes import fitness_at_log_masses
+from evodyn.results import Termination
+
+__all__ = ["NoRestPointError", "Solution", "solution"]
+
+_NEWTON_STEPS = 200
+_DENSE = 4096
+_CONVERGED = 1e-10
+_UNIQUE = "linear system (active set); unique attractor, for differences in fitness always pull back"
+_STAGES = 12  # of integration, each four times as long as the one before
+_STEPS = 3000  # in one stage; a flow that takes more is cycling
+_SETTLED = 1e-7  # how near, relative to total mass, the flow must have come to the rest point
+_COMMON = 1e-3  # share beyond which a group is not on its way out, however fast it shrinks
+
+
+class NoRestPointError(ValueError):
+    """No rest point where one was sought."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """Masses at rest, who survives, and how that was found."""
+
+    masses: FloatArray
+    survivors: BoolArray
+    method: str
+    log_masses: FloatArray | None = None  # where masses underflow
+    totals: FloatArray | None = None  # of the blocks, where they differ from what was asked for
+
+
+def solution(problem: RestPointProblem) -> Solution:
+    """Return the rest point that `problem` asks for.
+
+    Raises
+    ------
+    NoRestPointError
+        If there is none on the support asked for, or none is singled out.
+    """
+    drifting = problem.start is not None and problem.drifts
+    if problem.separable is not None and not (problem.general or problem.clipped or drifting):
+        return _closed_form(problem, problem.separable)
+    affine = None if problem.general or problem.inflow.any() or drifting else problem.affine
+    if affine is not None and problem.start is None:
+        return _linear(problem, affine)
+    if affine is not None and (masses := affine.attractor(problem.present)) is not None:
+        return Solution(masses, masses > 0, _UNIQUE)
+    if problem.start is not None:
+        return _reached(problem, problem.start)
+    return _newton(problem, problem.equal_start())
+
+
+def _closed_form(problem: RestPointProblem, fitness: SeparableFitness) -> Solution:
+    masses, log_masses, methods = [], [], []
+    for (block, _), total in zip(problem.blocks, problem.totals, strict=True):
+        present = problem.present[block]
+        # Masks cost as much as the solution with a million groups; mostly they are not needed.
+        chosen: Any = slice(None) if present.all() else present
+        contribution, inflow = fitness.contribution[block][chosen], problem.inflow[block][chosen]
+        start = None if problem.start is None else problem.start[block][chosen]
+        logs = None
+        if fitness.temperature and (fitness.decay or inflow.any()):
+            logs = rest_points.regulated_balance(
+                contribution, fitness.decay, fitness.temperature, inflow, total
+            )
+            part, method = np.exp(logs), "one scalar equation for the level, one for each group"
+        elif fitness.temperature:
+            logs = rest_points.softmax(contribution, fitness.temperature, total)
+            part, method = np.exp(logs), "softmax"
+        elif inflow.any() and fitness.decay:
+            part, _ = rest_points.soft_water_filling(contribution, fitness.decay, inflow, total)
+            method = "soft water filling (Newton's iteration for the level)"
+        elif inflow.any():
+            part, _ = rest_points.mutation_balance(contribution, inflow, total)
+            method = "secular equation (Newton's iteration for the root)"
+        elif fitness.decay:
+            part, excess = rest_points.water_filling(contribution, fitness.decay, total)
+            level = excess.size - int(np.count_nonzero(excess))
+            method = "water filling (active set)"
+            if level:
+                method += f"; {level} absent exactly at the water level, approached only algebraically"
+        else:
+            best = contribution == contribution.max()
+            weights = best.astype(float) if start is None else best * start
+            part, method = total * weights / weights.sum(), "greatest contribution"
+            if best.sum() > 1:
+                method += f"; {best.sum()} groups tie for it, a continuum of rest points"
+        masses.append(_embedded(part, chosen, len(present), 0.0))
+        methods.append(method)
+        if logs is not None:
+            log_masses.append(_embedded(logs, chosen, len(present), -math.inf))
+    all_masses = masses[0] if len(masses) == 1 else np.concatenate(masses)
+    all_logs = np.concatenate(log_masses) if log_masses else None
+    survivors = all_masses > 0 if all_logs is None else np.isfinite(all_logs)
+    if problem.exact and not survivors[problem.present].all():
+        missing = int(np.flatnonzero(problem.present & ~survivors)[0])
+        raise NoRestPointError(
+            f"support has no rest point with all its groups: group {missing} cannot persist among them; "
+            "expected a set that can coexist: leave it out, or leave support out for the attractor."
+        )
+    return Solution(all_masses, survivors, _joined(methods), all_logs)
+
+
+def _linear(problem: RestPointProblem, fitness: AffineFitness) -> Solution:
+    if problem.exact:
+        masses, nullity = fitness.rest_point(problem.present)
+        if masses is None:
+            raise NoRestPointError(
+                f"support {np.flatnonzero(problem.present).tolist()} has no rest point with all its groups; "
+                "expected a set that can coexist: see all_equilibria."
+            )
+        return Solution(masses, masses > 0, _linear_method(nullity))
+    masses = fitness.attractor(problem.present)
+    if masses is not None:
+        return Solution(masses, masses > 0, _UNIQUE)
+    alive = fitness.undominated(problem.present)
+    if not alive.all():
+        masses = fitness.attractor(alive)
+        if masses is not None:
+            return Solution(masses, masses > 0, "linear system; the groups left out are strictly dominated")
+    else:
+        masses, nullity = fitness.rest_point(alive)
+        if masses is not None:
+            return Solution(masses, masses > 0, _linear_method(nullity))
+    raise NoRestPointError(
+        "no attractor is certain to be unique and there is no interior rest point; expected support or "
+        "start to select one: all_equilibria lists them for few groups."
+    )
+
+
+def _newton(problem: RestPointProblem, guess: FloatArray) -> Solution:
+    """Newton's iteration for ln p of the present groups, from positive masses `guess`, shape (N,)."""
+    if problem.n > _DENSE:
+        raise ValueError(
+            f"there are {problem.n} groups on a landscape without closed form; expected at most {_DENSE}, "
+            "for the Jacobian is dense."
+        )
+    logs = np.log(guess[problem.present])
+    error = problem.error(logs)
+    for _ in range(_NEWTON_STEPS):
+        size = float(np.abs(error).max())
+        jacobian = np.vstack((problem.log_jacobian(logs), problem.mass_rows(logs)))
+        # Of a continuum of rest points, the least step leads to the nearest.
+        step = np.asarray(scipy.linalg.lstsq(jacobian, -error, cond=1e-13)[0])
+        # No mass changes more than e²-fold at once, and a step is halved until it improves.
+        damping = min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
+        while damping > 1e-6:
+            trial = problem.error(logs + damping * step)
+            if np.isfinite(trial).all() and np.abs(trial).max() < size:
+                break
+            damping /= 2
+        else:
+            break
+        logs, error = logs + damping * step, trial
+    relative = float(np.abs(error).max()) / problem.rate_scale(logs)
+    if not relative <= _CONVERGED:
+        raise NoRestPointError(
+            f"Newton's iteration ended with a relative error of {relative:.1e}; expected at most "
+            f"{_CONVERGED:g}: there may be no rest point with these groups; give support or start."
+        )
+    log_masses = np.full(problem.n, -math.inf)
+    log_masses[problem.present] = logs
+    return Solution(
+        np.exp(log_masses), problem.present.copy(), "Newton's iteration in log-masses", log_masses
+    )
+
+
+def _reached(problem: RestPointProblem, start: FloatArray) -> Solution:
+    """Integrate from `start` until the flow has settled near a rest point, and polish that one."""
+    scale = problem.rate_scale(np.log(problem.equal_start()[problem.present]))
+    end, run = 0.0, None
+    for stage in range(_STAGES):
+        end += 4.0**stage / scale
+        if run is None:
+            run = solve(
+                problem.dynamics,
+                problem.landscape,
+                start,
+                (0.0, end),
+                save_at=[end],
+                solver=Solver(max_steps=_STEPS),
+                throw=False,
+            )
+        else:
+            run = extend(run, end, save_at=[end], throw=False)
+        if run.termination is not Termination.COMPLETED:
+            break
+        logs, masses = run.log_masses[-1], run.masses[-1]
+        totals = [float(masses[block].sum()) for block, _ in problem.blocks]
+        settled = dataclasses.replace(
+            problem,
+            present=_staying(problem, masses, logs, end),
+            totals=np.where(np.isnan(problem.totals), math.nan, totals),
+            exact=True,
+        )
+        try:
+            found = _newton(settled, masses)
+        except NoRestPointError:
+            continue
+        distance = np.abs(found.masses - masses).max() / sum(totals)
+        fitness = fitness_at_log_masses(problem.landscape, 0.0, found.log_masses)
+        invaders = problem.growth(found.masses, np.asarray(fitness))[1][~found.survivors & np.isfinite(logs)]
+        if distance <= _SETTLED and (invaders <= 0).all():
+            method = f"integration from start, then {found.method}"
+            return dataclasses.replace(found, method=method, totals=settled.totals)
+    raise NoRestPointError(
+        f"the flow from start has not settled within {end:.3g} time units (it may cycle); "
+        "expected a start that leads to one: integrate with evodyn.solve to see what it does."
+    )
+
+
+def _staying(problem: RestPointProblem, masses: FloatArray, logs: FloatArray, elapsed: float) -> BoolArray:
+    """Return the groups that are not on their way out: large, or not shrinking at a steady rate."""
+    alive = np.isfinite(logs)
+    rates = np.zeros(problem.n)
+    rates[alive] = dataclasses.replace(problem, present=alive).rates(logs[alive])
+    staying = alive & (rates > -1.0 / elapsed)
+    for block, _ in problem.blocks:
+        staying[block] |= masses[block] > _COMMON * masses[block].sum()
+    return staying & (masses > 0)
+
+
+def _embedded(values: FloatArray, chosen: Any, n: int, fill: float) -> FloatArray:
+    """Return `values` at the `chosen` groups of n, `fill` elsewhere; `values` itself if all are chosen."""
+    if len(values) == n:
+        return values
+    whole = np.full(n, fill)
+    whole[chosen] = values
+    return whole
+
+
+def _joined(methods: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(methods))
+
+
+def _linear_method(nullity: int) -> str:
+    if not nullity:
+        return "linear system"
+    kind = {1: "line", 2: "plane"}.get(nullity, f"{nullity}-dimensional continuum")
+    return f"linear system; one of a neutral {kind} of rest points"

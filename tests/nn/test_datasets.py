@@ -1,0 +1,192 @@
+"""The data that travel with the package, and what happens to damaged ones."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.resources
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import nn_bridge.datasets as datasets
+from nn_bridge import load_dataset, load_fashion_mnist, load_mnist
+
+pytestmark = pytest.mark.nn
+
+PACKAGED = Path(str(importlib.resources.files("nn_bridge"))) / "data"
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data")
+    load_mnist(path)
+    return path
+
+
+@pytest.fixture
+def damaged(root: Path, tmp_path: Path) -> Path:
+    """A copy of the cache that a test may damage."""
+    return Path(shutil.copytree(root, tmp_path / "copy"))
+
+
+def test_mnist_is_mnist(root: Path) -> None:
+    data = load_mnist(root)
+    assert data.train_images.shape == (60000, 784) and data.test_images.shape == (10000, 784)
+    assert data.train_images.dtype == torch.float32 and data.train_labels.dtype == torch.int64
+    # The class counts of the training set, and the first ten labels, as published.
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.bincount(data.train_labels).tolist() == counts
+    assert data.train_labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert float(data.train_images.double().mean()) == pytest.approx(0, abs=1e-6)
+    assert float(data.train_images.double().std()) == pytest.approx(1, abs=1e-6)
+
+
+def test_raw_pixels_are_in_the_unit_interval_and_standardised_ones_use_the_training_pixels(
+    root: Path,
+) -> None:
+    raw, standard = load_mnist(root, standardise=False), load_mnist(root)
+    assert float(raw.test_images.min()) == 0.0 and float(raw.test_images.max()) == 1.0
+    mean, deviation = raw.train_images.double().mean(), raw.train_images.double().std()
+    assert (float(mean), float(deviation)) == pytest.approx((0.1307, 0.3081), abs=5e-5)
+    expected = (raw.test_images.double() - mean) / deviation
+    torch.testing.assert_close(standard.test_images.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_the_packed_files_unpack_to_the_published_ones() -> None:
+    # MD5 sums of the unpacked files as torchvision's readers have known them for years are of other
+    # compressions; the unpacked contents have these SHA-256 sums everywhere.
+    folder = importlib.resources.files("nn_bridge") / "data"
+    for name, (_, expected) in datasets._MNIST_SHA256.items():
+        content = gzip.decompress((folder / f"{name}.gz").read_bytes())
+        assert hashlib.sha256(content).hexdigest() == expected
+
+
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "empty"])
+def test_a_damaged_copy_is_replaced(damaged: Path, name: str, damage: str) -> None:
+    file = damaged / "MNIST" / "raw" / name
+    good = file.read_bytes()
+    spoil(file, damage)
+    load_mnist(damaged)
+    assert file.read_bytes() == good
+    assert [f.name for f in file.parent.iterdir() if f.name not in FILES] == []
+
+
+def spoil(file: Path, damage: str) -> None:
+    content = bytearray(file.read_bytes())
+    if damage == "truncated":
+        file.write_bytes(content[:-1])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "empty":
+        file.write_bytes(b"")
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_packed_file_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    package = tmp_path / "package"
+    shutil.copytree(str(importlib.resources.files("nn_bridge") / "data"), package / "data")
+    spoil(package / "data" / "t10k-labels-idx1-ubyte.gz", damage)
+    monkeypatch.setattr(importlib.resources, "files", lambda _: package)
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz is damaged.*install the package again"):
+        load_mnist(tmp_path / "cache")
+    assert not (tmp_path / "cache" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").exists()
+
+
+def test_the_environment_variable_says_where_the_cache_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVODYN_DATA", str(tmp_path / "elsewhere"))
+    assert datasets.cache_directory() == tmp_path / "elsewhere"
+    load_mnist()
+    assert sorted(f.name for f in (tmp_path / "elsewhere" / "MNIST" / "raw").iterdir()) == sorted(FILES)
+    monkeypatch.setenv("EVODYN_DATA", "")
+    assert datasets.cache_directory().name == "evodyn"
+
+
+def test_nothing_is_written_inside_the_package(root: Path) -> None:
+    folder = Path(str(importlib.resources.files("nn_bridge") / "data"))
+    assert not list(folder.rglob("*-ubyte")) and not list(folder.rglob("raw"))
+
+
+def test_parts_and_unknown_names(root: Path) -> None:
+    part = load_dataset("mnist", root).first(100, 50)
+    assert (len(part.train_images), len(part.train_labels), len(part.test_labels)) == (100, 100, 50)
+    assert "100 training and 50 test" in repr(part)
+    with pytest.raises(ValueError, match="name is 'cifar'"):
+        load_dataset("cifar")
+
+
+# Fashion-MNIST: MNIST's own files under the other name serve as well, the format being the same.
+
+
+@pytest.fixture(params=["packed", "unpacked", "mixed"])
+def fashion(request: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EVODYN_DATA", str(tmp_path / "cache"))
+    raw = tmp_path / "root" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for k, name in enumerate(FILES):
+        content = (root / "MNIST" / "raw" / name).read_bytes()
+        if request.param == "packed" or (request.param == "mixed" and k % 2):
+            (raw / f"{name}.gz").write_bytes((PACKAGED / f"{name}.gz").read_bytes())
+        else:
+            (raw / name).write_bytes(content)
+    return tmp_path / "root"
+
+
+def test_fashion_mnist_is_read_from_torchvisions_layout(fashion: Path, root: Path) -> None:
+    before = sorted(f.name for f in fashion.rglob("*"))
+    data = load_fashion_mnist(fashion, standardise=False)
+    assert data.name == "fashion-mnist"
+    assert torch.equal(data.train_images, load_mnist(root, standardise=False).train_images)
+    assert sorted(f.name for f in fashion.rglob("*")) == before
+    # And once more, with the copies of the first time in place.
+    assert torch.equal(load_fashion_mnist(fashion).test_labels, data.test_labels)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "header", "label", "missing", "empty"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_damaged_fashion_files_are_refused_by_name(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, damage: str
+) -> None:
+    monkeypatch.setenv("EVODYN_DATA", str(tmp_path / "cache"))
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in FILES:
+        content = bytearray((root / "MNIST" / "raw" / name).read_bytes())
+        file = raw / (f"{name}.gz" if packed else name)
+        if name == "train-labels-idx1-ubyte":
+            if damage == "header":
+                content[3] ^= 1
+            elif damage == "label":
+                content[100] = 11
+        if packed and name != "train-labels-idx1-ubyte":
+            content = bytearray((PACKAGED / f"{name}.gz").read_bytes())
+        elif packed:
+            content = bytearray(gzip.compress(content))
+        file.write_bytes(content)
+        if name == "train-labels-idx1-ubyte" and damage in ("truncated", "missing", "empty"):
+            spoil(file, damage)
+    with pytest.raises(ValueError, match="train-labels-idx1-ubyte"):
+        load_fashion_mnist(tmp_path)
+
+
+def test_a_label_is_what_the_file_says(root: Path) -> None:
+    labels = np.frombuffer((root / "MNIST" / "raw" / FILES[3]).read_bytes()[8:], dtype=np.uint8)
+    assert np.array_equal(load_mnist(root).test_labels.numpy(), labels)

@@ -1,0 +1,340 @@
+"""From masses to a smaller network: what is removed, and that its outputs stay."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from onnxruntime import InferenceSession  # type: ignore[attr-defined]
+from torch import nn
+
+from nn_bridge import (
+    PopulationLinear,
+    compact,
+    cost,
+    export_onnx,
+    load_compact,
+    population_layers,
+    population_mlp,
+    prune,
+    prune_to_sparsity,
+    save_compact,
+)
+
+pytestmark = pytest.mark.nn
+
+
+def network(widths: tuple[int, ...] = (20, 12, 8, 5), seed: int = 0) -> Any:
+    model = population_mlp(widths, seed=seed)
+    draw = torch.Generator().manual_seed(seed)
+    for layer in population_layers(model):
+        layer.masses.uniform_(0.1, 2.0, generator=draw)
+    return model
+
+
+def inputs(samples: int = 32, features: int = 20) -> torch.Tensor:
+    return torch.randn(samples, features, generator=torch.Generator().manual_seed(7))
+
+
+def masses(model: nn.Module) -> list[float]:
+    return torch.cat([layer.masses for layer in population_layers(model)]).tolist()
+
+
+def set_masses(model: nn.Module, values: list[float]) -> None:
+    parts = torch.tensor(values, dtype=torch.float64).split(
+        [layer.groups for layer in population_layers(model)]
+    )
+    for layer, part in zip(population_layers(model), parts, strict=True):
+        layer.masses.copy_(part)
+
+
+# Which groups
+
+
+def test_a_mass_equal_to_the_threshold_is_kept() -> None:
+    model = network((2, 3, 2, 2))
+    set_masses(model, [0.5, np.nextafter(0.5, 0), 0.6, 0.1, 0.7])
+    report = prune(model, 0.5)
+    assert masses(model) == [0.5, 0, 0.6, 0, 0.7]
+    assert (report.removed, report.groups, report.living, report.sparsity) == (2, 5, (2, 1), 0.4)
+    assert report.epsilon == 0.5
+
+
+@pytest.mark.parametrize(("sparsity", "count"), [(0.35, 269), (0.40, 307), (0.45, 346), (0.50, 384)])
+def test_the_papers_sparsities_remove_what_its_quantiles_cut_off(sparsity: float, count: int) -> None:
+    model, other = network((4, 512, 256, 3)), network((4, 512, 256, 3))
+    values = np.array(masses(model))
+    report = prune_to_sparsity(model, sparsity)
+    assert report.removed == count == round(sparsity * 768)
+    assert report.epsilon == np.quantile(values, sparsity)
+    prune(other, report.epsilon)
+    assert masses(model) == masses(other)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0, 2), min_size=7, max_size=7),
+    sparsity=st.floats(0, 1),
+)
+@example(values=[0.5] * 7, sparsity=0.5)
+def test_exactly_the_smallest_go_ties_by_index(values: list[float], sparsity: float) -> None:
+    model = network((2, 4, 3, 2))
+    set_masses(model, values)
+    report = prune_to_sparsity(model, sparsity, allow_empty=True)
+    due = sorted(range(7), key=lambda i: (values[i], i))[: round(sparsity * 7)]
+    assert masses(model) == [0.0 if i in due else v for i, v in enumerate(values)]
+    assert report.removed == sum(m == 0 for m in masses(model)) >= len(due)
+
+
+def test_the_last_group_of_a_layer_is_kept_and_the_next_goes_in_its_place() -> None:
+    model = network((2, 4, 3, 2))
+    set_masses(model, [1.0, 1.1, 1.2, 1.3, 0.1, 0.3, 0.2])
+    with pytest.warns(UserWarning, match="every group of hidden2 was due"):
+        report = prune_to_sparsity(model, 3 / 7)
+    assert masses(model) == [0, 1.1, 1.2, 1.3, 0, 0.3, 0]
+    assert report.removed == 3 and report.protected == ("hidden2",)
+    set_masses(model, [1.0, 1.1, 1.2, 1.3, 0.1, 0.3, 0.2])
+    with pytest.warns(UserWarning, match="hidden2"):
+        report = prune(model, 0.5)
+    assert report.removed == 2 and report.living == (4, 1)
+    with pytest.warns(UserWarning, match="hidden1, hidden2"):
+        report = prune_to_sparsity(model, 1.0)
+    assert report.living == (1, 1)
+    assert prune(model, 5.0, allow_empty=True).living == (0, 0)
+    # Nothing is left to protect, and nothing to warn of.
+    assert prune(model, 5.0).living == (0, 0)
+
+
+def test_removal_layer_by_layer_takes_the_fraction_of_each() -> None:
+    model = network((2, 4, 10, 2))
+    values = np.array(masses(model))
+    report = prune_to_sparsity(model, 0.5, scope="layer")
+    assert report.living == (2, 5) and np.isnan(report.epsilon)
+    for part, left in zip(np.split(values, [4]), population_layers(model), strict=True):
+        assert left.masses[left.masses > 0].min() > np.sort(part)[len(part) // 2 - 1]
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan")])
+def test_an_impossible_sparsity_is_named(bad: float) -> None:
+    with pytest.raises(ValueError, match="sparsity"):
+        prune_to_sparsity(network(), bad)
+    with pytest.raises(ValueError, match="threshold"):
+        prune(network(), -abs(bad))
+
+
+# The smaller network
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Sigmoid(), nn.Softplus(), nn.LeakyReLU(0.2)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_outputs_are_those_of_the_masked_network(activation: nn.Module, bias: bool) -> None:
+    # One activation used throughout, and nested containers: both are part of a chain.
+    draw = torch.Generator().manual_seed(1)
+    model = nn.Sequential(
+        PopulationLinear(20, 12, bias, generator=draw),
+        activation,
+        nn.Sequential(PopulationLinear(12, 8, bias, generator=draw), activation),
+        PopulationLinear(8, 6, bias, generator=draw),
+        activation,
+        nn.Linear(6, 4, bias),
+    )
+    set_masses(model, np.random.default_rng(0).uniform(0.1, 2, 26).tolist())
+    prune_to_sparsity(model, 0.5)
+    before, values = masses(model), copy.deepcopy(model.state_dict())
+    small = compact(model)
+    torch.testing.assert_close(small(inputs()), model(inputs()), atol=1e-5, rtol=1e-5)
+    assert not any("masses" in name for name, _ in small.named_buffers())
+    assert sum(p.numel() for p in small.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
+    # The network it came from is as it was, and shares nothing with the new one.
+    assert masses(model) == before
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.zero_()
+    assert all(torch.equal(values[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_network_without_absent_groups_keeps_its_size() -> None:
+    model = network()
+    small = compact(model)
+    assert [m.out_features for m in small if isinstance(m, nn.Linear)] == [12, 8, 5]
+    torch.testing.assert_close(small(inputs()), model(inputs()), atol=1e-6, rtol=1e-5)
+
+
+def test_widths_can_be_rounded_up() -> None:
+    model = network((20, 12, 8, 5))
+    set_masses(model, [1.0] * 5 + [0.0] * 7 + [0.5] * 7 + [0.0])
+    small = compact(model, round_to=4)
+    assert [m.out_features for m in small if isinstance(m, nn.Linear)] == [8, 8, 5]
+    torch.testing.assert_close(small(inputs()), model(inputs()), atol=1e-6, rtol=1e-5)
+    # Never wider than it was.
+    widest: Any = compact(model, round_to=100)
+    assert widest[0].out_features == 12
+
+
+def test_an_optimiser_goes_on_with_sliced_momentum() -> None:
+    model = network()
+    set_masses(model, [1.0] * 20)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = inputs(), torch.randint(0, 5, (32,), generator=torch.Generator().manual_seed(0))
+    set_masses(model, [1.0, 0.0] * 10)
+    masked = copy.deepcopy(model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    momentum = optimizer.state[model[2].weight]["momentum_buffer"].clone()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    small: Any = compact(model, optimizer)
+    buffer = optimizer.state[small[2].weight]["momentum_buffer"]
+    assert torch.equal(buffer, momentum[::2][:, ::2])
+    assert schedule.optimizer is optimizer and len(optimizer.state) == 6
+    # With masses of 1 both networks go on alike.
+    other = torch.optim.SGD(masked.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(5):
+        other.zero_grad()
+        nn.functional.cross_entropy(masked(x), y).backward()
+        other.step()
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(small(x), y).backward()
+        optimizer.step()
+    torch.testing.assert_close(small(x), masked(x), atol=1e-5, rtol=1e-5)
+
+
+def test_adams_state_is_sliced_too() -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(inputs()).sum().backward()
+    optimizer.step()
+    prune_to_sparsity(model, 0.5)
+    small: Any = compact(model, optimizer)
+    small(inputs()).sum().backward()
+    optimizer.step()
+    assert float(optimizer.state[small[0].weight]["step"]) == 2
+
+
+class Residual(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + x
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(PopulationLinear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), r"1 is a BatchNorm1d"),
+        (nn.Sequential(PopulationLinear(3, 3), nn.Sequential(Residual())), r"1\.0 is a Residual"),
+        (Residual(), "model is a Residual"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_by_name(model: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compact(model)
+
+
+def test_networks_that_cannot_shrink_are_refused() -> None:
+    empty = network()
+    prune(empty, 10.0, allow_empty=True)
+    with pytest.raises(ValueError, match="hidden1 has no living group"):
+        compact(empty)
+    last: Any = nn.Sequential(PopulationLinear(3, 3))
+    last[0].masses[0] = 0.0
+    with pytest.raises(ValueError, match="last layer"):
+        compact(last)
+    flat: Any = nn.Sequential(PopulationLinear(3, 3), nn.Flatten(), nn.Linear(3, 2))
+    flat[0].masses[0] = 0.0
+    with pytest.raises(ValueError, match="1 is a Flatten"):
+        compact(flat)
+    with pytest.raises(ValueError, match="not the model's"):
+        compact(network(), torch.optim.SGD(network().parameters(), lr=0.1))
+    shared = PopulationLinear(3, 3)
+    twice = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="2 shares parameters"):
+        compact(twice, torch.optim.SGD(twice.parameters(), lr=0.1))
+
+
+# Files
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_saved_and_loaded_networks_are_the_same(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = nn.Sequential(
+        nn.Flatten(),
+        PopulationLinear(20, 12),
+        nn.LeakyReLU(0.3),
+        nn.Dropout(0.2),
+        PopulationLinear(12, 8, bias=False),
+        nn.GELU("tanh"),
+        nn.Linear(8, 5),
+    ).to(dtype)
+    set_masses(model, np.linspace(0.5, 1.5, 20).tolist())
+    prune_to_sparsity(model, 0.4)
+    small = compact(model).eval()
+    save_compact(small, tmp_path / "small.safetensors")
+    loaded = load_compact(tmp_path / "small.safetensors")
+    assert str(loaded) == str(small)
+    assert torch.equal(loaded(inputs().to(dtype)), small(inputs().to(dtype)))
+
+
+def test_a_network_with_masses_is_not_a_compact_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="hidden1 still has masses"):
+        save_compact(network(), tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "small.safetensors"
+    save_compact(compact(network()), path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_compact(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_compact(path)
+    save_file({"w": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match="holds None"):
+        load_compact(path)
+    strange = '[{"name": "0", "type": "Evil", "arguments": {}}]'
+    metadata = {"format": "nn_bridge compact", "version": "1", "architecture": strange}
+    save_file({"w": torch.ones(2)}, path, metadata=metadata)
+    with pytest.raises(ValueError, match="'Evil'"):
+        load_compact(path)
+
+
+def test_a_halved_paper_network_costs_less_and_predicts_the_same(tmp_path: Path) -> None:
+    model = network((784, 512, 256, 10))
+    x = inputs(256, 784)
+    prune_to_sparsity(model, 0.5)
+    save_compact(compact(model), tmp_path / "half.safetensors")
+    small = load_compact(tmp_path / "half.safetensors")
+    assert torch.equal(small(x).argmax(1), model(x).argmax(1))
+    before, after = cost(model, x, repeats=3), cost(small, x, repeats=3)
+    assert before.macs == 784 * 512 + 512 * 256 + 256 * 10
+    assert before.parameters == before.macs + 512 + 256 + 10
+    widths = [784, *(layer.out_features for layer in small if isinstance(layer, nn.Linear))]
+    assert after.macs == sum(a * b for a, b in itertools.pairwise(widths))
+    assert after.macs < 0.6 * before.macs
+    assert after.file_bytes < 0.6 * before.file_bytes and after.latency > 0
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_onnxruntime_agrees(tmp_path: Path, small: bool) -> None:
+    model = network()
+    prune_to_sparsity(model, 0.5)
+    model = compact(model) if small else model
+    export_onnx(model, tmp_path / "model.onnx", inputs(3))
+    session: Any = InferenceSession(str(tmp_path / "model.onnx"))
+    for samples in (1, 32):
+        x = inputs(samples)
+        (out,) = session.run(None, {"input": x.numpy()})
+        np.testing.assert_allclose(out, model(x).detach().numpy(), atol=1e-5)
+    assert model.training
+    assert [f.name for f in tmp_path.iterdir()] == ["model.onnx"]

@@ -1,0 +1,172 @@
+"""The project as it is installed: what the wheel holds, what an import brings in, who imports whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evodyn
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = ("evodyn", "nn_bridge")
+SCRIPTS = ("studies", "paper_figures")
+
+
+def python(code: str, *arguments: str) -> str:
+    """Run code in a fresh interpreter at the root, with warnings as errors, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def imported_modules(file: Path, *, top_level_only: bool = False) -> set[str]:
+    """Return the first part of every module that a file imports."""
+    tree = ast.parse(file.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """Return the modules that a list of requirements brings, by the rule that - becomes _."""
+    names = (re.split(r"[\s<>=!~;\[]", requirement)[0] for requirement in requirements)
+    return {name.replace("-", "_") for name in names}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from a copy of the sources that also has what must stay outside."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for folder in (*PACKAGES, *SCRIPTS, "tests"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = out.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    info = f"evodyn-{evodyn.__version__}.dist-info"
+    code = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    data = {f"nn_bridge/data/{path.name}" for path in (ROOT / "nn_bridge" / "data").iterdir()}
+    about = {
+        f"{info}/{name}"
+        for name in (
+            "METADATA",
+            "RECORD",
+            "WHEEL",
+            "top_level.txt",
+            "licenses/LICENSE",
+            "licenses/nn_bridge/data/LICENSE-MNIST.txt",
+        )
+    }
+    expected = code | data | about | {f"{package}/py.typed" for package in PACKAGES}
+    assert set(wheel.namelist()) == expected
+    assert {f"nn_bridge/data/{name}.gz" for name in MNIST} <= expected
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert "License-Expression: MIT AND CC-BY-SA-3.0" in metadata
+    assert "Requires-Python: >=3.11" in metadata
+
+
+MNIST = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def test_importing_evodyn_brings_in_nothing_that_loads_on_demand() -> None:
+    loaded = set(python("import evodyn, sys; print(*{m.split('.')[0] for m in sys.modules})").split())
+    on_demand = {"torch", "matplotlib", "sympy", "xarray", "pandas", "h5netcdf", "h5py", "joblib"}
+    assert not loaded & (on_demand | {"distributed", "dask", "typer", "rich", "threadpoolctl", "nn_bridge"})
+    assert {"numpy", "scipy", "array_api_compat"} <= loaded
+
+
+def test_importing_evodyn_takes_under_half_a_second_beyond_scipy() -> None:
+    code = (
+        "import time, numpy, scipy.integrate; start = time.process_time(); import evodyn; "
+        "print(time.process_time() - start)"
+    )
+    assert min(float(python(code)) for _ in range(2)) < 0.5
+
+
+def test_public_names_are_there_and_documented() -> None:
+    contract = {
+        *("Replicator", "NormalizedGrowth", "SelectionMutation", "Selection", "Populations"),
+        *("solve", "iterate", "extend", "load", "solve_ensemble", "equilibrium", "sweep", "landscapes"),
+        *("Extinction", "Solver", "Run", "Termination", "SolveError"),
+    }
+    assert contract <= set(evodyn.__all__)
+    assert sorted(evodyn.__all__) == list(evodyn.__all__)
+    for name in evodyn.__all__:
+        assert (getattr(evodyn, name).__doc__ or "").strip(), name
+    landscapes = {
+        *("Constant", "LinearDecay", "Entropic", "MatrixGame", "Redundancy", "Seasonal", "Recorded"),
+        "contributions",
+    }
+    assert landscapes <= set(evodyn.landscapes.__all__)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert PROJECT["project"]["version"] == evodyn.__version__
+    assert f"version: {evodyn.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"[{evodyn.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_everything_imported_is_declared() -> None:
+    extras: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+    core = distributions(PROJECT["project"]["dependencies"])
+    declared = core.union(*map(distributions, extras.values()))
+    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "style"}
+    for folder in (*PACKAGES, *SCRIPTS, "tests"):
+        for file in (ROOT / folder).rglob("*.py"):
+            foreign = imported_modules(file) - set(sys.stdlib_module_names) - ours
+            assert foreign <= declared, f"{file.relative_to(ROOT)}: {foreign - declared}"
+            if folder == "evodyn":
+                eager = imported_modules(file, top_level_only=True) - set(sys.stdlib_module_names) - ours
+                assert eager <= core, f"{file.relative_to(ROOT)}: {eager - core}"
+
+
+@pytest.mark.parametrize("folder", SCRIPTS)
+def test_scripts_share_one_module_and_do_not_import_each_other(folder: str) -> None:
+    files = list((ROOT / folder).glob("*.py"))
+    assert files
+    shared = "_shared" if folder == "studies" else "style"
+    names = {file.stem for file in files} - {shared}
+    for file in files:
+        assert not imported_modules(file) & (names | {"studies", "paper_figures"}), file.name
+    # The checker sees an import where there is one.
+    assert shared in imported_modules(ROOT / folder / "extinction.py")
+
+
+def test_nothing_is_pickled_or_downloaded() -> None:
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            assert not imported_modules(file) & {"pickle", "cloudpickle", "shelve", "urllib", "requests"}, (
+                file
+            )
