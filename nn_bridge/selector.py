@@ -128,11 +128,15 @@ class Selector:
         self.contribution = self._measured()
         masses = self.masses
         time = self.steps * self.step_size
-        fitness = self.landscape(self.contribution)(time, masses)
-        for layer, new in zip(
-            self.layers, self._stepped(masses, fitness, time).split(self.sizes), strict=True
-        ):
-            layer.masses.copy_(new)
+        # In double precision, as the masses are: one conversion instead of one in every operation.
+        fitness = self.landscape(self.contribution.double())(time, masses)
+        if masses.device.type == "cpu":  # NumPy views, at half the overhead per call of torch's own functions
+            fitness = torch.as_tensor(fitness).numpy()
+            new = torch.from_numpy(self.dynamics.step(masses.numpy(), fitness, self.step_size, time=time))
+        else:
+            new = self.dynamics.step(masses, fitness, self.step_size, time=time)
+        for layer, part in zip(self.layers, new.split(self.sizes), strict=True):
+            layer.masses.copy_(part)
         self.steps += 1
         for listener in self._listeners:
             listener(self.contribution)
@@ -174,27 +178,19 @@ class Selector:
         total = self._totals[index]
         self._totals[index] = seen if total is None else total + seen
 
-    def _stepped(self, masses: torch.Tensor, fitness: Any, time: float) -> torch.Tensor:
-        if masses.device.type == "cpu":  # half the overhead per call of torch's own functions
-            view, fitness = masses.numpy(), torch.as_tensor(fitness).numpy()
-            return torch.from_numpy(self.dynamics.step(view, fitness, self.step_size, time=time))
-        new: torch.Tensor = self.dynamics.step(masses, fitness, self.step_size, time=time)
-        return new
-
     def _measured(self) -> torch.Tensor:
         """Return the contributions after all options and forget the backward passes."""
-        values = []
-        for layer, total in zip(self.layers, self._totals, strict=True):
-            if total is None:
-                if self.signal.needs_gradient:
-                    raise RuntimeError(
-                        "a population layer has seen no backward pass since the last step; expected "
-                        "loss.backward() before selector.step(), with this model's latest selector."
-                    )
-                total = torch.empty(0, dtype=torch.float32, device=layer.masses.device)
-            values.append(self.signal.values(layer, total))
+        totals = torch.empty(0)
+        if self.signal.needs_gradient:
+            seen = [total for total in self._totals if total is not None]
+            if len(seen) < len(self.layers):
+                raise RuntimeError(
+                    "a population layer has seen no backward pass since the last step; expected "
+                    "loss.backward() before selector.step(), with this model's latest selector."
+                )
+            totals = torch.cat(seen)
         self.clear()
-        contribution = torch.cat(values)
+        contribution = self.signal.values(self.layers, totals)
         if self.signal.smoothing:
             keep = self.signal.smoothing
             if self._smoothed is None:
