@@ -53,7 +53,7 @@ test: $(VENV)/.nn
 	$(RUN) -m pytest
 
 test-core: $(VENV)/.dev
-	$(RUN) -m pytest -m "not nn"
+	$(RUN) -m pytest -m "not nn" --ignore=tests/nn
 
 check: $(VENV)/.nn
 	$(RUN) -m ruff format --check .

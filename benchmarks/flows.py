@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -45,7 +46,8 @@ def main() -> None:
 
     def velocity(t: float, p: np.ndarray) -> np.ndarray:
         fitness = contribution - DECAY * p
-        return p * (fitness - (p @ fitness) / p.sum())
+        flow: np.ndarray = p * (fitness - (p @ fitness) / p.sum())
+        return flow
 
     run = ours()
     print(f"Eq. 10, {N} log-normal groups, λ = {DECAY}, t = {END:g}, {len(TIMES)} outputs, rtol 1e-8")
@@ -53,14 +55,15 @@ def main() -> None:
     for atol in (1e-10, 1e-14):
         for method in ("DOP853", "RK45", "LSODA"):
 
-            def theirs(method: str = method, atol: float = atol) -> object:
+            def theirs(method: Any = method, atol: float = atol) -> Any:
                 return solve_ivp(velocity, (0.0, END), ones, method, TIMES, rtol=1e-8, atol=atol)
 
             result = theirs()
             a, b, ratio = paired(ours, theirs)
             print(
-                f"  {method:7} atol {atol:g}: {result.nfev:5} evaluations, lowest mass {result.y.min():9.1e}, "  # type: ignore[attr-defined]
-                f"{b * 1e3:5.1f} ms; ours {a * 1e3:5.1f} ms, ratio {ratio:.2f}"
+                f"  {method:7} atol {atol:g}: {result.nfev:5} evaluations, "
+                f"lowest mass {result.y.min():9.1e}, {b * 1e3:5.1f} ms; "
+                f"ours {a * 1e3:5.1f} ms, ratio {ratio:.2f}"
             )
 
 

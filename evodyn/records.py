@@ -85,8 +85,8 @@ def record_of(run: Run | xarray.Dataset | Record) -> Record:
     Parameters
     ----------
     run : Run or xarray.Dataset
-        A dataset has a coordinate ``time`` and one of ``log_mass``, ``mass``, or ``log_share`` (time, group), the
-        last with ``log_total_mass`` (time).
+        A dataset has a coordinate ``time`` and one of ``log_mass``, ``mass``, or ``log_share``
+        (time, group), the last with ``log_total_mass`` (time).
 
     Raises
     ------

@@ -105,6 +105,7 @@ class Selector:
         self.steps = 0
         self.contribution: torch.Tensor | None = None
         self._totals: list[torch.Tensor | None] = [None] * len(self.layers)
+        self._remembered: torch.Tensor | None = None
         self._smoothed: torch.Tensor | None = None
         self._weight = 0.0
         self._listeners: list[Callable[[torch.Tensor], None]] = []
@@ -151,9 +152,13 @@ class Selector:
         self._totals = [None] * len(self.layers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that is not the model's: the number of steps and the smoothed signal."""
-        smoothed = None if self._smoothed is None else self._smoothed.clone()
-        return {"steps": self.steps, "smoothed": smoothed, "weight": self._weight}
+        """Return the state that is not the model's: number of steps, remembered and smoothed signal."""
+        return {
+            "steps": self.steps,
+            "remembered": None if self._remembered is None else self._remembered.clone(),
+            "smoothed": None if self._smoothed is None else self._smoothed.clone(),
+            "weight": self._weight,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned (the masses are restored with the model).
@@ -163,14 +168,17 @@ class Selector:
         ValueError
             If the state is of a model with another number of groups.
         """
-        smoothed = state["smoothed"]
-        if smoothed is not None and smoothed.shape != (sum(self.sizes),):
-            raise ValueError(
-                f"state holds {smoothed.shape[0]} groups; expected {sum(self.sizes)}: "
-                "it belongs to another model."
-            )
+        device, restored = self.layers[0].masses.device, {}
+        for name in ("remembered", "smoothed"):
+            value = state[name]
+            if value is not None and value.shape != (sum(self.sizes),):
+                raise ValueError(
+                    f"state holds {value.shape[0]} groups; expected {sum(self.sizes)}: "
+                    "it belongs to another model."
+                )
+            restored[name] = None if value is None else value.to(device, copy=True)
         self.steps, self._weight = int(state["steps"]), float(state["weight"])
-        self._smoothed = None if smoothed is None else smoothed.to(self.layers[0].masses.device, copy=True)
+        self._smoothed, self._remembered = restored["smoothed"], restored["remembered"]
         self.clear()
 
     def _observe(self, index: int, gradient: torch.Tensor, z: torch.Tensor) -> None:
@@ -189,6 +197,10 @@ class Selector:
                     "loss.backward() before selector.step(), with this model's latest selector."
                 )
             totals = torch.cat(seen)
+            if self.signal.memory:
+                if self._remembered is not None:
+                    totals = totals + self.signal.memory * self._remembered
+                self._remembered = totals
         self.clear()
         contribution = self.signal.values(self.layers, totals)
         if self.signal.smoothing:
@@ -213,6 +225,8 @@ def _relative(values: torch.Tensor, masses: torch.Tensor, kind: bool | str) -> t
     if kind == "zscore":
         values = values - mean
         scale = ((values * values * present).sum() / count).sqrt()
+    elif kind == "max":
+        scale = (values * present).max()
     else:
         scale = mean
     return torch.where(scale > 0, values / scale, torch.zeros_like(values))

@@ -19,7 +19,7 @@ from nn_bridge.layers import PopulationLayer
 
 __all__ = ["Contribution", "Magnitude", "Signal", "Taylor"]
 
-RELATIVE = ("mean", "zscore")
+RELATIVE = ("mean", "zscore", "max")
 
 
 class Signal(Specification, ABC):
@@ -32,10 +32,10 @@ class Signal(Specification, ABC):
     smoothing : float, optional
         β in [0, 1): c is replaced by its exponential moving average over steps,
         (1 - β) Σ_k β^k c(n - k), divided by the sum of its weights (so that the first value counts fully).
-    relative : bool, "mean" or "zscore", optional
-        Divide by the mean over the groups (True or "mean"), or subtract the mean and divide by the
-        standard deviation over the groups ("zscore"). Over all groups that compete with one another,
-        absent ones excepted. Where the divisor is 0 so are the values.
+    relative : bool, "mean", "zscore" or "max", optional
+        Divide by the mean over the groups (True or "mean") or by the largest value ("max"), or subtract
+        the mean and divide by the standard deviation over the groups ("zscore"). Over all groups that
+        compete with one another, absent ones excepted. Where the divisor is 0 so are the values.
 
     Raises
     ------
@@ -44,7 +44,8 @@ class Signal(Specification, ABC):
     """
 
     smoothing: float
-    relative: bool | Literal["mean", "zscore"]
+    relative: bool | Literal["mean", "zscore", "max"]
+    memory: float = 0.0  # what is kept of the sums of earlier steps; an option of `Contribution`
 
     def __post_init__(self) -> None:
         smoothing = validation.non_negative("smoothing", self.smoothing)
@@ -109,10 +110,13 @@ class Contribution(Signal):
         the gradient of the batch does, up to mini-batch noise.
     smoothing : float, optional
         See `Signal`.
-    relative : bool, "mean" or "zscore", optional
+    relative : bool, "mean", "zscore" or "max", optional
         See `Signal`.
     summed : bool, optional
         Multiply by the number of samples: the gradient of the summed loss where the loss is a mean.
+    memory : float, optional
+        ρ in [0, 1]: before the absolute value is taken, each step's gradient is added to ρ times what there
+        is from the steps before. 0 starts every step from zero; 1 is a gradient that is never zeroed.
 
     Raises
     ------
@@ -126,13 +130,21 @@ class Contribution(Signal):
     Examples
     --------
     >>> Contribution(per_sample=True, smoothing=0.9, relative=True)
-    Contribution(per_sample=True, smoothing=0.9, relative='mean', summed=False)
+    Contribution(per_sample=True, smoothing=0.9, relative='mean', summed=False, memory=0.0)
     """
 
     per_sample: bool = False
     smoothing: float = 0.0
-    relative: bool | Literal["mean", "zscore"] = False
+    relative: bool | Literal["mean", "zscore", "max"] = False
     summed: bool = False
+    memory: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        memory = validation.non_negative("memory", self.memory)
+        if memory > 1:
+            raise ValueError(f"memory is {memory!r}; expected a number in [0, 1].")
+        self._set(memory=memory)
 
     def observed(self, gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
         if self.per_sample:
@@ -153,12 +165,12 @@ class Taylor(Signal):
     ----------
     smoothing : float, optional
         See `Signal`.
-    relative : bool, "mean" or "zscore", optional
+    relative : bool, "mean", "zscore" or "max", optional
         See `Signal`.
     """
 
     smoothing: float = 0.0
-    relative: bool | Literal["mean", "zscore"] = False
+    relative: bool | Literal["mean", "zscore", "max"] = False
 
     def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
         masses = torch.cat([layer.masses for layer in layers])
@@ -173,12 +185,12 @@ class Magnitude(Signal):
     ----------
     smoothing : float, optional
         See `Signal`.
-    relative : bool, "mean" or "zscore", optional
+    relative : bool, "mean", "zscore" or "max", optional
         See `Signal`.
     """
 
     smoothing: float = 0.0
-    relative: bool | Literal["mean", "zscore"] = False
+    relative: bool | Literal["mean", "zscore", "max"] = False
 
     @property
     def needs_gradient(self) -> bool:

@@ -51,9 +51,7 @@ def _log(values: FloatArray) -> FloatArray:
 
 def softened(p0: FloatArray, exponents: Exact) -> Exact:
     """Return ln p for p ∝ p0 exp(exponents(t)) with the total mass of p0."""
-    return lambda t: (
-        (logs := _log(p0) + exponents(t)) - logsumexp(logs) + np.log(p0.sum())  # noqa: F821
-    )
+    return lambda t: (logs := _log(p0) + exponents(t)) - logsumexp(logs) + np.log(p0.sum())
 
 
 def _constant() -> list[Problem]:
