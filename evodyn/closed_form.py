@@ -52,6 +52,8 @@ class _Piece:
             part = logs[:, block]
             total = log_sum_exp(self.base[block])
             if np.isfinite(total[0]):
+                # The largest first: the total must not be rounded at the size of c·t.
+                part -= part.max(axis=-1, keepdims=True)
                 part += total - log_sum_exp(part)
         return logs
 
@@ -95,7 +97,7 @@ def run(
     starts = [state.t, *breakpoints(landscape, (state.t, end))]
     pieces = restarts = 0
     if ledger.policy_is("absorb"):
-        state = _absorbed(state, np.flatnonzero(ledger.below & np.isfinite(state.log_masses)), ledger)
+        state = _absorbed(state, np.flatnonzero(ledger.below & ~state.removed), ledger)
     _save(saved, state)
     for begin, stop in zip(starts, [*starts[1:], end], strict=True):
         fitness = np.asarray(landscape(begin, np.exp(state.log_masses)), dtype=np.float64)

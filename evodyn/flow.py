@@ -181,14 +181,24 @@ class Flow:
 
     @functools.cached_property
     def plain(self) -> bool:
-        """Whether all groups of one block are in logarithms, its total known, fitness one of masses."""
+        """Whether there is one block, its total known, and every group that lives is in logarithms."""
         return (
             len(self.blocks) == 1
             and self.blocks[0].log_total is not None
             and not self.blocks[0].capped
-            and len(self.log_living) == len(self.start.log_masses)
-            and not hasattr(self.landscape, "at_log_masses")
+            and not len(self.reviving)
         )
+
+    @functools.cached_property
+    def full(self) -> bool:
+        """Whether all groups are in logarithms."""
+        return len(self.log_living) == len(self.start.log_masses)
+
+    def _all(self, of_living: FloatArray) -> FloatArray:
+        """Return values of all groups, 0 where none is in logarithms."""
+        values = np.zeros(len(self.start.log_masses))
+        values[self.log_living] = of_living
+        return values
 
     @property
     def initial(self) -> FloatArray:
@@ -266,28 +276,33 @@ class Flow:
         is `plain` the rates lack a term common to all.
         """
         time = min(t, self.last_time)
-        dynamics = self.dynamics
+        dynamics, living = self.dynamics, self.log_living
+        method: Any = getattr(self.landscape, "at_log_masses", None)
         if self.plain and isinstance(dynamics, MeanComparison):
-            # The same as below without masks and logarithms, where most evaluations are made. The total
-            # is known, so that a drift common to all u has no meaning: the plain mean of fitness serves
-            # in place of the weighted one, and is smoother.
-            masses = np.exp(y - y.max())
-            masses *= math.exp(self.blocks[0].log_total(t)) / np.add.reduce(masses)  # type: ignore[misc]
-            fitness = np.asarray(self.landscape(time, masses), dtype=np.float64)
-            mean = np.add.reduce(fitness) / len(fitness)
-            growth: FloatArray = dynamics.rates_against(fitness, mean, time=time)
+            # The same as below without masks, where most evaluations are made. The total is known, so
+            # that a drift common to all u has no meaning: the plain mean of fitness serves in place of
+            # the weighted one, and is smoother.
+            shares = np.exp(y - y.max())
+            shares *= math.exp(self.blocks[0].log_total(t)) / np.add.reduce(shares)  # type: ignore[misc]
+            masses = shares if self.full else self._all(shares)
+            fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
+            fitness = np.asarray(fitness, dtype=np.float64)
+            own = fitness if self.full else fitness[living]
+            growth: FloatArray = dynamics.rates_against(own, np.add.reduce(own) / len(own), time=time)
+            if not self.full:
+                growth = self._all(growth)
             if self.flows_in:
-                np.maximum(masses, _TINY, out=masses)
+                masses[living] = np.maximum(masses[living], _TINY)
         else:
             logs = self.log_masses(t, y)
             masses = np.exp(logs)
-            masses[self.log_living] = np.maximum(masses[self.log_living], _TINY)
-            method: Any = getattr(self.landscape, "at_log_masses", None)
+            masses[living] = np.maximum(masses[living], _TINY)
             fitness = self.landscape(time, masses) if method is None else method(time, logs)
             fitness = np.asarray(fitness, dtype=np.float64)
             growth = dynamics.growth_rates(masses, fitness, time=time)
         if not math.isfinite(growth @ growth):
-            bad = (masses > 0) & ~(np.isfinite(fitness) & np.isfinite(growth))
+            bad = np.isin(np.arange(len(masses)), np.concatenate((living, self.reviving)))
+            bad &= ~(np.isfinite(fitness) & np.isfinite(growth)) & (masses > 0)
             if bad.any():
                 raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
             growth = np.where(np.isfinite(growth), growth, 0.0)

@@ -171,7 +171,7 @@ def _iterated(
     threshold = ledger.extinction.threshold if ledger.extinction else 0.0
     absorb, stop = ledger.policy_is("absorb"), ledger.policy_is("stop")
     if absorb:
-        masses = _absorb(masses, np.flatnonzero(ledger.below & (masses > 0)), ledger)
+        masses = _absorb(masses, np.flatnonzero(ledger.below & ~ledger.removed), ledger)
     rows: list[FloatArray] = [masses] if save_start else []
     times: list[float] = [start + first * h] if save_start else []
     projections, step = 0, first

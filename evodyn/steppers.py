@@ -24,7 +24,17 @@ class _MaximumNorm:
 
     def _estimate_error_norm(self, K: FloatArray, h: float, scale: FloatArray) -> float:
         error: FloatArray = self._estimate_error(K, h)  # type: ignore[attr-defined]
-        return float(np.abs(error / scale).max(initial=0.0))
+        return _rounded(float(np.abs(error / scale).max(initial=0.0)))
+
+
+def _rounded(norm: float) -> float:
+    """Return `norm` to eight binary digits.
+
+    The length of the next step depends on it. Rounding errors, which differ with the unit of mass, a shift
+    of fitness or the order of groups, must not change where the steps end.
+    """
+    mantissa, exponent = math.frexp(norm)
+    return math.ldexp(round(256 * mantissa) / 256, exponent) if math.isfinite(norm) else norm
 
 
 class MaximumRK23(_MaximumNorm, RK23):
@@ -43,7 +53,7 @@ class MaximumDOP853(DOP853):
         third = np.dot(K.T, self.E3) / scale
         combined = np.hypot(fifth, 0.1 * third)
         combined[combined == 0] = 1.0
-        return float(abs(h) * (fifth**2 / combined).max(initial=0.0))
+        return _rounded(float(abs(h) * (fifth**2 / combined).max(initial=0.0)))
 
 
 SOLVERS: dict[str, type[OdeSolver]] = {

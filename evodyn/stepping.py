@@ -181,7 +181,7 @@ class Integration:
         lookahead = min(stops[0] - state.t, self.solver.max_step, 1e-3 * (self.end - state.t))
         capped: tuple[bool, ...] | None = None
         if self.ledger.policy_is("absorb"):
-            state = self._absorbed(state, np.flatnonzero(self.ledger.below & np.isfinite(state.log_masses)))
+            state = self._absorbed(state, np.flatnonzero(self.ledger.below & ~state.removed))
         self._save_row(state)
         try:
             while state.t < self.end:
@@ -332,6 +332,13 @@ class _Phase:
             self._finish_saves_without_mass()
             return State(self.stop, self.state.log_masses, self.state.removed), None
         rhs = _Counted(flow, self.cap, rejects_nan=integration.method in EXPLICIT)
+        length = self.stop - self.state.t
+        if length < 100 * np.spacing(self.stop):
+            # Shorter than integrators take: one step of Euler's method is exact to rounding.
+            y = y + length * flow.velocity(self.state.t, y)
+            self.state = State(self.stop, flow.log_masses(self.stop, y), self.state.removed)
+            integration._save_row(self.state)
+            return self.state, None
         try:
             ended = self._steps(rhs, y)
         finally:
@@ -343,14 +350,25 @@ class _Phase:
         """Take steps; return what ends the run, or None where only the phase ends."""
         integration, flow = self.integration, self.flow
         # With mutation, no step may outrun the look ahead.
-        first = min(self.last_step, self.stop - self.state.t) if flow.flows_in else None
+        longest = self.stop - self.state.t
+        first = min(self.last_step, longest) if flow.flows_in else None
         stepper = self._stepper(rhs, self.state.t, y, self.stop, first=first)
         while stepper.status == "running":
             t_old, y_old = stepper.t, np.array(stepper.y)
             if integration.steps >= self.solver.max_steps:
                 return Termination.STEP_LIMIT
             rhs.next_step()
-            self.message = self._advance(stepper) or ""
+            try:
+                self.message = self._advance(stepper) or ""
+            except _StalledError:
+                raise
+            except Exception:
+                # A method that cannot reject what is not a number: approach it in shorter steps.
+                longest = 0.1 * min(self.last_step, longest)
+                if longest < 100 * np.spacing(max(abs(t_old), abs(self.stop))):
+                    raise
+                stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=longest)
+                continue
             if str(stepper.status) == "failed":
                 if rhs.failure is not None:
                     raise rhs.failure
@@ -358,13 +376,17 @@ class _Phase:
             integration.steps += 1
             t_new, y_new = float(stepper.t), np.array(stepper.y)
             self.last_step = t_new - t_old
+            if not math.isfinite(y_new @ y_new) or (y_new[len(flow.log_living) :] < 0).any():
+                # LSODA accepts what is not a number, and a revived mass cannot be negative: take the
+                # step again, in shorter ones.
+                longest = 0.1 * min(self.last_step, longest)
+                if longest < 10 * np.spacing(t_old):
+                    return Termination.SOLVER_FAILED
+                rhs.next_step()
+                stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=longest)
+                continue
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
-                continue
-            if len(flow.reviving) and (y_new[len(flow.log_living) :] < 0).any():
-                # A revived mass cannot be negative: take the step again, in shorter ones.
-                rhs.next_step()
-                stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=0.1 * (t_new - t_old))
                 continue
             event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
             if event is not None:
