@@ -706,4 +706,4 @@ def claims_table(checked: Sequence[Claim]) -> Table:
 
 
 if __name__ == "__main__":
-    _shared.run(main)
+    _shared.command_line(main)()
