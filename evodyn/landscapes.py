@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn import validation
-from evodyn.arrays import Array, FloatArray, array_namespace, host, is_foreign, like
+from evodyn.arrays import Array, FloatArray, array_namespace, is_foreign, like
 from evodyn.laws import contributions
 from evodyn.linearization import DiagonalPlusLowRank
 from evodyn.specifications import Specification
@@ -460,9 +460,7 @@ class Recorded(Landscape):
     decay: float = 0.0
 
     def __post_init__(self) -> None:
-        times = validation.finite_array(
-            "times", host(self.times) if is_foreign(self.times) else self.times, ndim=1
-        )
+        times = validation.finite_array("times", self.times, ndim=1)
         if len(times) < 2:
             raise ValueError(f"times has {len(times)} entries; expected at least two, one interval.")
         if not (np.diff(times) > 0).all():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.arrays import Array, FloatArray, frozen, is_foreign
+from evodyn.arrays import Array, FloatArray, frozen, host, is_foreign
 
 __all__ = ["choice", "count", "finite", "non_negative", "numeric", "positive", "specification_array"]
 
@@ -77,6 +77,7 @@ def finite_array(
 ) -> FloatArray:
     """Return a read-only float64 copy of `value` if it is a finite numeric array with entries >= `least`."""
     try:
+        value = host(value) if is_foreign(value) else value
         kind = np.asarray(value).dtype.kind
         if kind not in "biufO":
             raise TypeError("it holds " + ("complex numbers" if kind == "c" else "no numbers"))
