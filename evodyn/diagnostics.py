@@ -41,6 +41,15 @@ __all__ = [
     "price_decomposition",
 ]
 
+# Landscapes whose fitness does not drift in time, or only jumps.
+_STILL = (
+    landscapes.Constant,
+    landscapes.LinearDecay,
+    landscapes.Entropic,
+    landscapes.MatrixGame,
+    landscapes.Redundancy,
+    landscapes.Recorded,
+)
 Trait = npt.ArrayLike | Callable[[float, Array], Array]
 
 
@@ -200,16 +209,26 @@ def _derivative(
     rates = np.where(np.isfinite(rates), rates, 0.0)
     width = 2.0**-17 / max(1.0, float(np.abs(rates).max()))
     ahead, behind = (fitness_at_log_masses(trait, t, logs + sign * width * rates) for sign in (1, -1))
-    # A recorded landscape jumps at its breakpoints and ends with its record.
+    with np.errstate(invalid="ignore"):
+        change = (ahead - behind) / (2 * width)
+        terms = trait.terms if isinstance(trait, landscapes.Sum) else (trait,)
+        change = change + sum(_drift(term, record, t, logs) for term in terms)
+    return _finite(change, masses)
+
+
+def _drift(term: LandscapeFunction, record: Record, t: float, logs: FloatArray) -> FloatArray | float:
+    """Return ∂φ/∂t at fixed masses, by central differences within the time span and between breakpoints."""
+    if type(term) in _STILL:
+        return 0.0
     step = 2.0**-22 * (1 + abs(t))
     early, late = max(t - step, float(record.t[0])), min(t + step, float(record.t[-1]))
-    for jump in landscapes.breakpoints(trait, (early - step, late + step)):
+    for jump in landscapes.breakpoints(term, (early, late)):
         early, late = (max(early, float(jump)), late) if jump <= t else (early, min(late, t))
-    after, before = (fitness_at_log_masses(trait, time, logs) for time in (late, early))
-    with np.errstate(invalid="ignore"):
-        drift = (after - before) / (late - early) if late > early else np.zeros(len(logs))
-        change = (ahead - behind) / (2 * width) + drift
-    return _finite(change, masses)
+    if late <= early:
+        return 0.0
+    after, before = (fitness_at_log_masses(term, time, logs) for time in (late, early))
+    slope: FloatArray = (np.asarray(after) - np.asarray(before)) / (late - early)
+    return slope
 
 
 def _finite(values: Array, masses: FloatArray) -> FloatArray:

@@ -35,7 +35,7 @@ from nn_bridge.layers import population_layers, population_mlp
 from nn_bridge.removal import prune, prune_to_sparsity
 from nn_bridge.selector import Selector
 from nn_bridge.signals import Contribution
-from nn_bridge.training import accuracy, shuffled, train_epoch
+from nn_bridge.training import accuracy, loader_generator, shuffled, train_epoch
 
 __all__ = ["DYNAMICS", "EpochReport", "Experiment", "Source", "run", "run_all", "trained_network"]
 
@@ -70,7 +70,9 @@ class Experiment(Specification):
     decay : float
         λ of Eq. 10.
     signal_clip : float, optional
-        Bound on |φ - φ̄|.
+        The bound of the selection signal.
+    clipped : {"difference", "fitness"}
+        Whether it bounds |φ - φ̄| or |φ|.
     mass_cap : float, optional
         Bound on the total mass, normalised growth only (in each layer its share by number of groups, if
         layers compete apart).
@@ -78,12 +80,17 @@ class Experiment(Specification):
         μ, mutation only.
     mutation_target : "uniform_share" or float
         1/N as printed, or a mass for every group.
-    per_sample, smoothing, relative, summed
+    per_sample, smoothing, relative, summed, memory
         Options of the signal, see `Contribution`.
     scope : {"global", "layer"}
         Which groups compete.
     fresh_gradients : bool
         Measure the fitness at the updated weights, see `train_epoch`.
+    scaled_bias : bool
+        Whether masses scale the biases too, see `population_mlp`.
+    shuffling : {"own", "loader"}
+        Where the order of the samples comes from: a generator of its own, or, as in a script with one global
+        seed, the one that drew the weights before, through a shuffling `DataLoader`.
     pruning : {"global", "layer"}
         Rank all groups together, or those of each layer.
     sparsities, thresholds : tuple of float
@@ -109,15 +116,19 @@ class Experiment(Specification):
     step_size: float = 5e-4
     decay: float = 1e-3
     signal_clip: float | None = 0.10
+    clipped: Literal["difference", "fitness"] = "difference"
     mass_cap: float | None = 768.0
     mutation_rate: float = 2e-3
     mutation_target: Literal["uniform_share"] | float = "uniform_share"
     per_sample: bool = False
     smoothing: float = 0.0
-    relative: bool | Literal["mean", "zscore"] = False
+    relative: bool | Literal["mean", "zscore", "max"] = False
     summed: bool = False
+    memory: float = 0.0
     scope: Literal["global", "layer"] = "global"
     fresh_gradients: bool = False
+    scaled_bias: bool = True
+    shuffling: Literal["own", "loader"] = "own"
     pruning: Literal["global", "layer"] = "global"
     sparsities: tuple[float, ...] = (0.35, 0.40, 0.45, 0.50)
     thresholds: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9)
@@ -127,6 +138,8 @@ class Experiment(Specification):
         validation.choice("dataset", self.dataset, ("mnist", "fashion-mnist"))
         validation.choice("pruning", self.pruning, ("global", "layer"))
         validation.choice("scope", self.scope, ("global", "layer"))
+        validation.choice("clipped", self.clipped, ("difference", "fitness"))
+        validation.choice("shuffling", self.shuffling, ("own", "loader"))
         for name in ("epochs", "batch_size"):
             validation.count(name, getattr(self, name))
         validation.count("seed", self.seed, least=0)
@@ -139,20 +152,29 @@ class Experiment(Specification):
 
     def signal(self) -> Contribution:
         """Return the signal (Eq. 9)."""
-        return Contribution(self.per_sample, self.smoothing, self.relative, self.summed)
+        return Contribution(self.per_sample, self.smoothing, self.relative, self.summed, self.memory)
 
     def selection(self) -> ed.Dynamics:
         """Return the dynamics (Eqs. 12-14), for all groups that compete."""
+        clip = self.signal_clip if self.clipped == "difference" else None
         if self.dynamics == "normalized":
             if self.scope == "layer" and self.mass_cap is not None:
                 groups = self.widths[1:-1]
                 caps = [self.mass_cap * size / sum(groups) for size in groups]
-                members = tuple(ed.NormalizedGrowth(cap, self.signal_clip) for cap in caps)
+                members = tuple(ed.NormalizedGrowth(cap, clip) for cap in caps)
                 return ed.Populations(members, groups)
-            return ed.NormalizedGrowth(self.mass_cap, self.signal_clip)
+            return ed.NormalizedGrowth(self.mass_cap, clip)
         if self.dynamics == "mutation":
-            return ed.SelectionMutation(self.mutation_rate, self.mutation_target, self.signal_clip)
-        return ed.Replicator(self.signal_clip)
+            return ed.SelectionMutation(self.mutation_rate, self.mutation_target, clip)
+        return ed.Replicator(clip)
+
+    def landscape(self, contribution: torch.Tensor) -> ed.landscapes.LandscapeFunction:
+        """Return the landscape (Eq. 10) of one step's contributions."""
+        regularised = ed.landscapes.LinearDecay(contribution, decay=self.decay)
+        clip = self.signal_clip
+        if clip is None or self.clipped == "difference":
+            return regularised
+        return lambda time, masses: torch.clamp(regularised(time, masses), -clip, clip)
 
     def selector(self, model: nn.Module) -> Selector:
         """Return the selector of `model`."""
@@ -162,7 +184,7 @@ class Experiment(Specification):
             dynamics,
             self.signal(),
             self.step_size,
-            landscape=lambda c: ed.landscapes.LinearDecay(c, decay=self.decay),
+            landscape=self.landscape,
             scope="global" if isinstance(dynamics, ed.Populations) else self.scope,
         )
 
@@ -329,14 +351,24 @@ def _read(path: Path, identity: str) -> xr.Dataset | None:
 def _start(
     experiment: Experiment, device: str
 ) -> tuple[nn.Module, torch.optim.Optimizer, Selector, torch.Generator]:
-    model = population_mlp(experiment.widths, seed=experiment.seed).to(device)
+    model = population_mlp(experiment.widths, seed=experiment.seed, scaled_bias=experiment.scaled_bias).to(
+        device
+    )
     optimizer = torch.optim.SGD(
         model.parameters(), lr=experiment.learning_rate, momentum=experiment.momentum, fused=True
     )
+    return model, optimizer, experiment.selector(model), _order(experiment, model)
+
+
+def _order(experiment: Experiment, model: nn.Module) -> torch.Generator:
+    """Return the generator behind the order of the samples."""
     order = torch.Generator()
-    # A stream of its own, independent of that of the weights.
-    order.manual_seed(int(np.random.SeedSequence(experiment.seed).spawn(1)[0].generate_state(1)[0]))
-    return model, optimizer, experiment.selector(model), order
+    if experiment.shuffling == "loader":
+        order.manual_seed(experiment.seed)
+        torch.rand(sum(w.numel() for w in model.parameters()), generator=order)  # the draws of the weights
+    else:  # a stream of its own, independent of that of the weights
+        order.manual_seed(int(np.random.SeedSequence(experiment.seed).spawn(1)[0].generate_state(1)[0]))
+    return order
 
 
 def _train(
@@ -367,7 +399,11 @@ def _train(
         start = time.perf_counter()
         loss = train_epoch(
             model,
-            *shuffled(data.train_images, data.train_labels, order),
+            *shuffled(
+                data.train_images,
+                data.train_labels,
+                order if experiment.shuffling == "own" else loader_generator(order),
+            ),
             optimizer,
             selector,
             batch_size=experiment.batch_size,

@@ -13,7 +13,13 @@ from torch import nn
 
 from evodyn import validation
 
-__all__ = ["PopulationLayer", "PopulationLinear", "population_layers", "population_mlp"]
+__all__ = [
+    "PopulationLayer",
+    "PopulationLinear",
+    "PopulationWeights",
+    "population_layers",
+    "population_mlp",
+]
 
 Observer = Callable[[torch.Tensor, torch.Tensor], None]
 """Receives (∂L/∂y, z) of a layer with output y = p·z, during the backward pass."""
@@ -133,6 +139,19 @@ class PopulationLinear(PopulationLayer):
         )
 
 
+class PopulationWeights(PopulationLinear):
+    """A linear layer whose masses scale the weights but not the bias: y_i = p_i w_i·x + b_i.
+
+    Another reading of Eq. 3. A neuron at mass 0 goes on sending its bias through the activation, so
+    `compact` refuses such layers.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return y, shape (..., out_features), for x of shape (..., in_features)."""
+        y = self.scaled(nn.functional.linear(x, self.weight))
+        return y if self.bias is None else y + self.bias
+
+
 @torch.no_grad()
 def _initialise(weight: torch.Tensor, bias: torch.Tensor | None, generator: torch.Generator | None) -> None:
     bound = 1 / math.sqrt(weight.shape[1])
@@ -158,7 +177,9 @@ def empty_linear(
     return layer
 
 
-def population_mlp(widths: Sequence[int] = (784, 512, 256, 10), *, seed: int = 0) -> nn.Sequential:
+def population_mlp(
+    widths: Sequence[int] = (784, 512, 256, 10), *, seed: int = 0, scaled_bias: bool = True
+) -> nn.Sequential:
     """Return the paper's network: population-scaled hidden layers with ReLU, and a plain output layer.
 
     Parameters
@@ -167,6 +188,8 @@ def population_mlp(widths: Sequence[int] = (784, 512, 256, 10), *, seed: int = 0
         Inputs, hidden layers, outputs.
     seed : int, optional
         Of the initial weights; no global generator is touched.
+    scaled_bias : bool, optional
+        Whether the masses scale the biases too (`PopulationLinear`) or not (`PopulationWeights`).
 
     Returns
     -------
@@ -188,9 +211,10 @@ def population_mlp(widths: Sequence[int] = (784, 512, 256, 10), *, seed: int = 0
     if len(widths) < 3:
         raise ValueError(f"widths is {widths}; expected inputs, at least one hidden layer, and outputs.")
     generator = torch.Generator().manual_seed(validation.count("seed", seed, least=0))
+    layer = PopulationLinear if scaled_bias else PopulationWeights
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     for k, (fan_in, fan_out) in enumerate(itertools.pairwise(widths[:-1]), start=1):
-        parts[f"hidden{k}"] = PopulationLinear(fan_in, fan_out, generator=generator)
+        parts[f"hidden{k}"] = layer(fan_in, fan_out, generator=generator)
         parts[f"relu{k}"] = nn.ReLU()
     output = empty_linear(widths[-2], widths[-1])
     _initialise(output.weight, output.bias, generator)

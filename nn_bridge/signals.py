@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from nn_bridge.layers import PopulationLayer
 
 __all__ = ["Contribution", "Magnitude", "Signal", "Taylor"]
 
-RELATIVE = ("mean", "zscore")
+RELATIVE = ("mean", "zscore", "max")
 
 
 class Signal(Specification, ABC):
@@ -31,10 +32,10 @@ class Signal(Specification, ABC):
     smoothing : float, optional
         β in [0, 1): c is replaced by its exponential moving average over steps,
         (1 - β) Σ_k β^k c(n - k), divided by the sum of its weights (so that the first value counts fully).
-    relative : bool, "mean" or "zscore", optional
-        Divide by the mean over the groups (True or "mean"), or subtract the mean and divide by the
-        standard deviation over the groups ("zscore"). Over all groups that compete with one another,
-        absent ones excepted. Where the divisor is 0 so are the values.
+    relative : bool, "mean", "zscore" or "max", optional
+        Divide by the mean over the groups (True or "mean") or by the largest value ("max"), or subtract
+        the mean and divide by the standard deviation over the groups ("zscore"). Over all groups that
+        compete with one another, absent ones excepted. Where the divisor is 0 so are the values.
 
     Raises
     ------
@@ -43,7 +44,8 @@ class Signal(Specification, ABC):
     """
 
     smoothing: float
-    relative: bool | Literal["mean", "zscore"]
+    relative: bool | Literal["mean", "zscore", "max"]
+    memory: float = 0.0  # what is kept of the sums of earlier steps; an option of `Contribution`
 
     def __post_init__(self) -> None:
         smoothing = validation.non_negative("smoothing", self.smoothing)
@@ -69,11 +71,22 @@ class Signal(Specification, ABC):
         group_axis : int
             The axis of the groups.
         """
+        if gradient.ndim == 2 and gradient.dtype == z.dtype == torch.float32:
+            total: torch.Tensor = torch.linalg.vecdot(gradient, z, dim=0)  # the usual case, in one call
+            return total
         return _sensitivity(gradient, z, group_axis).sum(0)
 
     @abstractmethod
-    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
-        """Return the raw values c_i of one layer, from its sums over the backward passes."""
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        """Return the raw values c_i of all layers, one after another.
+
+        Parameters
+        ----------
+        layers : sequence of PopulationLayer
+            The layers.
+        totals : Tensor, shape (groups of all layers,)
+            Sums over the backward passes of what `observed` returned; empty if it needs none.
+        """
 
 
 def _sensitivity(gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
@@ -97,10 +110,13 @@ class Contribution(Signal):
         the gradient of the batch does, up to mini-batch noise.
     smoothing : float, optional
         See `Signal`.
-    relative : bool, "mean" or "zscore", optional
+    relative : bool, "mean", "zscore" or "max", optional
         See `Signal`.
     summed : bool, optional
         Multiply by the number of samples: the gradient of the summed loss where the loss is a mean.
+    memory : float, optional
+        ρ in [0, 1]: before the absolute value is taken, each step's gradient is added to ρ times what there
+        is from the steps before. 0 starts every step from zero; 1 is a gradient that is never zeroed.
 
     Raises
     ------
@@ -114,21 +130,31 @@ class Contribution(Signal):
     Examples
     --------
     >>> Contribution(per_sample=True, smoothing=0.9, relative=True)
-    Contribution(per_sample=True, smoothing=0.9, relative='mean', summed=False)
+    Contribution(per_sample=True, smoothing=0.9, relative='mean', summed=False, memory=0.0)
     """
 
     per_sample: bool = False
     smoothing: float = 0.0
-    relative: bool | Literal["mean", "zscore"] = False
+    relative: bool | Literal["mean", "zscore", "max"] = False
     summed: bool = False
+    memory: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        memory = validation.non_negative("memory", self.memory)
+        if memory > 1:
+            raise ValueError(f"memory is {memory!r}; expected a number in [0, 1].")
+        self._set(memory=memory)
 
     def observed(self, gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
-        samples = _sensitivity(gradient, z, group_axis)
-        total = (samples.abs_() if self.per_sample else samples).sum(0)
-        return total * samples.shape[0] if self.summed else total
+        if self.per_sample:
+            total = _sensitivity(gradient, z, group_axis).abs_().sum(0)
+        else:
+            total = super().observed(gradient, z, group_axis)
+        return total * gradient.shape[0] if self.summed else total
 
-    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
-        return total.abs()
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        return totals.abs()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -139,15 +165,16 @@ class Taylor(Signal):
     ----------
     smoothing : float, optional
         See `Signal`.
-    relative : bool, "mean" or "zscore", optional
+    relative : bool, "mean", "zscore" or "max", optional
         See `Signal`.
     """
 
     smoothing: float = 0.0
-    relative: bool | Literal["mean", "zscore"] = False
+    relative: bool | Literal["mean", "zscore", "max"] = False
 
-    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
-        return (layer.masses.to(total.dtype) * total).abs()
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        masses = torch.cat([layer.masses for layer in layers])
+        return (masses.to(totals.dtype) * totals).abs()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -158,22 +185,20 @@ class Magnitude(Signal):
     ----------
     smoothing : float, optional
         See `Signal`.
-    relative : bool, "mean" or "zscore", optional
+    relative : bool, "mean", "zscore" or "max", optional
         See `Signal`.
     """
 
     smoothing: float = 0.0
-    relative: bool | Literal["mean", "zscore"] = False
+    relative: bool | Literal["mean", "zscore", "max"] = False
 
     @property
     def needs_gradient(self) -> bool:
         return False
 
-    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
-        squares: Any = sum(
-            parameter.detach().flatten(start_dim=1).square().sum(1)
-            if parameter.ndim > 1
-            else parameter.detach().square()
-            for parameter in layer.parameters(recurse=False)
-        )
-        return torch.sqrt(squares).to(total.dtype)
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        norms = []
+        for layer in layers:
+            rows = [parameter.detach().reshape(layer.groups, -1) for parameter in layer.parameters()]
+            norms.append(torch.cat(rows, dim=1).float().norm(dim=1))
+        return torch.cat(norms)

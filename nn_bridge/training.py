@@ -9,7 +9,7 @@ from torch import nn
 
 from nn_bridge.selector import Selector
 
-__all__ = ["accuracy", "shuffled", "train_epoch"]
+__all__ = ["accuracy", "loader_generator", "shuffled", "train_epoch"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -77,6 +77,19 @@ def shuffled(
     """
     order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
     return images[order], labels[order]
+
+
+def loader_generator(generator: torch.Generator) -> torch.Generator:
+    """Return the generator of the order in which a shuffling `DataLoader` goes through one more epoch.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        In the place of torch's global one, from which such a loader draws; it advances as that would.
+    """
+    torch.empty((), dtype=torch.int64).random_(generator=generator)  # the seed of the loader's workers
+    seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+    return torch.Generator().manual_seed(seed)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def test_the_flip_bounds_stability_of_unequal_groups_and_of_spirals() -> None:
         flip = flip_step_size(point)
         near = point.masses + 1e-4 * np.array([1.0, -1.5, 0.5])
         for factor, returns in ((0.95, True), (1.05, False)):
-            orbit = orbits(Replicator(), landscape, near, [factor * flip], transient=600, keep=2)[0]
+            orbit = orbits(Replicator(), landscape, near, [factor * flip], transient=4000, keep=2)[0]
             assert (np.abs(orbit[-1] - point.masses).max() < 1e-5) == returns
 
 
