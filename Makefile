@@ -40,7 +40,7 @@ $(VENV)/.dev: $(VENV)/.core
 
 $(VENV)/.nn: $(VENV)/.dev
 	@echo "Installing torch: about 5.4 GB with its CUDA libraries, a minute or more. (make test-core needs none of it.)"
-	$(PIP) --editable '.[studies,symbolic,dev,nn]'
+	$(PIP) --editable '.[studies,symbolic,dev,nn,onnx]'
 	@touch $@
 
 studies: extinction
@@ -53,7 +53,7 @@ test: $(VENV)/.nn
 	$(RUN) -m pytest
 
 test-core: $(VENV)/.dev
-	$(RUN) -m pytest -m "not nn"
+	$(RUN) -m pytest -m "not nn" --ignore=tests/nn
 
 check: $(VENV)/.nn
 	$(RUN) -m ruff format --check .

@@ -154,7 +154,8 @@ class Dynamics(Specification, ABC):
         scheme : {"euler", "exponential"}, optional
             "euler" is the paper's p + η_p·velocity. "exponential" is p exp(η_p g), followed by the exact
             linear mutation: positive for every step size, and for frozen fitness the exact flow up to
-            the scalar that restores the total mass.
+            the scalar that restores the total mass. It is not restored: exp is convex, so that every
+            step adds mass, of the order of the variance of fitness times η_p².
 
         Returns
         -------

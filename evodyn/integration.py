@@ -280,11 +280,11 @@ def _assembled(
             logs = np.vstack((logs, final.log_masses))
     n = logs.shape[-1]
     blocks = dynamics.blocks(n)
-    log_totals = np.stack([log_sum_exp(logs[:, groups])[:, 0] for groups, _ in blocks], axis=1)
-    native = np.empty_like(logs)
+    native, log_totals = np.empty_like(logs), np.empty((len(times), len(blocks)))
     for k, (groups, _) in enumerate(blocks):
-        total = np.where(np.isfinite(log_totals[:, k]), log_totals[:, k], 0.0)
-        native[:, groups] = logs[:, groups] - total[:, None]
+        total = log_sum_exp(logs[:, groups])
+        native[:, groups] = logs[:, groups] - np.where(np.isfinite(total), total, 0.0)
+        log_totals[:, k] = total[:, 0]
     totals = np.exp(log_totals)
     many = isinstance(dynamics, Populations)
     with np.errstate(all="ignore"):

@@ -308,12 +308,6 @@ class MatrixGame(Landscape):
         shares = masses / xp.where(total > 0, total, xp.ones_like(total))
         return _matrix_times(like(self.payoff, masses), shares)
 
-    def at_log_masses(self, t: float, log_masses: Array) -> Array:
-        # Shares keep their meaning where masses underflow or overflow.
-        xp = array_namespace(log_masses)
-        largest = xp.max(log_masses, axis=-1, keepdims=True)
-        return self(t, xp.exp(log_masses - xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))))
-
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
         shares = np.exp(log_masses - np.logaddexp.reduce(log_masses))
         fitness = self.payoff @ shares
@@ -511,6 +505,15 @@ class Recorded(Landscape):
         return _as_groups(contribution, masses) if self.decay == 0 else contribution - self.decay * masses
 
     def breakpoints(self, t_span: tuple[float, float]) -> FloatArray:
+        """Return the times of the record inside `t_span`.
+
+        Raises
+        ------
+        ValueError
+            If `t_span` reaches outside the record.
+        """
+        for end in t_span:
+            self.index(end)
         inside: FloatArray = self.times[(self.times > t_span[0]) & (self.times < t_span[1])]
         return inside
 

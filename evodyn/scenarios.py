@@ -100,8 +100,8 @@ class Scenario:
         validation.non_negative("mutation_rate", self.mutation_rate)
         if (self.mutation_rate > 0) != (self.dynamics == "selection_mutation"):
             raise ValueError(
-                f"mutation_rate is {self.mutation_rate!r} with dynamics {self.dynamics!r}; expected a positive "
-                "rate with 'selection_mutation' and 0 with the others."
+                f"mutation_rate is {self.mutation_rate!r} with dynamics {self.dynamics!r}; expected "
+                "a positive rate with 'selection_mutation' and 0 with the others."
             )
         if self.kind == "neutral" and self.heterogeneity:
             raise ValueError(

@@ -123,7 +123,7 @@ class _Counted:
         self.flow = flow
         self.cap = cap
         self.rejects_nan = rejects_nan
-        self.not_finite: NotFiniteError | None = None
+        self.failure: Exception | None = None
         self.evaluations = 0
         self.allowed = cap
 
@@ -133,11 +133,11 @@ class _Counted:
             raise _StalledError
         try:
             return self.flow.velocity(t, y)
-        except NotFiniteError as failure:
+        except Exception as failure:
             if not self.rejects_nan:
                 raise
-            # The method shortens its step, and so gets as far as the fitness is finite.
-            self.not_finite = failure
+            # The method shortens its step, and so gets as far as the landscape goes.
+            self.failure = failure
             return np.full_like(y, np.nan)
 
     def next_step(self) -> None:
@@ -318,6 +318,10 @@ class _Phase:
         self.capped_next: tuple[bool, ...] | None = None
         self.last_step = lookahead
         self.cap = 5_000 + 20 * len(self.flow.initial)
+        # Nothing can happen within a step of a quiet phase: there are only rows to save.
+        self.quiet = not (self.ledger.watching or any(self.may_cap) or self.flow.flows_in)
+        self.kept: list[tuple[FloatArray, FloatArray]] = []
+        self.latest: tuple[float, FloatArray] | None = None
 
     def run(self) -> tuple[State, Termination | None]:
         """Step until the phase's end or the first event that needs a restart."""
@@ -328,34 +332,73 @@ class _Phase:
             self._finish_saves_without_mass()
             return State(self.stop, self.state.log_masses, self.state.removed), None
         rhs = _Counted(flow, self.cap, rejects_nan=integration.method in EXPLICIT)
+        try:
+            ended = self._steps(rhs, y)
+        finally:
+            integration.evaluations += rhs.evaluations
+            self._flush()
+        return self.state, ended
+
+    def _steps(self, rhs: _Counted, y: FloatArray) -> Termination | None:
+        """Take steps; return what ends the run, or None where only the phase ends."""
+        integration, flow = self.integration, self.flow
         # With mutation, no step may outrun the look ahead.
         first = min(self.last_step, self.stop - self.state.t) if flow.flows_in else None
         stepper = self._stepper(rhs, self.state.t, y, self.stop, first=first)
-        try:
-            while stepper.status == "running":
-                t_old, y_old = stepper.t, np.array(stepper.y)
-                if integration.steps >= self.solver.max_steps:
-                    return self.state, Termination.STEP_LIMIT
+        while stepper.status == "running":
+            t_old, y_old = stepper.t, np.array(stepper.y)
+            if integration.steps >= self.solver.max_steps:
+                return Termination.STEP_LIMIT
+            rhs.next_step()
+            self.message = self._advance(stepper) or ""
+            if str(stepper.status) == "failed":
+                if rhs.failure is not None:
+                    raise rhs.failure
+                return Termination.SOLVER_FAILED
+            integration.steps += 1
+            t_new, y_new = float(stepper.t), np.array(stepper.y)
+            self.last_step = t_new - t_old
+            if self.quiet:
+                self._keep(stepper, t_new, y_new)
+                continue
+            if len(flow.reviving) and (y_new[len(flow.log_living) :] < 0).any():
+                # A revived mass cannot be negative: take the step again, in shorter ones.
                 rhs.next_step()
-                self.message = self._advance(stepper) or ""
-                if str(stepper.status) == "failed":
-                    if rhs.not_finite is not None:
-                        raise rhs.not_finite
-                    return self.state, Termination.SOLVER_FAILED
-                integration.steps += 1
-                t_new, y_new = float(stepper.t), np.array(stepper.y)
-                self.last_step = t_new - t_old
-                if len(flow.reviving) and (y_new[len(flow.log_living) :] < 0).any():
-                    # A revived mass cannot be negative: take the step again, in shorter ones.
-                    rhs.next_step()
-                    stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=0.1 * (t_new - t_old))
-                    continue
-                event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
-                if event is not None:
-                    return event
-            return self.state, None
-        finally:
-            integration.evaluations += rhs.evaluations
+                stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=0.1 * (t_new - t_old))
+                continue
+            event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
+            if event is not None:
+                return event[1]
+        return None
+
+    def _keep(self, stepper: OdeSolver, t: float, y: FloatArray) -> None:
+        """Keep the states of a step in which nothing can happen, for `_flush`."""
+        saved = self.integration.saved
+        rows = saved.due(t)
+        times = saved.times[rows]
+        if len(times):
+            states = np.empty((len(times), len(y)))
+            inside = times < t
+            if inside.any():
+                states[inside] = stepper.dense_output()(times[inside]).T
+            states[~inside] = y
+            self.kept.append((times, states))
+            saved.next = rows.stop
+        self.latest = (t, y)
+
+    def _flush(self) -> None:
+        """Turn what was kept into rows of the trajectory and the present state, all at once."""
+        if self.latest is None:
+            return
+        t, y = self.latest
+        if self.kept:
+            times = np.concatenate([times for times, _ in self.kept])
+            states = np.concatenate([states for _, states in self.kept])
+            saved = self.integration.saved
+            rows = slice(saved.next - len(times), saved.next)
+            saved.log_masses[rows] = self.flow.log_masses(times, states)
+        self.state = State(t, self.flow.log_masses(t, y), self.state.removed)
+        self.kept, self.latest = [], None
 
     def _stepper(
         self,

@@ -530,13 +530,13 @@ def run_all(
             yield index, _tidied(experiment, directory, source, keep_networks, result)
         return
     context = multiprocessing.get_context("spawn")  # CUDA and threads survive no fork
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_watch, initargs=(os.getpid(),)) as pool,
-    ):
-        reports: Any = manager.Queue()
+    reports: Any = context.Queue()
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(), reports)
+    )
+    with pool:
         waiting = {
-            pool.submit(_in_worker, experiment, directory, source, fresh, reports, index): index
+            pool.submit(_in_worker, experiment, directory, source, fresh, index): index
             for index, experiment in enumerate(experiments)
         }
         listener = threading.Thread(target=_listen, args=(reports, on_epoch), daemon=True)
@@ -570,11 +570,14 @@ def _in_worker(
     directory: str | os.PathLike[str],
     source: Source,
     fresh: bool,
-    reports: Any,
     index: int,
 ) -> xr.Dataset:
     return run(
-        experiment, directory, source, fresh=fresh, on_epoch=lambda report: reports.put((index, report))
+        experiment,
+        directory,
+        source,
+        fresh=fresh,
+        on_epoch=lambda report: _worker_reports.put((index, report)),
     )
 
 
@@ -584,8 +587,14 @@ def _listen(reports: Any, on_epoch: Callable[[int, EpochReport], None] | None) -
             on_epoch(*item)
 
 
-def _watch(parent: int) -> None:
-    """End this worker when the process that started it is gone, however it went."""
+_worker_reports: Any = None
+"""In a worker: where its reports go."""
+
+
+def _begin_worker(parent: int, reports: Any) -> None:
+    """Connect this worker, and end it when the process that started it is gone, however it went."""
+    global _worker_reports
+    _worker_reports = reports
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -105,7 +105,7 @@ class Selector:
         self.steps = 0
         self.contribution: torch.Tensor | None = None
         self._totals: list[torch.Tensor | None] = [None] * len(self.layers)
-        self._remembered: list[torch.Tensor] | None = None
+        self._remembered: torch.Tensor | None = None
         self._smoothed: torch.Tensor | None = None
         self._weight = 0.0
         self._listeners: list[Callable[[torch.Tensor], None]] = []
@@ -129,11 +129,15 @@ class Selector:
         self.contribution = self._measured()
         masses = self.masses
         time = self.steps * self.step_size
-        fitness = self.landscape(self.contribution)(time, masses)
-        for layer, new in zip(
-            self.layers, self._stepped(masses, fitness, time).split(self.sizes), strict=True
-        ):
-            layer.masses.copy_(new)
+        # In double precision, as the masses are: one conversion instead of one in every operation.
+        fitness = self.landscape(self.contribution.double())(time, masses)
+        if masses.device.type == "cpu":  # NumPy views, at half the overhead per call of torch's own functions
+            fitness = torch.as_tensor(fitness).numpy()
+            new = torch.from_numpy(self.dynamics.step(masses.numpy(), fitness, self.step_size, time=time))
+        else:
+            new = self.dynamics.step(masses, fitness, self.step_size, time=time)
+        for layer, part in zip(self.layers, new.split(self.sizes), strict=True):
+            layer.masses.copy_(part)
         self.steps += 1
         for listener in self._listeners:
             listener(self.contribution)
@@ -151,7 +155,7 @@ class Selector:
         """Return the state that is not the model's: number of steps, remembered and smoothed signal."""
         return {
             "steps": self.steps,
-            "remembered": None if self._remembered is None else torch.cat(self._remembered),
+            "remembered": None if self._remembered is None else self._remembered.clone(),
             "smoothed": None if self._smoothed is None else self._smoothed.clone(),
             "weight": self._weight,
         }
@@ -174,8 +178,7 @@ class Selector:
                 )
             restored[name] = None if value is None else value.to(device, copy=True)
         self.steps, self._weight = int(state["steps"]), float(state["weight"])
-        self._smoothed, remembered = restored["smoothed"], restored["remembered"]
-        self._remembered = None if remembered is None else list(remembered.split(self.sizes))
+        self._smoothed, self._remembered = restored["smoothed"], restored["remembered"]
         self.clear()
 
     def _observe(self, index: int, gradient: torch.Tensor, z: torch.Tensor) -> None:
@@ -183,34 +186,23 @@ class Selector:
         total = self._totals[index]
         self._totals[index] = seen if total is None else total + seen
 
-    def _stepped(self, masses: torch.Tensor, fitness: Any, time: float) -> torch.Tensor:
-        if masses.device.type == "cpu":  # half the overhead per call of torch's own functions
-            view, fitness = masses.numpy(), torch.as_tensor(fitness).numpy()
-            return torch.from_numpy(self.dynamics.step(view, fitness, self.step_size, time=time))
-        new: torch.Tensor = self.dynamics.step(masses, fitness, self.step_size, time=time)
-        return new
-
     def _measured(self) -> torch.Tensor:
         """Return the contributions after all options and forget the backward passes."""
-        totals = []
-        for layer, total in zip(self.layers, self._totals, strict=True):
-            if total is None:
-                if self.signal.needs_gradient:
-                    raise RuntimeError(
-                        "a population layer has seen no backward pass since the last step; expected "
-                        "loss.backward() before selector.step(), with this model's latest selector."
-                    )
-                total = torch.empty(0, dtype=torch.float32, device=layer.masses.device)
-            totals.append(total)
+        totals = torch.empty(0)
+        if self.signal.needs_gradient:
+            seen = [total for total in self._totals if total is not None]
+            if len(seen) < len(self.layers):
+                raise RuntimeError(
+                    "a population layer has seen no backward pass since the last step; expected "
+                    "loss.backward() before selector.step(), with this model's latest selector."
+                )
+            totals = torch.cat(seen)
+            if self.signal.memory:
+                if self._remembered is not None:
+                    totals = totals + self.signal.memory * self._remembered
+                self._remembered = totals
         self.clear()
-        if self.signal.memory:
-            if self._remembered is not None:
-                pairs = zip(totals, self._remembered, strict=True)
-                totals = [total + self.signal.memory * before for total, before in pairs]
-            self._remembered = totals
-        contribution = torch.cat(
-            [self.signal.values(layer, total) for layer, total in zip(self.layers, totals, strict=True)]
-        )
+        contribution = self.signal.values(self.layers, totals)
         if self.signal.smoothing:
             keep = self.signal.smoothing
             if self._smoothed is None:

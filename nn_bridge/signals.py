@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -70,11 +71,22 @@ class Signal(Specification, ABC):
         group_axis : int
             The axis of the groups.
         """
+        if gradient.ndim == 2 and gradient.dtype == z.dtype == torch.float32:
+            total: torch.Tensor = torch.linalg.vecdot(gradient, z, dim=0)  # the usual case, in one call
+            return total
         return _sensitivity(gradient, z, group_axis).sum(0)
 
     @abstractmethod
-    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
-        """Return the raw values c_i of one layer, from its sums over the backward passes."""
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        """Return the raw values c_i of all layers, one after another.
+
+        Parameters
+        ----------
+        layers : sequence of PopulationLayer
+            The layers.
+        totals : Tensor, shape (groups of all layers,)
+            Sums over the backward passes of what `observed` returned; empty if it needs none.
+        """
 
 
 def _sensitivity(gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
@@ -135,12 +147,14 @@ class Contribution(Signal):
         self._set(memory=memory)
 
     def observed(self, gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
-        samples = _sensitivity(gradient, z, group_axis)
-        total = (samples.abs_() if self.per_sample else samples).sum(0)
-        return total * samples.shape[0] if self.summed else total
+        if self.per_sample:
+            total = _sensitivity(gradient, z, group_axis).abs_().sum(0)
+        else:
+            total = super().observed(gradient, z, group_axis)
+        return total * gradient.shape[0] if self.summed else total
 
-    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
-        return total.abs()
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        return totals.abs()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -158,8 +172,9 @@ class Taylor(Signal):
     smoothing: float = 0.0
     relative: bool | Literal["mean", "zscore", "max"] = False
 
-    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
-        return (layer.masses.to(total.dtype) * total).abs()
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        masses = torch.cat([layer.masses for layer in layers])
+        return (masses.to(totals.dtype) * totals).abs()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -181,11 +196,9 @@ class Magnitude(Signal):
     def needs_gradient(self) -> bool:
         return False
 
-    def values(self, layer: PopulationLayer, total: torch.Tensor) -> torch.Tensor:
-        squares: Any = sum(
-            parameter.detach().flatten(start_dim=1).square().sum(1)
-            if parameter.ndim > 1
-            else parameter.detach().square()
-            for parameter in layer.parameters(recurse=False)
-        )
-        return torch.sqrt(squares).to(total.dtype)
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        norms = []
+        for layer in layers:
+            rows = [parameter.detach().reshape(layer.groups, -1) for parameter in layer.parameters()]
+            norms.append(torch.cat(rows, dim=1).float().norm(dim=1))
+        return torch.cat(norms)

@@ -35,11 +35,11 @@ __all__ = [
     "Seeds",
     "Smoke",
     "Workers",
+    "command_line",
     "folder",
     "progress",
     "provenance",
     "reporting",
-    "run",
     "write_csv",
     "write_json",
     "write_netcdf",
@@ -65,11 +65,11 @@ Scheduler = Annotated[
 ]
 
 
-def run(command: Callable[..., None]) -> None:
-    """Run a study's command line; bad values and failed points are told in a sentence, not a traceback."""
+def command_line(study: Callable[..., None]) -> typer.Typer:
+    """Return the command line of a study's main function."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    app()
+    app.command()(study)
+    return app
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def main(
     threshold: Annotated[float, typer.Option(help="Mass below which a group counts as extinct.")] = 1e-3,
     t_end: Annotated[float, typer.Option(help="End of the runs, in units of 1/fitness.")] = 300.0,
     seed: _shared.Seed = 0,
-    seeds: _shared.Seeds = 10,
+    seeds: _shared.Seeds = 8,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
@@ -266,9 +266,9 @@ def notes(rows: list[Row], *, threshold: float) -> list[str]:
     against = max(row["extinct_against_theory"] for row in rows)
     verdict = "None" if against == 0 else f"Up to {100 * against:.2g} %"
     return [
-        f"h: coefficient of variation of fitness; extinct: % of groups with mass < {threshold:g}",
-        "at the end; theory: the same at equilibrium (water filling for λ > 0); t10: when",
-        "10 % of all groups are extinct; error: largest of a time against the closed form.",
+        f"h: coefficient of variation of fitness; extinct: % of groups below {threshold:g} at the",
+        "end; theory: the same at equilibrium (water filling for λ > 0); t10: when 10 %",
+        "of the groups are extinct; error: largest of a time against the closed form.",
         f"{verdict} of the groups died that live at equilibrium.",
         "",
     ]
@@ -279,4 +279,4 @@ def _number(value: float, style: str = ".3g") -> str:
 
 
 if __name__ == "__main__":
-    _shared.run(main)
+    _shared.command_line(main)()

@@ -282,4 +282,4 @@ def printed_cost(half: Row) -> Table:
 
 
 if __name__ == "__main__":
-    _shared.run(main)
+    _shared.command_line(main)()

@@ -724,4 +724,4 @@ def claims_table(checked: Sequence[Claim]) -> Table:
 
 
 if __name__ == "__main__":
-    _shared.run(main)
+    _shared.command_line(main)()

@@ -51,9 +51,13 @@ def _log(values: FloatArray) -> FloatArray:
 
 def softened(p0: FloatArray, exponents: Exact) -> Exact:
     """Return ln p for p ∝ p0 exp(exponents(t)) with the total mass of p0."""
-    return lambda t: (
-        (logs := _log(p0) + exponents(t)) - logsumexp(logs) + np.log(p0.sum())  # noqa: F821
-    )
+
+    def log_masses(t: float) -> FloatArray:
+        logs = _log(p0) + exponents(t)
+        out: FloatArray = logs - logsumexp(logs) + np.log(p0.sum())
+        return out
+
+    return log_masses
 
 
 def _constant() -> list[Problem]:
@@ -139,7 +143,8 @@ def _time_dependent() -> list[Problem]:
         return out
 
     def ramp(t: float, masses: FloatArray) -> FloatArray:
-        return t * c + 0 * masses
+        out: FloatArray = t * c + 0 * masses
+        return out
 
     shifted = seasonal + recorded + landscapes.Constant(e)
     sizes = (1, 3)
@@ -196,7 +201,8 @@ def odd_pair(rate: float, total: float, share: float) -> Exact:
         larger = np.log(root + abs(z)) - np.log(root)
         smaller = -np.log(root + abs(z)) - np.log(root)
         pair = (larger, smaller) if z >= 0 else (smaller, larger)
-        return np.log(total / 2) + np.array(pair)
+        out: FloatArray = np.log(total / 2) + np.array(pair)
+        return out
 
     return log_masses
 
@@ -251,7 +257,7 @@ def _mutation() -> list[Problem]:
         matrix = np.diag(c) + rate / target.sum() * np.outer(target, np.ones(n))
 
         def log_masses(t: float) -> FloatArray:
-            y = scipy.linalg.expm(t * matrix) @ start
+            y: FloatArray = scipy.linalg.expm(t * matrix) @ start
             return _log(y * (target.sum() / y.sum()))
 
         return log_masses
@@ -268,7 +274,7 @@ def _mutation() -> list[Problem]:
     printed = ed.SelectionMutation(0.5)
 
     def swinging(t: float) -> float:
-        return 0.2 * (1 + np.sin(t))
+        return float(0.2 * (1 + np.sin(t)))
 
     def swung(t: float) -> float:
         return float(0.2 * (t + 1 - np.cos(t)))

@@ -57,7 +57,8 @@ def rock_paper_scissors(win: float) -> MatrixGame:
     return MatrixGame([[0.0, -1.0, win], [win, 0.0, -1.0], [-1.0, win, 0.0]])
 
 
-findroot: Any = mpmath.findroot
+PRECISION: Any = mpmath  # untyped
+findroot = PRECISION.findroot
 
 
 def heterogeneous(kind: str = "lognormal", n: int = N) -> Floats:
@@ -201,13 +202,13 @@ def test_the_level_in_fifty_digits() -> None:
     c, rate = heterogeneous(n=40), 1e-4
     target = np.full(40, 0.5)
     found = equilibrium(SelectionMutation(rate, target=target), Constant(c))
-    with mpmath.workdps(50):
-        exact = [mpmath.mpf(float(x)) for x in c]
-        flow = mpmath.mpf(rate) * mpmath.mpf(0.5)
+    with PRECISION.workdps(50):
+        exact = [PRECISION.mpf(float(x)) for x in c]
+        flow = PRECISION.mpf(rate) * PRECISION.mpf(0.5)
         top = max(exact)
         root = findroot(
-            lambda x: 1 / sum(flow / (x - e) for e in exact) - mpmath.mpf(1) / 20,
-            (top + flow / 20 * (1 + mpmath.mpf("1e-3")), top + rate),
+            lambda x: 1 / sum(flow / (x - e) for e in exact) - PRECISION.mpf(1) / 20,
+            (top + flow / 20 * (1 + PRECISION.mpf("1e-3")), top + rate),
             solver="anderson",
             tol=1e-45,
         )
@@ -217,16 +218,16 @@ def test_the_level_in_fifty_digits() -> None:
 
     # The cancellation-free form of the soft water filling, far below the level.
     soft = equilibrium(SelectionMutation(rate, target=target), LinearDecay(1e4 * c, 0.01))
-    with mpmath.workdps(50):
-        lam, flow = mpmath.mpf(0.01), mpmath.mpf(rate) * mpmath.mpf(0.5)
-        scaled = [mpmath.mpf(float(x)) for x in 1e4 * c]
+    with PRECISION.workdps(50):
+        lam, flow = PRECISION.mpf(0.01), PRECISION.mpf(rate) * PRECISION.mpf(0.5)
+        scaled = [PRECISION.mpf(float(x)) for x in 1e4 * c]
 
         def mass(excess: Any) -> Any:
-            return (excess + mpmath.sqrt(excess**2 + 4 * lam * flow)) / (2 * lam)
+            return (excess + PRECISION.sqrt(excess**2 + 4 * lam * flow)) / (2 * lam)
 
         theta = findroot(
             lambda t: sum(mass(x - t) for x in scaled) - 20,
-            mpmath.mpf(float(soft.mean_fitness) + rate),
+            PRECISION.mpf(float(soft.mean_fitness) + rate),
             tol=1e-40,
         )
         masses = [float(mass(x - theta)) for x in scaled]

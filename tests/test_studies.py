@@ -1,0 +1,327 @@
+"""The studies as their users run them: from the command line, interrupted, resumed, and drawn."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import evodyn as ed
+from evodyn.scenarios import Scenario, fraction_extinct_at_equilibrium, simulate
+from evodyn.sweeps import content_digest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ("--groups", "40", "--t-end", "60", "--seeds", "2")
+BOTH = ("--heterogeneity", "1", "--heterogeneity", "0")
+
+
+def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """Start a script in a process group of its own."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", str(ROOT / script), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": paths, "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def call(script: str, *arguments: str | Path, code: int = 0) -> tuple[str, str]:
+    """Run a script to its end and return what it wrote to standard output and error."""
+    process = start(script, *arguments)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return out, err
+
+
+def extinction(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """Run the extinction study, small, in this process, as its command line would."""
+    result = CliRunner().invoke(COMMAND, ["--out", str(folder), *SMALL, *arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout, " ".join(result.stderr.split())
+
+
+def _command_line() -> Any:
+    """Return the study's command line; a script, it finds its neighbour by where it stands."""
+    spec = importlib.util.spec_from_file_location("extinction_study", ROOT / "studies" / "extinction.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(ROOT / "studies"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "studies"))
+    return module._shared.command_line(module.main)
+
+
+COMMAND = _command_line()
+
+
+def saved(folder: Path) -> xr.Dataset:
+    return xr.load_dataset(folder / "extinction.nc", engine="h5netcdf", decode_times=False)
+
+
+def same_result(left: Path, right: Path) -> bool:
+    """Equal data variables and specification, bit for bit; provenance may differ."""
+    a, b = saved(left), saved(right)
+    return content_digest(a) == content_digest(b) and a.attrs["specification"] == b.attrs["specification"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A small run of the extinction study: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("extinction")
+    out, _ = extinction(folder, "--heterogeneity", "0", "--heterogeneity", "1")
+    return folder, out
+
+
+def test_saved_data_hold_what_was_simulated(finished: tuple[Path, str]) -> None:
+    data = saved(finished[0])
+    sizes = {"kind": 1, "dynamics": 1, "decay": 2, "heterogeneity": 2, "seed": 2, "group": 40}
+    assert {name: data.sizes[name] for name in sizes} == sizes
+    assert all({"long_name", "units"} <= set(v.attrs) for v in data.variables.values())
+    for decay in data.decay.values:
+        for h in data.heterogeneity.values:
+            for member in range(2):
+                direct = simulate(
+                    Scenario(groups=40, t_end=60.0, decay=float(decay), heterogeneity=float(h), member=member)
+                )
+                cell = data.sel(decay=decay, heterogeneity=h, seed=member, kind="lognormal")
+                for name, variable in direct.data_vars.items():
+                    np.testing.assert_array_equal(cell[name].values.squeeze(), variable.values)
+    provenance = json.loads(data.attrs["provenance"])
+    assert {"evodyn", "revision", "date", "wall_seconds", "command"} <= set(provenance)
+    assert "wall_seconds" not in data.attrs["specification"]
+
+
+def test_neutral_groups_never_die_and_others_die_as_theory_says(finished: tuple[Path, str]) -> None:
+    data = saved(finished[0]).squeeze(["kind", "dynamics"])
+    assert not data.extinct_at_end.sel(heterogeneity=0.0).any()
+    assert np.isinf(data.extinction_time.sel(heterogeneity=0.0)).all()
+    free = data.sel(decay=0.0, heterogeneity=1.0)
+    times, exact = free.extinction_time.values, free.closed_form_extinction_time.values
+    assert np.isfinite(exact).sum() > 70
+    np.testing.assert_array_equal(np.isfinite(times), np.isfinite(exact))
+    finite = np.isfinite(exact)
+    np.testing.assert_allclose(times[finite], exact[finite], rtol=1e-6)
+    dense = data.sel(decay=0.3)
+    assert np.isnan(dense.closed_form_extinction_time).all()
+    dead, doomed = dense.extinct_at_end.values, dense.equilibrium_mass.values < 1e-3
+    assert not (dead & ~doomed).any()
+    assert 0 < dead.sum() <= doomed.sum()
+    # The record of times and the trajectory tell the same story.
+    last = dense.fraction_extinct.isel(time=-1).values
+    np.testing.assert_allclose(last, dead.mean(axis=-1), atol=1e-12)
+
+
+def test_the_equilibrium_is_water_filling_by_an_independent_search() -> None:
+    scenario = Scenario(groups=50, heterogeneity=0.8, decay=0.3)
+    c = scenario.contribution()
+    low, high = c.min() - 0.3 * 50, c.max()
+    for _ in range(200):  # bisection on the water level ν of Σ (c - ν)_+ = λP
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if np.maximum(c - middle, 0).sum() > 0.3 * 50 else (low, middle)
+    masses = np.maximum(c - low, 0) / 0.3
+    assert fraction_extinct_at_equilibrium(scenario) == np.mean(masses < 1e-3)
+    np.testing.assert_allclose(simulate(scenario).equilibrium_mass, masses, rtol=1e-9, atol=1e-12)
+
+
+def test_the_table_fits_80_columns_and_agrees_with_csv_and_data(finished: tuple[Path, str]) -> None:
+    folder, out = finished
+    assert [line for line in out.splitlines() if len(line) > 80 and "extinction." not in line] == []
+    with (folder / "extinction.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    data = saved(folder)
+    for row in rows:
+        key = {"decay": float(row["decay"]), "heterogeneity": float(row["heterogeneity"])}
+        fractions = data.fraction_extinct.sel(**key).isel(time=-1).values.ravel()
+        assert math.isclose(float(row["fraction_extinct"]), fractions.mean(), abs_tol=1e-15)
+        # Student's t with one degree of freedom: 12.7062 standard errors.
+        half = 12.706205 * fractions.std(ddof=1) / math.sqrt(2)
+        assert math.isclose(
+            float(row["interval_high"]), min(fractions.mean() + half, 1), rel_tol=1e-6, abs_tol=1e-12
+        )
+        assert f"{100 * fractions.mean():.2f}" in out
+        theory = data.fraction_extinct_at_equilibrium.sel(**key).values.mean()
+        assert math.isclose(float(row["difference"]), fractions.mean() - theory, abs_tol=1e-12)
+    assert "λ = 0:" in out
+    assert "λ = 0.3:" in out
+    assert "None of the groups died that live at equilibrium." in out
+
+
+def test_workers_and_order_change_nothing_and_a_second_run_computes_nothing(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    _, err = extinction(tmp_path, *BOTH, "--workers", "2")
+    assert "0 of 8 points reused" in err
+    assert same_result(finished[0], tmp_path)
+    _, err = extinction(tmp_path, *BOTH)
+    assert "8 of 8 points reused" in err
+    assert same_result(finished[0], tmp_path)
+
+
+def test_another_configuration_reuses_nothing_and_says_so(finished: tuple[Path, str], tmp_path: Path) -> None:
+    arguments = ("--heterogeneity", "1", "--decay", "0")
+    extinction(tmp_path, *arguments)
+    for change in (("--kind", "pareto"), ("--threshold", "0.01"), ("--seed", "1")):
+        _, err = extinction(tmp_path, *arguments, *change)
+        assert "0 of 2 points reused" in err
+        assert "belong to other configurations" in err
+        assert not same_result(finished[0], tmp_path)
+
+
+def test_a_killed_study_resumes_to_the_same_result_bit_for_bit(tmp_path: Path) -> None:
+    arguments = "--groups 200 --seeds 10 --heterogeneity 1.5 --kind pareto --dynamics replicator --decay 0.01"
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start("studies/extinction.py", "--out", killed, *arguments.split(), "--workers", "2")
+    deadline = time.monotonic() + 60
+    while len(list(killed.glob("points/*.nc"))) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = len(list(killed.glob("points/*.nc")))
+    assert 2 <= finished < 10
+    assert not (killed / "extinction.nc").exists()
+    _, err = extinction(killed, *arguments.split(), "--t-end", "300")
+    assert f"{finished} of 10 points reused" in err
+    extinction(whole, *arguments.split(), "--t-end", "300")
+    assert same_result(killed, whole)
+
+
+def test_the_study_runs_on_a_cluster_that_is_already_there(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    distributed: Any = importlib.import_module("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        extinction(tmp_path, *BOTH, "--scheduler", cluster.scheduler_address)
+    assert same_result(finished[0], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--kind", "normal"), "kind is 'normal'"),
+        (("--kind", "neutral"), "neutral groups do not differ"),
+        (("--decay", "-1"), "decay is -1.0"),
+        (("--dynamics", "moran"), "dynamics is 'moran'"),
+        (("--dynamics", "selection_mutation", "--mutation-rate", "0"), "expected a positive"),
+        (("--threshold", "2"), "threshold is 2.0"),
+        (("--seeds", "0"), "seeds"),
+        (("--workers", "2", "--scheduler", "tcp://127.0.0.1:9"), "expected one of them"),
+    ],
+)
+def test_bad_options_are_named_without_a_traceback(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    _, err = extinction(tmp_path, "--heterogeneity", "1", *arguments, code=2)
+    assert words in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("*"))
+
+
+def test_mutation_and_normalised_growth_run_too(tmp_path: Path) -> None:
+    both = ("--dynamics", "normalized_growth", "--dynamics", "selection_mutation")
+    extinction(tmp_path, "--heterogeneity", "1", *both, "--decay", "0.3", "--threshold", "0.02")
+    data = saved(tmp_path).squeeze(["kind", "decay", "heterogeneity"])
+    growth = simulate(Scenario(groups=40, t_end=60.0, threshold=0.02))
+    np.testing.assert_allclose(
+        data.extinction_time.sel(dynamics="normalized_growth", seed=0), growth.extinction_time, rtol=1e-6
+    )
+    mutants = data.sel(dynamics="selection_mutation")
+    assert (mutants.equilibrium_mass > 0).all()
+    np.testing.assert_allclose(mutants.equilibrium_mass.sum("group"), 40, rtol=1e-9)
+
+
+def test_smoke_runs_are_kept_apart() -> None:
+    out = CliRunner().invoke(COMMAND, ["--smoke", "--heterogeneity", "1", "--decay", "0"]).stdout
+    assert os.path.join("results", "quick", "extinction", "extinction.csv") in out
+    assert saved(ROOT / "results" / "quick" / "extinction").sizes["group"] == 48
+
+
+def test_help_tells_every_option() -> None:
+    out, _ = call("studies/extinction.py", "--help")
+    for option in [
+        "seed",
+        "seeds",
+        "out",
+        "fresh",
+        "smoke",
+        "workers",
+        "scheduler",
+        "heterogeneity",
+        "kind",
+        "dynamics",
+        "decay",
+    ]:
+        assert f"--{option} " in out
+
+
+def test_the_figure_is_drawn_from_saved_data(finished: tuple[Path, str]) -> None:
+    folder = finished[0]
+    out, _ = call("paper_figures/extinction.py", folder)
+    assert "extinction.pdf" in out
+    assert (folder / "extinction.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "extinction.png").read_bytes().startswith(b"\x89PNG")
+    caption = (folder / "extinction.txt").read_text()
+    for words in ("40 groups", "lognormal", "2 seeds", "λ = 0.3", "water-filling"):
+        assert words in caption
+
+
+def test_a_figure_without_data_names_the_study(tmp_path: Path) -> None:
+    _, err = call("paper_figures/extinction.py", tmp_path, code=1)
+    assert "extinction.nc is missing" in err
+    assert "python studies/extinction.py" in err
+    extinction(tmp_path, "--heterogeneity", "1", "--decay", "0")
+    _, err = call("paper_figures/extinction.py", tmp_path, code=1)
+    assert "the figure needs λ = 0 and another" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"groups": 0}, "groups is 0"),
+        ({"saved_times": 2}, "saved_times is 2"),
+        ({"mutation_rate": 0.1}, "mutation_rate is 0.1 with dynamics 'replicator'"),
+        ({"threshold": 0.0}, "threshold is 0.0"),
+        ({"t_end": math.inf}, "t_end is inf"),
+    ],
+)
+def test_bad_scenarios(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Scenario(**values)
+
+
+def test_scenarios_differ_in_nothing_but_their_draws() -> None:
+    one, two = Scenario(heterogeneity=0.5), Scenario(heterogeneity=0.5, member=1)
+    assert not np.array_equal(one.contribution(), two.contribution())
+    np.testing.assert_array_equal(one.contribution(), Scenario(heterogeneity=0.5).contribution())
+    # The same random numbers at every heterogeneity: the order of the groups is the same.
+    other = Scenario(heterogeneity=2.0)
+    np.testing.assert_array_equal(np.argsort(one.contribution()), np.argsort(other.contribution()))
+    assert isinstance(one.landscape(), ed.landscapes.LinearDecay)
+    assert isinstance(Scenario(decay=0.0).landscape(), ed.landscapes.Constant)
+    saved_at = one.saved()
+    assert saved_at[0] == 0
+    assert saved_at[-1] == one.t_end
+    assert (np.diff(saved_at) > 0).all()
