@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -128,8 +129,9 @@ FACTORS = (
 all, the smallest of each layer, and as a control random ones), all measured on the same trained network."""
 
 TARGETS: tuple[Literal["uniform_share"] | float, ...] = (1.0, "uniform_share")
-BASES: tuple[Mapping[str, Any], ...] = ({}, {"smoothing": 0.99, "relative": "mean"})
-"""Where the search starts, one factor at a time: the literal reading, and a smoothed relative one."""
+BASES: tuple[Mapping[str, Any], ...] = ({}, {"smoothing": 0.99, "relative": "mean"}, {"memory": 1.0})
+"""Where the search starts, one factor at a time: the literal reading; a smoothed relative one, the closest
+known before; and gradients that are never zeroed, a common slip with parameters outside the optimiser."""
 
 
 def name(experiment: Experiment) -> str:
@@ -196,7 +198,9 @@ def measured(point: Point) -> xr.Dataset:
     experiment, source = point.experiment, Source(point.device)
     with tempfile.TemporaryDirectory() as directory:
         result = run(experiment, directory, source)
-        model = trained_network(experiment, directory, source).to(point.device)
+        with warnings.catch_warnings():  # a network trained on another device is meant to be read here
+            warnings.simplefilter("ignore", UserWarning)
+            model = trained_network(experiment, directory, source).to(point.device)
     data = _test_data(experiment.dataset, experiment.standardise, experiment.test_samples, point.device)
     rng = np.random.default_rng(experiment.seed)
     removals = {
