@@ -9,15 +9,18 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies extinction test test-core check clean
+.PHONY: help setup studies extinction mnist readings test test-core check bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make extinction   simulate extinction under growing heterogeneity; table and figure"
-	@echo "make studies      all studies and their figures"
+	@echo "make mnist        the paper's experiment on MNIST, its tables beside ours (installs torch)"
+	@echo "make readings     what the paper leaves open: up to 200 runs, hours without a GPU"
+	@echo "make studies      the studies of the dynamics and their figures (no torch)"
 	@echo "make test         all tests (installs torch: about 5.4 GB)"
 	@echo "make test-core    the tests that need no torch"
 	@echo "make check        formatting, lint, types and import rules (installs torch)"
+	@echo "make bench        paired timings; for a machine that does nothing else"
 	@echo "make setup        only make .venv, with evodyn and what the studies need"
 	@echo "make clean        remove .venv and caches, but no results"
 
@@ -50,6 +53,12 @@ extinction: $(VENV)/.core
 	$(RUN) studies/extinction.py --workers $(WORKERS)
 	$(RUN) paper_figures/extinction.py
 
+mnist: $(VENV)/.nn
+	$(RUN) studies/mnist_bridge.py --workers $(WORKERS)
+
+readings: $(VENV)/.nn
+	$(RUN) studies/paper_readings.py --workers $(WORKERS)
+
 test: $(VENV)/.nn
 	$(RUN) -m pytest
 
@@ -63,7 +72,11 @@ check: $(VENV)/.nn
 	$(RUN) -m mypy studies
 	$(RUN) -m mypy paper_figures
 	$(RUN) -m mypy tests
+	$(RUN) -m mypy benchmarks
 	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.core
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/flows.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
