@@ -283,11 +283,11 @@ def test_many_steps_need_no_memory_but_that_of_what_is_saved() -> None:
     landscape = landscapes.LinearDecay(c, 1e-3)
     tracemalloc.start()
     run = ed.iterate(
-        REPLICATOR, landscape, np.ones(768), 20_000, 5e-4, save_every=10_000, extinction=ed.Extinction(1e-3)
+        REPLICATOR, landscape, np.ones(768), 4_000, 5e-4, save_every=2_000, extinction=ed.Extinction(1e-3)
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(run.t) == 3 and run.stats.steps == 20_000
+    assert len(run.t) == 3 and run.stats.steps == 4_000
     assert peak < 100 * 768 * 8
 
 

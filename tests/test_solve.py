@@ -137,7 +137,7 @@ def test_a_fitness_gap_of_50_leaves_no_negative_mass(method: Method, rtol: float
 
 
 @given(st.data(), st.sampled_from([1e-3, 1e-6]), st.sampled_from(EVERY))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_no_mass_is_ever_negative(data: st.DataObject, rtol: float, method: Method) -> None:
     n = data.draw(strategies.SIZES)
     dynamics = data.draw(
@@ -313,7 +313,7 @@ def test_shifting_changes_nothing_with_any_method(method: Method) -> None:
 
 
 @given(st.data(), st.sampled_from(EVERY))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_permuting_groups_permutes_the_solution(data: st.DataObject, method: Method) -> None:
     n = data.draw(st.integers(2, 5))
     order = np.array(data.draw(st.permutations(range(n))))
