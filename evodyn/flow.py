@@ -183,11 +183,17 @@ class Flow:
     def plain(self) -> bool:
         """Whether there is one block, its total known, and every group that lives is in logarithms."""
         return (
-            len(self.blocks) == 1
+            isinstance(self.dynamics, MeanComparison)
+            and len(self.blocks) == 1
             and self.blocks[0].log_total is not None
             and not self.blocks[0].capped
             and not len(self.reviving)
         )
+
+    @functools.cached_property
+    def from_logs(self) -> Any:
+        """The landscape's own formula in log-masses, or None."""
+        return getattr(self.landscape, "at_log_masses", None)
 
     @functools.cached_property
     def full(self) -> bool:
@@ -277,18 +283,18 @@ class Flow:
         """
         time = min(t, self.last_time)
         dynamics, living = self.dynamics, self.log_living
-        method: Any = getattr(self.landscape, "at_log_masses", None)
-        if self.plain and isinstance(dynamics, MeanComparison):
+        method = self.from_logs
+        if self.plain:
             # The same as below without masks, where most evaluations are made. The total is known, so
             # that a drift common to all u has no meaning: the plain mean of fitness serves in place of
             # the weighted one, and is smoother.
-            shares = np.exp(y - y.max())
+            shares = np.exp(y - np.maximum.reduce(y))
             shares *= math.exp(self.blocks[0].log_total(t)) / np.add.reduce(shares)  # type: ignore[misc]
             masses = shares if self.full else self._all(shares)
             fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
             fitness = np.asarray(fitness, dtype=np.float64)
             own = fitness if self.full else fitness[living]
-            growth: FloatArray = dynamics.rates_against(own, np.add.reduce(own) / len(own), time=time)
+            growth: FloatArray = dynamics.rates_against(own, np.add.reduce(own) / len(own), time=time)  # type: ignore[attr-defined]
             if not self.full:
                 growth = self._all(growth)
             if self.flows_in:
