@@ -22,7 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, MeanComparison, NormalizedGrowth, Replicator, SelectionMutation, cap_of
+from evodyn.dynamics import (
+    Dynamics,
+    MeanComparison,
+    NormalizedGrowth,
+    Replicator,
+    SelectionMutation,
+    cap_of,
+    inflow_targets,
+)
 from evodyn.landscapes import LandscapeFunction
 
 __all__ = ["Flow", "NotFiniteError", "State", "revival_floor"]
@@ -69,15 +77,6 @@ def log_sum_exp(values: FloatArray) -> FloatArray:
     return total
 
 
-def _targets(dynamics: Dynamics, n: int) -> FloatArray:
-    """Return every group's mutation target, 0 without mutation."""
-    targets = np.zeros(n)
-    for block, member in dynamics.blocks(n):
-        if isinstance(member, SelectionMutation) and member.mutation_rate != 0:
-            targets[block] = member.target_masses(targets[block])
-    return targets
-
-
 def revival_floor(
     dynamics: Dynamics, n: int, removed: BoolArray, fitness: FloatArray, log_masses: FloatArray, times: Any
 ) -> tuple[FloatArray, BoolArray]:
@@ -86,10 +85,12 @@ def revival_floor(
     The rate is the largest among `times`, so that a rate about to rise is seen coming.
     """
     floor = np.zeros(n)
-    inflow = (_targets(dynamics, n) > 0) & ~removed
+    inflow = (inflow_targets(dynamics, n) > 0) & ~removed
     for block, member in dynamics.blocks(n):
-        if not isinstance(member, SelectionMutation) or not inflow[block].any():
+        if not isinstance(member, SelectionMutation):
             continue
+        if member.mutation_rate == 0:
+            inflow[block] = False
         rate = max(float(member.rate(t)) for t in times)
         present = fitness[block][np.isfinite(log_masses[block]) & np.isfinite(fitness[block])]
         spread = float(np.ptp(present)) if present.size else 0.0
@@ -183,11 +184,17 @@ class Flow:
     def plain(self) -> bool:
         """Whether there is one block, its total known, and every group that lives is in logarithms."""
         return (
-            len(self.blocks) == 1
+            isinstance(self.dynamics, MeanComparison)
+            and len(self.blocks) == 1
             and self.blocks[0].log_total is not None
             and not self.blocks[0].capped
             and not len(self.reviving)
         )
+
+    @functools.cached_property
+    def from_logs(self) -> Any:
+        """The landscape's own formula in log-masses, or None."""
+        return getattr(self.landscape, "at_log_masses", None)
 
     @functools.cached_property
     def full(self) -> bool:
@@ -277,18 +284,19 @@ class Flow:
         """
         time = min(t, self.last_time)
         dynamics, living = self.dynamics, self.log_living
-        method: Any = getattr(self.landscape, "at_log_masses", None)
-        if self.plain and isinstance(dynamics, MeanComparison):
+        method = self.from_logs
+        if self.plain:
             # The same as below without masks, where most evaluations are made. The total is known, so
             # that a drift common to all u has no meaning: the plain mean of fitness serves in place of
             # the weighted one, and is smoother.
-            shares = np.exp(y - y.max())
+            shares = np.exp(y - np.maximum.reduce(y))
             shares *= math.exp(self.blocks[0].log_total(t)) / np.add.reduce(shares)  # type: ignore[misc]
             masses = shares if self.full else self._all(shares)
             fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
             fitness = np.asarray(fitness, dtype=np.float64)
             own = fitness if self.full else fitness[living]
-            growth: FloatArray = dynamics.rates_against(own, np.add.reduce(own) / len(own), time=time)
+            mean = np.add.reduce(own) / len(own)
+            growth: FloatArray = dynamics.rates_against(own, mean, time=time)  # type: ignore[attr-defined]
             if not self.full:
                 growth = self._all(growth)
             if self.flows_in:
@@ -301,8 +309,9 @@ class Flow:
             fitness = np.asarray(fitness, dtype=np.float64)
             growth = dynamics.growth_rates(masses, fitness, time=time)
         if not math.isfinite(growth @ growth):
-            bad = np.isin(np.arange(len(masses)), np.concatenate((living, self.reviving)))
-            bad &= ~(np.isfinite(fitness) & np.isfinite(growth)) & (masses > 0)
+            bad = masses > 0
+            bad[living] = True
+            bad &= ~(np.isfinite(fitness) & np.isfinite(growth))
             if bad.any():
                 raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
             growth = np.where(np.isfinite(growth), growth, 0.0)

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -236,12 +236,12 @@ def mean_fitness_along(
 ) -> FloatArray:
     """Return Σ p φ / P at every saved time, shape (T,) or (T, K); NaN where no mass is left."""
     from evodyn.dynamics import Populations, mean_fitness
-    from evodyn.landscapes import fitness_at_log_masses
 
-    fitness = np.empty_like(log_masses)
-    for row, (time, logs) in enumerate(zip(t, log_masses, strict=True)):
-        fitness[row] = fitness_at_log_masses(landscape, float(time), logs)
-    masses = np.exp(log_masses)
+    fitness, masses = np.empty_like(log_masses), np.exp(log_masses)
+    from_logs: Any = getattr(landscape, "at_log_masses", None)
+    function, points = (landscape, masses) if from_logs is None else (from_logs, log_masses)
+    for row, (time, point) in enumerate(zip(t, points, strict=True)):
+        fitness[row] = function(float(time), point)
     blocks = dynamics.blocks(log_masses.shape[-1])
     means = np.empty((len(t), len(blocks)))
     for k, (block, _) in enumerate(blocks):
