@@ -303,6 +303,13 @@ def load(path: str | Path) -> Run:
             f"{str(path)!r} has schema {specification.get('schema')!r}; expected {SCHEMA}: "
             "read it with the version of evodyn that wrote it."
         )
+    try:
+        return _run_of(data, specification, status)
+    except KeyError as error:
+        raise ValueError(f"{str(path)!r} is damaged: it lacks {error}.") from error
+
+
+def _run_of(data: xarray.Dataset, specification: dict[str, Any], status: dict[str, Any]) -> Run:
     prefix = "specification_"
     arrays = {str(n)[len(prefix) :]: v.values for n, v in data.data_vars.items() if str(n).startswith(prefix)}
     parts = {n: decode(specification[n], arrays) for n in ("dynamics", "landscape", "extinction", "settings")}

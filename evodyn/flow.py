@@ -311,7 +311,9 @@ class Flow:
         if not math.isfinite(growth @ growth):
             bad = masses > 0
             bad[living] = True
-            bad &= ~(np.isfinite(fitness) & np.isfinite(growth))
+            # Through the mean, one group's fitness spoils the growth rates of all.
+            wrong = ~np.isfinite(fitness)
+            bad &= wrong if (wrong & bad).any() else ~np.isfinite(growth)
             if bad.any():
                 raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
             growth = np.where(np.isfinite(growth), growth, 0.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,14 @@ from evodyn.errors import SolveError
 from evodyn.extinction import Extinction, Ledger
 from evodyn.flow import State, log_sum_exp
 from evodyn.landscapes import LandscapeFunction
-from evodyn.problem import check_memory, check_start, validated_masses, validated_save_times, validated_span
+from evodyn.problem import (
+    check_kinds,
+    check_memory,
+    check_start,
+    validated_masses,
+    validated_save_times,
+    validated_span,
+)
 from evodyn.results import EndState, Run, Stats, Termination, mean_fitness_along
 from evodyn.stepping import Integration, Solver, chosen_method
 from evodyn.trajectory import Outcome, Trajectory
@@ -92,18 +101,17 @@ def solve(
     >>> run.stats.method
     'closed_form'
     """
+    if not isinstance(solver, Solver | None):
+        raise ValueError(f"solver is {solver!r}; expected Solver(method=...) or None.")
     solver = solver or Solver()
-    if not isinstance(dynamics, Dynamics):
-        raise ValueError(f"dynamics is {dynamics!r}; expected an evodyn dynamics such as Replicator().")
-    if not callable(landscape):
-        raise ValueError(f"landscape is {landscape!r}; expected a callable (t, masses) -> fitness.")
+    check_kinds(dynamics, landscape, extinction)
     start, end = validated_span(t_span)
     masses = validated_masses(p0, dynamics)
     times = validated_save_times(save_at, start, end)
     check_memory(len(times), len(masses))
     with np.errstate(divide="ignore"):
         state = State(start, np.log(masses), np.zeros(len(masses), dtype=bool))
-    check_start(landscape, state)
+    check_start(dynamics, landscape, state)
     ledger = Ledger(extinction, start, state.log_masses)
     return _run(dynamics, landscape, state, masses, times, end, ledger, solver, throw=throw)
 
@@ -158,7 +166,7 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
             raise ValueError(
                 "save_at is given for a run of iterate; expected None: it saves every save_every steps."
             )
-        return extend_iteration(run, t_end)
+        return extend_iteration(run, t_end, throw=throw)
     start = run.t_span[1]
     times = (
         np.linspace(start, t_end, max(len(run.t), 2))[1:]
@@ -173,18 +181,29 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
     ledger = resumed_ledger(run, state.log_masses)
     if not isinstance(run.settings, Solver):
         raise ValueError(f"run.settings is {run.settings!r}; expected the Solver of a run of solve.")
-    more = _run(
-        run.dynamics,
-        run.landscape,
-        state,
-        run.end_state.masses,
-        times,
-        t_end,
-        ledger,
-        run.settings,
-        throw=throw,
-    )
+    with keeping(run):
+        more = _run(
+            run.dynamics,
+            run.landscape,
+            state,
+            run.end_state.masses,
+            times,
+            t_end,
+            ledger,
+            run.settings,
+            throw=throw,
+        )
     return joined(run, more)
+
+
+@contextlib.contextmanager
+def keeping(run: Run) -> Iterator[None]:
+    """Put what was there before in front of what a failing continuation has got."""
+    try:
+        yield
+    except SolveError as error:
+        whole = joined(run, error.result)
+        raise SolveError(str(error), result=whole, time=error.time, groups=error.groups) from error.__cause__
 
 
 def resumed_ledger(run: Run, log_masses: FloatArray) -> Ledger:
@@ -285,7 +304,8 @@ def _assembled(
         total = log_sum_exp(logs[:, groups])
         native[:, groups] = logs[:, groups] - np.where(np.isfinite(total), total, 0.0)
         log_totals[:, k] = total[:, 0]
-    totals = np.exp(log_totals)
+    with np.errstate(over="ignore"):  # beyond the largest float masses are infinite; logarithms are not
+        totals, last_masses = np.exp(log_totals), np.exp(final.log_masses)
     many = isinstance(dynamics, Populations)
     with np.errstate(all="ignore"):
         try:
@@ -318,6 +338,6 @@ def _assembled(
             restarts=outcome.restarts,
             message=outcome.message,
         ),
-        end_state=EndState(final.t, final.log_masses, np.exp(final.log_masses), final.removed),
+        end_state=EndState(final.t, final.log_masses, last_masses, final.removed),
         stores_log_shares=True,
     )

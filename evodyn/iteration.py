@@ -14,9 +14,9 @@ from evodyn.dynamics import SCHEMES, Dynamics, Populations, Scheme
 from evodyn.errors import SolveError
 from evodyn.extinction import Extinction, Ledger
 from evodyn.flow import State
-from evodyn.integration import joined, resumed_ledger
+from evodyn.integration import joined, keeping, resumed_ledger
 from evodyn.landscapes import LandscapeFunction
-from evodyn.problem import check_memory, check_start, validated_masses
+from evodyn.problem import check_kinds, check_memory, check_start, validated_masses
 from evodyn.results import EndState, Run, Stats, Termination, mean_fitness_along
 from evodyn.specifications import Specification
 
@@ -98,10 +98,7 @@ def iterate(
     >>> run.masses[:, 0].round(4)
     array([1.    , 1.9869, 1.9999])
     """
-    if not isinstance(dynamics, Dynamics):
-        raise ValueError(f"dynamics is {dynamics!r}; expected an evodyn dynamics such as Replicator().")
-    if not callable(landscape):
-        raise ValueError(f"landscape is {landscape!r}; expected a callable (t, masses) -> fitness.")
+    check_kinds(dynamics, landscape, extinction)
     n_steps = validation.count("n_steps", n_steps)
     settings = MapSettings(
         validation.positive("step_size", step_size),
@@ -114,7 +111,7 @@ def iterate(
     check_memory(n_steps // settings.save_every + 2, len(masses))
     with np.errstate(divide="ignore"):
         logs = np.log(masses)
-    check_start(landscape, State(settings.t_start, logs, np.zeros(len(masses), dtype=bool)))
+    check_start(dynamics, landscape, State(settings.t_start, logs, np.zeros(len(masses), dtype=bool)))
     ledger = Ledger(extinction, settings.t_start, logs)
     return _iterated(dynamics, landscape, masses, n_steps, settings, ledger, save_start=True, throw=throw)
 
@@ -132,16 +129,6 @@ def extend_iteration(run: Run, t_end: float, *, throw: bool = True) -> Run:
             f"{settings.step_size!r}."
         )
     ledger = resumed_ledger(run, run.end_state.log_masses)
-    more = _iterated(
-        run.dynamics,
-        run.landscape,
-        np.array(run.end_state.masses),
-        n_steps,
-        settings,
-        ledger,
-        save_start=False,
-        throw=throw,
-    )
     if settings.steps % settings.save_every:
         # The old end was saved only because it was the end.
         run = dataclasses.replace(
@@ -151,6 +138,17 @@ def extend_iteration(run: Run, t_end: float, *, throw: bool = True) -> Run:
             total_mass=run.total_mass[:-1],
             log_total_mass=run.log_total_mass[:-1],
             mean_fitness=run.mean_fitness[:-1],
+        )
+    with keeping(run):
+        more = _iterated(
+            run.dynamics,
+            run.landscape,
+            np.array(run.end_state.masses),
+            n_steps,
+            settings,
+            ledger,
+            save_start=False,
+            throw=throw,
         )
     return joined(run, more)
 
@@ -192,14 +190,17 @@ def _iterated(
             total = float(new.sum())
             if not math.isfinite(total):
                 termination = Termination.FITNESS_NOT_FINITE
-                groups = tuple(int(i) for i in np.flatnonzero(~np.isfinite(new)))
+                wrong = ~np.isfinite(fitness) & (masses > 0)
+                groups = tuple(int(i) for i in np.flatnonzero(wrong if wrong.any() else ~np.isfinite(new)))
                 message, step = f"The masses after step {step} would not be finite.", step - 1
                 break
             if ledger.removed.any():
                 new = np.where(ledger.removed, 0.0, new)  # no inflow into absorbed groups
-            if settings.scheme == "euler":
-                gone = (new == 0) & (masses > 0)
-                projections += int(np.count_nonzero(gone))
+            gone = (new == 0) & (masses > 0)
+            if gone.any():
+                projections += int(np.count_nonzero(gone)) if settings.scheme == "euler" else 0
+                if not ledger.watching:
+                    ledger.first[gone] = np.minimum(ledger.first[gone], start + step * h)
             masses = new
             if ledger.watching:
                 now_below = masses < threshold

@@ -11,10 +11,18 @@ import numpy.typing as npt
 from evodyn import validation
 from evodyn.arrays import FloatArray, host
 from evodyn.dynamics import Dynamics, Populations, cap_of
+from evodyn.extinction import Extinction
 from evodyn.flow import State
 from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
 
-__all__ = ["check_memory", "check_start", "validated_masses", "validated_save_times", "validated_span"]
+__all__ = [
+    "check_kinds",
+    "check_memory",
+    "check_start",
+    "validated_masses",
+    "validated_save_times",
+    "validated_span",
+]
 
 
 def validated_span(t_span: tuple[float, float]) -> tuple[float, float]:
@@ -31,12 +39,13 @@ def validated_span(t_span: tuple[float, float]) -> tuple[float, float]:
 
 def validated_masses(p0: npt.ArrayLike, dynamics: Dynamics, *, within_cap: bool = True) -> FloatArray:
     """Return initial masses that `dynamics` can start from (a map may start above its cap, a flow not)."""
-    masses = validation.finite_array("p0", host(p0), ndim=1, least=0.0)
+    masses = validation.finite_array("p0", p0, ndim=1, least=0.0)
     if not masses.size:
         raise ValueError("p0 is empty; expected at least one group.")
     dynamics.check(len(masses))
     for k, (groups, member) in enumerate(dynamics.blocks(len(masses))):
-        total = float(masses[groups].sum())
+        with np.errstate(over="ignore"):
+            total = float(masses[groups].sum())
         where = f" in block {k}" if isinstance(dynamics, Populations) else ""
         if not total > 0:
             raise ValueError(f"p0 has zero total mass{where}; expected at least one positive mass.")
@@ -57,7 +66,7 @@ def validated_save_times(save_at: npt.ArrayLike | None, start: float, end: float
     """Return the times to save at."""
     if save_at is None:
         return np.linspace(start, end, 101)
-    times = validation.finite_array("save_at", host(save_at), ndim=1)
+    times = validation.finite_array("save_at", save_at, ndim=1)
     if not times.size:
         raise ValueError("save_at is empty; expected at least one time (or None for 101 of them).")
     if not (np.diff(times) > 0).all():
@@ -85,8 +94,18 @@ def check_memory(rows: int, n: int, members: int = 1) -> None:
         )
 
 
-def check_start(landscape: LandscapeFunction, state: State) -> None:
-    """Raise `ValueError` if the landscape is wrong at the start."""
+def check_kinds(dynamics: object, landscape: object, extinction: object) -> None:
+    """Raise `ValueError` if an argument is not of the kind it has to be."""
+    if not isinstance(dynamics, Dynamics):
+        raise ValueError(f"dynamics is {dynamics!r}; expected an evodyn dynamics such as Replicator().")
+    if not callable(landscape):
+        raise ValueError(f"landscape is {landscape!r}; expected a callable (t, masses) -> fitness.")
+    if extinction is not None and not isinstance(extinction, Extinction):
+        raise ValueError(f"extinction is {extinction!r}; expected Extinction(threshold=...) or None.")
+
+
+def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) -> None:
+    """Raise `ValueError` if the landscape or the dynamics is wrong at the start."""
     n = len(state.log_masses)
     groups = getattr(landscape, "groups", None)
     if isinstance(groups, int) and groups != n:
@@ -94,6 +113,8 @@ def check_start(landscape: LandscapeFunction, state: State) -> None:
     with np.errstate(all="ignore"):
         fitness = fitness_at_log_masses(landscape, state.t, state.log_masses)
     try:
+        if np.iscomplexobj(fitness):
+            raise TypeError
         values = host(fitness)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -107,6 +128,14 @@ def check_start(landscape: LandscapeFunction, state: State) -> None:
     if bad.any():
         k = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"landscape returned fitness {values[k]!r} for group {k} at t = {state.t:g}; expected "
+            f"landscape returned fitness {float(values[k])!r} for group {k} at t = {state.t:g}; expected "
             "finite fitness for every group with positive mass."
+        )
+    with np.errstate(all="ignore"):
+        # Mutation rates and general selection are functions too.
+        velocity = dynamics.velocity(np.exp(state.log_masses), values, time=state.t)
+    if velocity.shape != (n,):
+        raise ValueError(
+            f"dynamics returned velocities of shape {velocity.shape} at t = {state.t:g}; expected "
+            f"{(n,)}, one per group."
         )

@@ -99,6 +99,9 @@ class EndState(Specification):
     masses: FloatArray
     removed: npt.NDArray[np.bool_]
 
+    def __post_init__(self) -> None:
+        _freeze(self)
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run(Specification):
@@ -154,16 +157,16 @@ class Run(Specification):
     stores_log_shares: bool
 
     def __post_init__(self) -> None:
-        for value in self.fields().values():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
+        _freeze(self)
 
     @functools.cached_property
     def masses(self) -> FloatArray:
         """Masses p_i, shape (T, N)."""
         if not self.stores_log_shares:
             return self.native
-        return _read_only(np.exp(self.native) * self._of_groups(self.total_mass))
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Masses beyond the largest float are infinite; their logarithms are not.
+            return _read_only(np.exp(self.log_masses) if np.isinf(self.total_mass).any() else self._shared())
 
     @functools.cached_property
     def log_masses(self) -> FloatArray:
@@ -172,6 +175,10 @@ class Run(Specification):
             if not self.stores_log_shares:
                 return _read_only(np.log(self.native))
             return _read_only(self.native + self._of_groups(self.log_total_mass))
+
+    def _shared(self) -> FloatArray:
+        shares: FloatArray = np.exp(self.native) * self._of_groups(self.total_mass)
+        return shares
 
     def _of_groups(self, of_blocks: FloatArray) -> FloatArray:
         """Return each group's block's value, shape (T, 1) or (T, N)."""
@@ -224,6 +231,15 @@ class Run(Specification):
 
 
 _SUCCESSES = (Termination.COMPLETED, Termination.STOPPED_AT_EXTINCTION, Termination.ALL_EXTINCT)
+
+
+def _freeze(result: Specification) -> None:
+    """Make the arrays of a result read-only, on copies of those that others hold."""
+    for name, value in result.fields().items():
+        if isinstance(value, np.ndarray) and value.flags.writeable:
+            copy = np.array(value) if type(value) is np.ndarray else value.copy()
+            copy.flags.writeable = False
+            object.__setattr__(result, name, copy)
 
 
 def _read_only(array: FloatArray) -> FloatArray:

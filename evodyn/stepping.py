@@ -183,6 +183,7 @@ class Integration:
         if self.ledger.policy_is("absorb"):
             state = self._absorbed(state, np.flatnonzero(self.ledger.below & ~state.removed))
         self._save_row(state)
+        phase: _Phase | None = None
         try:
             while state.t < self.end:
                 if not np.isfinite(state.log_masses).any():
@@ -196,7 +197,7 @@ class Integration:
                     return self._outcome(state, ended, message=phase.message)
         except NotFiniteError as failure:
             return self._outcome(
-                phase.state,
+                phase.state if phase else state,
                 Termination.FITNESS_NOT_FINITE,
                 message=f"Fitness was not finite at t = {failure.time:g}.",
                 groups=failure.groups,
@@ -204,14 +205,14 @@ class Integration:
             )
         except _StalledError as failure:
             return self._outcome(
-                phase.state,
+                phase.state if phase else state,
                 Termination.SOLVER_FAILED,
-                message=f"One step took more than {phase.cap} evaluations without being accepted.",
+                message="One step took thousands of evaluations without being accepted.",
                 cause=failure,
             )
         except Exception as failure:  # whatever a user's landscape raises, the partial result survives
             return self._outcome(
-                phase.state,
+                phase.state if phase else state,
                 Termination.SOLVER_FAILED,
                 message=f"{type(failure).__name__}: {failure}",
                 cause=failure,
