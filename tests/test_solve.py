@@ -783,6 +783,25 @@ def test_a_stiff_problem_is_told_by_its_jacobian() -> None:
     np.testing.assert_allclose(run.masses[-1], (c - level) / 1e4, rtol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["mutation", "redundancy", "blocks"])
+def test_other_stiff_problems_are_told_as_well(name: str) -> None:
+    # Fast mutation, fast competition through a matrix, and one stiff block of two.
+    c, p0 = np.linspace(-1.0, 1.0, 8), np.linspace(0.5, 1.5, 8)
+    dynamics, landscape = {
+        "mutation": (ed.SelectionMutation(1e4, p0), landscapes.Constant(c)),
+        "redundancy": (ed.Replicator(), landscapes.Redundancy(c, np.eye(8) + 0.2, 1e4)),
+        "blocks": (
+            ed.Populations((ed.SelectionMutation(1e4, 1.0), ed.Replicator()), (4, 4)),
+            landscapes.Constant(c),
+        ),
+    }[name]
+    few = ed.Solver(max_steps=3000)
+    run = ed.solve(dynamics, landscape, p0, (0.0, 100.0), save_at=[100.0], solver=few)
+    assert run.termination is ed.Termination.COMPLETED
+    fitness = landscape(100.0, run.masses[-1])
+    assert np.abs(dynamics.velocity(run.masses[-1], fitness))[:4].max() < 1e-3
+
+
 def test_log_masses_pay_off() -> None:
     # Eq. 10 with 768 groups: less than a third of the evaluations of SciPy's best method on masses, which
     # moreover leaves some of them negative. (How much time that saves is for `make bench` to say.)
