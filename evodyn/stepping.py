@@ -14,7 +14,7 @@ from scipy.integrate import LSODA, OdeSolver
 
 from evodyn import validation
 from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, cap_of
+from evodyn.dynamics import Dynamics, cap_of, rate_bound
 from evodyn.extinction import Ledger, find_brackets, find_crossings
 from evodyn.flow import Flow, NotFiniteError, State, clip_acts, log_sum_exp, revival_floor
 from evodyn.landscapes import LandscapeFunction, breakpoints, fitness_at_log_masses, linearization
@@ -98,17 +98,15 @@ def chosen_method(
     """Return the SciPy method to integrate with, and why."""
     if solver.method != "auto":
         return solver.method, "asked for"
-    jacobian = linearization(
-        landscape, state.t, np.where(np.isfinite(state.log_masses), state.log_masses, -745.0)
-    )
-    if jacobian is not None and len(jacobian.diagonal):
-        masses = np.exp(state.log_masses)
-        # Density dependence is strongest where one group holds all the mass.
-        stiffness = float(
-            np.max(np.abs(jacobian.diagonal) / np.maximum(masses, 1e-300) * (masses > 0)) * masses.sum()
-        )
-        if stiffness * (end - state.t) > 2e5:
-            return "LSODA", f"the landscape's Jacobian makes the problem stiff (rate {stiffness:.3g})"
+    fastest = float(rate_bound(dynamics, len(state.log_masses), state.t).max())
+    # Density dependence is strongest where one group holds all the mass.
+    everything = np.full(len(state.log_masses), float(log_sum_exp(state.log_masses)[0]))
+    jacobian = linearization(landscape, state.t, everything)
+    if jacobian is not None:
+        columns = np.abs(jacobian.left).max(axis=0) * np.abs(jacobian.right).max(axis=0)
+        fastest += float(np.abs(jacobian.diagonal).max() + columns.max(initial=0.0))
+    if fastest * (end - state.t) > 2e5:
+        return "LSODA", f"the problem is stiff (it has a rate of about {fastest:.3g})"
     return "DOP853", "no closed form, and nothing says that the problem is stiff"
 
 

@@ -795,7 +795,7 @@ def test_other_stiff_problems_are_told_as_well(name: str) -> None:
             landscapes.Constant(c),
         ),
     }[name]
-    few = ed.Solver(max_steps=3000)
+    few = ed.Solver(max_steps=20_000)
     run = ed.solve(dynamics, landscape, p0, (0.0, 100.0), save_at=[100.0], solver=few)
     assert run.termination is ed.Termination.COMPLETED
     fitness = landscape(100.0, run.masses[-1])
