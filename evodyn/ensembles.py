@@ -18,10 +18,10 @@ from evodyn.dynamics import Dynamics
 from evodyn.extinction import Extinction
 from evodyn.integration import solve
 from evodyn.landscapes import Landscape, LandscapeFunction
+from evodyn.methods import Solver
 from evodyn.problem import check_memory, validated_save_times, validated_span
 from evodyn.results import Run, Stats, Termination
 from evodyn.specifications import Specification
-from evodyn.stepping import Solver
 
 if TYPE_CHECKING:
     import xarray

@@ -16,6 +16,7 @@ from evodyn.errors import SolveError
 from evodyn.extinction import Extinction, Ledger
 from evodyn.flow import State, log_sum_exp
 from evodyn.landscapes import LandscapeFunction
+from evodyn.methods import Solver, chosen_method
 from evodyn.problem import (
     check_kinds,
     check_memory,
@@ -25,7 +26,7 @@ from evodyn.problem import (
     validated_span,
 )
 from evodyn.results import EndState, Run, Stats, Termination, mean_fitness_along
-from evodyn.stepping import Integration, Solver, chosen_method
+from evodyn.stepping import Integration
 from evodyn.trajectory import Outcome, Trajectory
 
 __all__ = ["Solver", "extend", "solve"]

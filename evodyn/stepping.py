@@ -2,112 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.integrate import LSODA, OdeSolver
 
-from evodyn import validation
 from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, cap_of, rate_bound
+from evodyn.dynamics import Dynamics, cap_of
 from evodyn.extinction import Ledger, find_brackets, find_crossings
 from evodyn.flow import Flow, NotFiniteError, State, clip_acts, log_sum_exp, revival_floor
-from evodyn.landscapes import LandscapeFunction, breakpoints, fitness_at_log_masses, linearization
+from evodyn.landscapes import LandscapeFunction, breakpoints, fitness_at_log_masses
+from evodyn.methods import Solver
 from evodyn.results import Termination
-from evodyn.specifications import Specification
 from evodyn.steppers import EXPLICIT, ONE_STEP, SOLVERS, absolute_tolerance
 from evodyn.trajectory import Outcome, Trajectory
 
-__all__ = ["METHODS", "Integration", "Solver", "chosen_method"]
+__all__ = ["Integration"]
 
-Method = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
-
-METHODS = ("auto", "closed_form", *SOLVERS)
 _FAR_BELOW = -1e12
 # SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p.
 _SMALLEST_RTOL = 100 * np.finfo(np.float64).eps
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Solver(Specification):
-    """How to integrate.
-
-    Parameters
-    ----------
-    method : str, optional
-        "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
-        mutation), else "DOP853", else, where the landscape states a Jacobian that makes the problem stiff,
-        "LSODA"; `Run.stats` says which and why. "closed_form" and every SciPy name ("RK45", "RK23",
-        "DOP853", "Radau", "BDF", "LSODA") force one.
-    rtol, atol : float, optional
-        The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
-        ln p is a relative error of p already, whatever p is. (A group far below its mutation floor is held
-        to a thousandth of that relative to the floor.)
-    max_step : float, optional
-        Longest step, in units of time. Lower it for a landscape with features that are short against its
-        own time scale and that declares no breakpoints.
-    max_steps : int, optional
-        Most accepted steps of a run. Every single step has a cap on its evaluations, too.
-
-    Raises
-    ------
-    ValueError
-        If the method is unknown or a number is outside its range.
-
-    Examples
-    --------
-    >>> Solver(rtol=1e-6).method
-    'auto'
-    """
-
-    method: Method = "auto"
-    rtol: float = 1e-8
-    atol: float = 1e-10
-    max_step: float = math.inf
-    max_steps: int = 100_000
-
-    def __post_init__(self) -> None:
-        validation.choice("method", self.method, METHODS)
-        rtol = validation.non_negative("rtol", self.rtol)
-        atol = validation.non_negative("atol", self.atol)
-        if not 1e-14 <= rtol + atol <= 1:
-            raise ValueError(
-                f"rtol + atol is {rtol + atol:g}; expected between 1e-14, the precision of doubles, and 1."
-            )
-        self._set(
-            rtol=rtol,
-            atol=atol,
-            max_step=validation.positive("max_step", self.max_step, infinite=True),
-            max_steps=validation.count("max_steps", self.max_steps),
-        )
-
-    @property
-    def tolerance(self) -> float:
-        """The bound on the local error of every ln p_i."""
-        return self.rtol + self.atol
-
-
-def chosen_method(
-    dynamics: Dynamics, landscape: LandscapeFunction, state: State, end: float, solver: Solver
-) -> tuple[str, str]:
-    """Return the SciPy method to integrate with, and why."""
-    if solver.method != "auto":
-        return solver.method, "asked for"
-    fastest = float(rate_bound(dynamics, len(state.log_masses), state.t).max())
-    # Density dependence is strongest where one group holds all the mass.
-    everything = np.full(len(state.log_masses), float(log_sum_exp(state.log_masses)[0]))
-    jacobian = linearization(landscape, state.t, everything)
-    if jacobian is not None:
-        columns = np.abs(jacobian.left).max(axis=0) * np.abs(jacobian.right).max(axis=0)
-        fastest += float(np.abs(jacobian.diagonal).max() + columns.max(initial=0.0))
-    if fastest * (end - state.t) > 2e5:
-        return "LSODA", f"the problem is stiff (it has a rate of about {fastest:.3g})"
-    return "DOP853", "no closed form, and nothing says that the problem is stiff"
 
 
 class _StalledError(Exception):

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 import evodyn as ed
 from evodyn import landscapes
 from evodyn.arrays import Array, FloatArray
-from evodyn.stepping import Method
+from evodyn.methods import Method
 from tests import references, strategies
 from tests.problems import INVARIANTS, PROBLEMS, Invariant, Problem
 

@@ -19,7 +19,7 @@ import evodyn as ed
 from evodyn import landscapes
 from evodyn.arrays import FloatArray
 from evodyn.extinction import find_crossings
-from evodyn.stepping import Method
+from evodyn.methods import Method
 from tests import strategies
 from tests.test_solve import EVERY, METHODS, REPLICATOR, solver
 
