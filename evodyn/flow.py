@@ -72,8 +72,10 @@ def log_sum_exp(values: FloatArray) -> FloatArray:
     top = values.max(axis=-1, keepdims=True)
     if not np.isfinite(top).all():
         top = np.where(np.isfinite(top), top, 0.0)
+    shares = values - top
+    np.exp(shares, out=shares)
     with np.errstate(divide="ignore"):
-        total: FloatArray = top + np.log(np.exp(values - top).sum(axis=-1, keepdims=True))
+        total: FloatArray = top + np.log(shares.sum(axis=-1, keepdims=True))
     return total
 
 
@@ -251,7 +253,8 @@ class Flow:
             elif math.isfinite(block.log_start):
                 # The largest first: the total must not be rounded at the size of a drift.
                 part -= part.max(axis=-1, keepdims=True)
-                part += np.asarray(block.log_total(t))[..., None] - log_sum_exp(part)
+                own = np.log(np.exp(part).sum(axis=-1, keepdims=True))
+                part += np.asarray(block.log_total(t))[..., None] - own
         return logs
 
     def velocity(self, t: float, y: FloatArray) -> FloatArray:
