@@ -218,9 +218,7 @@ class Flow:
 
     def tolerances(self, tolerance: float) -> FloatArray:
         """Return every component's tolerance: a thousandth, in units of their floor, for reviving masses."""
-        # Softmax subtracts a mean of errors, which is up to as large again where the drift is left free.
-        own = 0.5 * tolerance if self.plain else tolerance
-        atol = np.full(len(self.log_living) + len(self.reviving), own)
+        atol = np.full(len(self.log_living) + len(self.reviving), tolerance)
         atol[len(self.log_living) :] *= 1e-3
         return atol
 
@@ -299,6 +297,7 @@ class Flow:
             fitness = np.asarray(fitness, dtype=np.float64)
             own = fitness if self.full else fitness[living]
             mean = np.add.reduce(own) / len(own)
+            finite = math.isfinite(mean)  # one value that is not spoils the mean
             growth: FloatArray = dynamics.rates_against(own, mean, time=time)  # type: ignore[attr-defined]
             if not self.full:
                 growth = self._all(growth)
@@ -311,7 +310,8 @@ class Flow:
             fitness = self.landscape(time, masses) if method is None else method(time, logs)
             fitness = np.asarray(fitness, dtype=np.float64)
             growth = dynamics.growth_rates(masses, fitness, time=time)
-        if not math.isfinite(growth @ growth):
+            finite = math.isfinite(growth @ growth)
+        if not finite:
             bad = masses > 0
             bad[living] = True
             # Through the mean, one group's fitness spoils the growth rates of all.

@@ -31,8 +31,8 @@ class Solver(Specification):
     method : str, optional
         "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
         mutation), else "LSODA" where mutation or the landscape's Jacobian makes the problem stiff, else
-        "RK45", or "DOP853" for tolerances below 1e-9; `Run.stats` says which and why. "closed_form" and every SciPy name ("RK45", "RK23",
-        "DOP853", "Radau", "BDF", "LSODA") force one.
+        "RK45", or "DOP853" for tolerances below 1e-9; `Run.stats` says which and why. "closed_form" and
+        every SciPy name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one.
     rtol, atol : float, optional
         The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
         ln p is a relative error of p already, whatever p is. (A group far below its mutation floor is held
