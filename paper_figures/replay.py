@@ -102,19 +102,19 @@ def orders(axes: Axes, data: xr.Dataset) -> None:
     axes.set_ylabel("largest |difference| of ln p")
     for reading in markers:
         inside = [k for k in range(data.sizes["run"]) if data.reading.values[k] == reading]
-        top = max(float(data.bound.values[k, -1]) for k in inside)
-        bottom = min(float(data.distance.values[k, -1].max()) for k in inside)
+        top = max(float(data.bound.values[k, 1]) for k in inside)
         axes.annotate(
-            str(reading),
-            (sizes[-1], np.sqrt(top * bottom)),
-            (4, 0),
+            f"{reading}: bound",
+            (sizes[1], top),
+            (0, 5),
             textcoords="offset points",
             fontsize=7,
-            va="center",
+            ha="center",
+            va="bottom",
         )
     axes.set_xticks(sizes, [_fraction(size, sizes[0]) for size in sizes])
     axes.minorticks_off()
-    axes.margins(x=0.15)
+    axes.margins(x=0.15, y=0.12)
 
 
 if __name__ == "__main__":
