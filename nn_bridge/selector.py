@@ -136,8 +136,7 @@ class Selector:
             new = torch.from_numpy(self.dynamics.step(masses.numpy(), fitness, self.step_size, time=time))
         else:
             new = self.dynamics.step(masses, fitness, self.step_size, time=time)
-        for layer, part in zip(self.layers, new.split(self.sizes), strict=True):
-            layer.masses.copy_(part)
+        torch.split_with_sizes_copy(new, self.sizes, out=[layer.masses for layer in self.layers])
         self.steps += 1
         for listener in self._listeners:
             listener(self.contribution)

@@ -1,4 +1,4 @@
-"""Masses of the live network: trajectories and histograms with clip floor and ceiling (studies/mnist_bridge.py)."""
+"""Masses of the live network between the floor and the ceiling of the clip (studies/mnist_bridge.py)."""
 
 from __future__ import annotations
 
