@@ -171,7 +171,8 @@ def flip_step_size(equilibrium: Equilibrium) -> float:
 
     The multipliers of the map are 1 + hλ_k, with the flow's eigenvalues λ_k: the first leaves the unit
     circle at h = min_k -2 Re λ_k/|λ_k|² (a flip, where λ_k is real). With Eq. 10 and equal contributions
-    this is hλP/N = 2.
+    this is hλP/N = 2. Absent groups that cannot invade do not count: a rare one never overshoots zero,
+    for the projection takes it from half the step size on (`positivity_step_size`).
 
     Parameters
     ----------
@@ -198,6 +199,9 @@ def flip_step_size(equilibrium: Equilibrium) -> float:
     if equilibrium.eigenvalues is None:
         raise ValueError("equilibrium has no eigenvalues; expected some: ask for them with eigenvalues=True.")
     values = equilibrium.eigenvalues
+    for rate in equilibrium.invasion_rates[~equilibrium.survivors]:
+        if rate < 0:
+            values = np.delete(values, np.argmin(np.abs(values - rate)))
     if not len(values):
         return math.inf
     sizes = np.abs(values) ** 2

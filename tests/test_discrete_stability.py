@@ -58,6 +58,21 @@ def test_the_flip_bounds_stability_of_unequal_groups_and_of_spirals() -> None:
             assert (np.abs(orbit[-1] - point.masses).max() < 1e-5) == returns
 
 
+def test_absent_groups_are_projected_before_they_could_flip() -> None:
+    landscape = LinearDecay([1.0, 0.9, -3.0], 1.0)
+    point = equilibrium(Replicator(), landscape, total_mass=1.0)
+    assert list(point.survivors) == [True, True, False]
+    flip = flip_step_size(point)
+    assert flip == flip_step_size(equilibrium(Replicator(), LinearDecay([1.0, 0.9], 1.0), total_mass=1.0))
+    level = point.mean_fitness
+    near = np.append(point.masses[:2] * [1.001, 0.999], 1e-6)
+    projected = positivity_step_size(Replicator(), near, landscape(0.0, near))
+    assert projected == pytest.approx(1 / (level + 3.0), rel=1e-3)
+    assert flip > 2.1 * projected  # beyond the step at which the rare group's multiplier would be -1
+    orbit = orbits(Replicator(), landscape, near, [0.98 * flip], transient=2000, keep=2)[0]
+    np.testing.assert_allclose(orbit[-1], [*(point.masses[:2] * near[:2].sum()), 0.0], atol=1e-4)
+
+
 def test_amplitude_and_period_doubling_of_the_cubic_map() -> None:
     # With p = P(1 ± y)/2 the map is y -> (1 - a)y + ay³, a = ηλP/2: beyond a = 2 it alternates between
     # ±√((a - 2)/a); at a = 3 that cycle splits and then doubles its period without end.
