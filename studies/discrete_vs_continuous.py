@@ -130,10 +130,10 @@ def main(
     for table in tables(rows, seeds=seeds, groups=groups):
         console.print(table)
     for line in (
-        "Error constant: the global error per unit of step size, at its largest; differ-",
-        "ence: its largest of any group and seed. Flip: step size at which the attractor loses",
-        "stability; projection: at which a rare group below the water level (of two groups:",
-        "any) would become negative. Step sizes in units of 1/fitness.",
+        "Error constant: the global error per unit of step size, at its largest, and the",
+        "largest difference of any group and seed. Flip: step size at which the attractor",
+        "loses stability; projection: at which a rare group below the water level (of two",
+        "groups: any) would become negative. Step sizes in units of 1/fitness.",
         "",
         f"Table: {_shared.shown(folder / STUDY)}.csv",
         f"Data:  {_shared.shown(folder / STUDY)}.nc",
