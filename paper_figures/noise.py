@@ -212,7 +212,7 @@ def scatter(axes: Axes, data: xr.Dataset) -> None:
         )
     widest = max(0.02, 1.3 * max(abs(limit - 1) for limit in axes.get_ylim()))
     axes.set_xticks(places, ["none" if math.isinf(c) else f"{c:g}" for c in data.signal_clip.values])
-    axes.set(xlabel="clip κ/σ", ylabel="scatter of shares, Eq. 13 / Eq. 12", ylim=(1 - widest, 1 + widest))
+    axes.set(xlabel="clip κ/σ", ylabel="scatter, Eq. 13 / Eq. 12", ylim=(1 - widest, 1 + widest))
 
 
 def rescued(axes: Axes, data: xr.Dataset) -> None:
@@ -224,14 +224,17 @@ def rescued(axes: Axes, data: xr.Dataset) -> None:
     ):
         curve = data[f"{name}_curve"].values
         axes.plot(data.fine_strength, curve, line, color=colour)
-        _points(axes, data.strength.values, data[name].values, int(data.rescued_of), marker, colour)
-        axes.annotate(
+        places = data.strength.values * (0.94 if name == "rare" else 1.06)
+        _points(axes, places, data[name].values, int(data.rescued_of), marker, colour)
+        axes.text(
+            0.97,
+            0.95 if name == "rare" else 0.86,
             label,
-            (float(data.fine_strength[0]), float(curve[0])),
-            (4, 5 if name == "rare" else -14),
-            textcoords="offset points",
+            transform=axes.transAxes,
             color=colour,
             fontsize=7,
+            ha="right",
+            va="top",
         )
     axes.axvline(1.0, color=style.GREY, linewidth=0.7, linestyle=":", zorder=0)
     axes.set(

@@ -68,7 +68,7 @@ def main(
     fine, settle, generations, steps, trials = 0.005, 600.0, 1500, 1000, 64
     if smoke:
         members, fine, settle, generations, steps, trials = min(members, 200), 0.02, 300.0, 300, 200, 16
-    few = max(20, members // 8)
+    few = max(60, members // 8)
     with _shared.reporting():
         duels = [
             *(
@@ -487,7 +487,7 @@ def notes(data: xr.Dataset, rows: list[Row]) -> list[str]:
     lines += ["  " + ", ".join(pairs[:4]), "  " + ", ".join(pairs[4:])]
     for name, label in (("rare", "2μq/(εs²)"), ("gone", "2nμq")):
         lines.append(
-            f"The better group is lost with a chance below 1 % from {label} = {sufficient(data, name):.2g} on."
+            f"The better is lost with a chance below 1 % from {label} = {sufficient(data, name):.2g} on."
         )
     free = float(data.share_difference.sel(signal_clip=math.inf).max())
     scaled = float(data.share_difference.sel(estimate_decay=0.0).max())
