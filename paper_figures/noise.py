@@ -54,7 +54,8 @@ def main() -> None:
             "(noise σ), the signal clipped at κ and λ = 0: mean and standard deviation over "
             f"{described['trials']} realisations, for Eq. 12 and Eq. 13 with its cap at the initial mass.",
             "(e) Scatter of the shares between realisations under Eq. 13 over that under Eq. 12, same draws: "
-            "equal without a clip or without density regularisation, and all but equal with both.",
+            "equal without a clip or without density regularisation; with both, total mass feeds back on "
+            "fitness (means and 95 % confidence intervals).",
             "(f) Chance that the better of two groups is lost against the strength of mutation: below a "
             f"share ε = {rare['threshold']:g} under noise in fitness (strength 2μq/(εs²), "
             "s² = σ₁² + σ₂²; the odds are generalised inverse Gaussian), and absent from a Wright-Fisher "
@@ -236,7 +237,7 @@ def rescued(axes: Axes, data: xr.Dataset) -> None:
             ha="right",
             va="top",
         )
-    axes.axvline(1.0, color=style.GREY, linewidth=0.7, linestyle=":", zorder=0)
+    axes.axvline(1.0, ymax=0.76, color=style.GREY, linewidth=0.7, linestyle=":", zorder=0)
     axes.set(
         xscale="log",
         xlabel="strength of mutation",

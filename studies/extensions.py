@@ -107,10 +107,10 @@ def redundancy(seed: int, points: int) -> tuple[xr.Dataset, list[Row]]:
     point = ed.equilibrium(ed.Replicator(), aware, total_mass=4.0)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
     starts = 4 * rng.dirichlet(np.full(4, 2.0), size=4)
-    times = np.linspace(0.0, 120.0, points)
+    times = np.linspace(0.0, 240.0, points)
     runs = [
         [
-            ed.solve(ed.Replicator(), landscape, start, (0.0, 120.0), save_at=times, solver=TIGHT)
+            ed.solve(ed.Replicator(), landscape, start, (0.0, 240.0), save_at=times, solver=TIGHT)
             for start in starts
         ]
         for landscape in (neutral, aware)
@@ -118,7 +118,7 @@ def redundancy(seed: int, points: int) -> tuple[xr.Dataset, list[Row]]:
     distance = np.array(
         [[np.linalg.norm(run.masses - point.masses, axis=1) for run in member] for member in runs]
     )
-    late = (times > 60) & (times < 110)
+    late = (times > 80) & (times < 160)
     slope = np.polyfit(times[late], np.log(distance[1][:, late]).T, 1)[0]
     eigenvalues = point.eigenvalues
     slowest = float(eigenvalues.real.max()) if eigenvalues is not None else math.nan
@@ -188,7 +188,7 @@ def schedules(
             "schedule",
             "constant μ: mean fitness",
             balance(mutation_rate),
-            float(runs["constant"].mean_fitness[-1]),
+            float(ed.extend(runs["constant"], 5 * end).mean_fitness[-1]),
         ),
         _row(
             "schedule",
@@ -198,7 +198,7 @@ def schedules(
         ),
         _row(
             "schedule",
-            "annealed μ: mean fitness (balance)",
+            "annealed μ: mean fitness",
             following[-1],
             float(runs["annealed"].mean_fitness[-1]),
         ),
@@ -336,7 +336,7 @@ def layers(decay: float, points: int) -> tuple[xr.Dataset, list[Row]]:
         _row("layers", f"rate of approach, λ = {decay:g}", -decay / 2, rate),
         _row(
             "layers",
-            "kept product, x = 0.85: change",
+            "change of the kept product",
             0.0,
             float(np.abs(product[-1] / product[-1, 0] - 1).max()),
         ),
@@ -374,15 +374,15 @@ def table(rows: list[Row]) -> Table:
     made = Table(title="Extensions of the flow", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     made.add_column("", no_wrap=True)
     made.add_column("quantity", no_wrap=True)
-    for name in ("theory", "simulation", "difference"):
+    for name in ("theory", "simulation", "diff."):
         made.add_column(name, justify="right", no_wrap=True)
     last = None
     for row in rows:
         made.add_row(
             row["part"] if row["part"] != last else "",
             row["quantity"],
-            f"{row['theory']:.6g}",
-            f"{row['simulation']:.6g}",
+            f"{row['theory']:.5g}",
+            f"{row['simulation']:.5g}",
             f"{row['difference']:+.0e}",
         )
         last = row["part"]
