@@ -170,14 +170,13 @@ def fitness_noise(
     largest = math.inf if step_size is None else validation.positive("step_size", step_size)
     steps = _steps(begin, times, largest)
     check_memory(len(times), n, members)
-    limit = 0.0 if threshold is None else validation.positive("threshold", threshold)
 
     total = float(start.sum())
     targets = inflow_targets(dynamics, n)
     with np.errstate(divide="ignore"):
         logs = np.tile(np.log(start), (members, 1))
     logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
-    record = _Recorder(times, logs + math.log(total), limit, begin)
+    record = _Recorder(times, logs + math.log(total), threshold)
     record.save(begin, record.start)
     correction = sigma**2 / 2 if calculus == "ito" else 0.0
     generators = [member_rng(rng, k) for k in range(members)]
@@ -241,11 +240,13 @@ def _steps(begin: float, times: FloatArray, largest: float) -> FloatArray:
 class _Recorder:
     """Collects saved states and the first times below a threshold."""
 
-    def __init__(self, times: FloatArray, logs: FloatArray, limit: float, begin: float) -> None:
+    def __init__(self, times: FloatArray, logs: FloatArray, threshold: float | None) -> None:
         self.start = logs
         self.times = times
         self.logs = np.full((logs.shape[0], len(times), logs.shape[1]), math.nan)
-        self.log_limit = math.log(limit) if limit else -math.inf
+        self.log_limit = (
+            -math.inf if threshold is None else math.log(validation.positive("threshold", threshold))
+        )
         self.extinction = np.full(logs.shape, math.inf)
         self.row = 0
 
@@ -448,7 +449,6 @@ def noisy_iterate(
     members, n_steps = validation.count("members", members), validation.count("n_steps", n_steps)
     save_every = validation.count("save_every", save_every)
     step_size = validation.positive("step_size", step_size)
-    limit = 0.0 if threshold is None else validation.positive("threshold", threshold)
     masses = np.tile(start, (members, 1))
 
     def advance(k: int, masses: FloatArray, draws: FloatArray) -> FloatArray:
@@ -457,7 +457,7 @@ def noisy_iterate(
         return host(dynamics.step(masses, estimate, step_size, time=t, scheme=scheme))
 
     model = f"unbiased estimates of fitness at every step of the {scheme} map"
-    return _iterated(masses, n_steps, save_every, step_size, limit, rng, model, advance, normal=True)
+    return _iterated(masses, n_steps, save_every, step_size, threshold, rng, model, advance, normal=True)
 
 
 def wright_fisher(
@@ -529,9 +529,7 @@ def wright_fisher(
         moving = np.arange(members) if revivable else np.flatnonzero(shares.max(axis=1) < 1)
         if not len(moving):
             return shares
-        fitness = np.broadcast_to(np.asarray(landscape(t, shares), dtype=np.float64), shares.shape)
-        expected = dynamics.step(shares[moving], fitness[moving], step_size, time=t, scheme="exponential")
-        expected = expected / expected.sum(axis=1, keepdims=True)
+        expected = _expected_shares(dynamics, landscape, shares, step_size, t)[moving]
         new = shares.copy()
         for row, member in enumerate(moving):
             new[member] = generators[member].multinomial(individuals, expected[row]) / individuals
@@ -539,7 +537,7 @@ def wright_fisher(
 
     masses = np.tile(start / individuals, (members, 1))
     model = f"Wright-Fisher sampling of {individuals} individuals"
-    return _iterated(masses, n_generations, save_every, step_size, 0.0, rng, model, advance, normal=False)
+    return _iterated(masses, n_generations, save_every, step_size, None, rng, model, advance, normal=False)
 
 
 def wright_fisher_matrix(
@@ -577,12 +575,18 @@ def wright_fisher_matrix(
     dynamics.check(2)
     first = np.arange(n + 1) / n
     shares = np.stack((first, 1 - first), axis=1)
-    fitness = np.broadcast_to(np.asarray(landscape(0.0, shares), dtype=np.float64), shares.shape)
-    step_size = validation.positive("step_size", step_size)
-    expected = dynamics.step(shares, fitness, step_size, scheme="exponential")
-    chances = expected[:, 0] / expected.sum(axis=1)
-    matrix: FloatArray = scipy.stats.binom.pmf(np.arange(n + 1), n, chances[:, None])
-    return matrix
+    expected = _expected_shares(dynamics, landscape, shares, validation.positive("step_size", step_size), 0.0)
+    return np.asarray(scipy.stats.binom.pmf(np.arange(n + 1), n, expected[:, :1]))
+
+
+def _expected_shares(
+    dynamics: Dynamics, landscape: LandscapeFunction, shares: FloatArray, step_size: float, t: float
+) -> FloatArray:
+    """Return the shares from which the next generation is drawn."""
+    fitness = np.broadcast_to(np.asarray(landscape(t, shares), dtype=np.float64), shares.shape)
+    expected = host(dynamics.step(shares, fitness, step_size, time=t, scheme="exponential"))
+    normalised: FloatArray = expected / expected.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def _iterated(
@@ -590,7 +594,7 @@ def _iterated(
     n_steps: int,
     save_every: int,
     step_size: float,
-    limit: float,
+    threshold: float | None,
     rng: Any,
     model: str,
     advance: Any,
@@ -603,7 +607,7 @@ def _iterated(
     check_memory(len(saved), n, members)
     times = saved * step_size
     with np.errstate(divide="ignore"):
-        record = _Recorder(times, np.log(masses), limit, 0.0)
+        record = _Recorder(times, np.log(masses), threshold)
         kept = np.empty((members, len(saved), n))
         generators = [member_rng(rng, k) for k in range(members)] if normal else []
         chunk = max(1, _DRAWS // (members * n))

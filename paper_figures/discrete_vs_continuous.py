@@ -47,7 +47,7 @@ def main() -> None:
             "the water level ν; the same with the signal clipped at "
             f"κ = {described['signal_clip']:g}), points are found by bisection on simulations. Shaded is "
             "what becomes of a uniform start: it settles (white), it settles or overflows after projections "
-            "(light), it keeps moving (dark).",
+            "(light; some of them on its way to the attractor), it keeps moving (dark).",
             "(c) What the Euler map of two equal groups settles into: beyond the flip at hλP/N = 2 it "
             "alternates with the amplitude of theory (line), at 3 the cycle loses its symmetry, at 1 + √5 it "
             "doubles its period, and beyond 4 a mass would become negative (triangles: found by bisection on "
