@@ -51,9 +51,9 @@ DRIFT_SELECTION = 0.02
 
 
 def main(
-    members: Annotated[int, typer.Option(min=20, help="Realisations of every ensemble.")] = 2000,
     individuals: Annotated[int, typer.Option(min=10, help="n of the Wright-Fisher populations.")] = 50,
     seed: _shared.Seed = 0,
+    seeds: _shared.Seeds = 2000,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
@@ -65,11 +65,14 @@ def main(
     Writes results/noise/noise.nc (everything) and noise.csv (the table).
     """
     started = time.perf_counter()
+    members = seeds
     fine, settle, generations, steps, trials = 0.005, 600.0, 1500, 1000, 64
     if smoke:
         members, fine, settle, generations, steps, trials = min(members, 200), 0.02, 300.0, 300, 200, 16
     few = max(60, members // 8)
     with _shared.reporting():
+        if members < 20:
+            raise ValueError(f"seeds is {members}; expected at least 20: chances are estimated from them.")
         duels = [
             *(
                 Duel(calculus, **TIMES, step_size=fine, members=members, seed=seed, stream=k)
