@@ -72,8 +72,10 @@ def log_sum_exp(values: FloatArray) -> FloatArray:
     top = values.max(axis=-1, keepdims=True)
     if not np.isfinite(top).all():
         top = np.where(np.isfinite(top), top, 0.0)
+    shares = values - top
+    np.exp(shares, out=shares)
     with np.errstate(divide="ignore"):
-        total: FloatArray = top + np.log(np.exp(values - top).sum(axis=-1, keepdims=True))
+        total: FloatArray = top + np.log(shares.sum(axis=-1, keepdims=True))
     return total
 
 
@@ -216,9 +218,7 @@ class Flow:
 
     def tolerances(self, tolerance: float) -> FloatArray:
         """Return every component's tolerance: a thousandth, in units of their floor, for reviving masses."""
-        # Softmax subtracts a mean of errors, which is up to as large again where the drift is left free.
-        own = 0.5 * tolerance if self.plain else tolerance
-        atol = np.full(len(self.log_living) + len(self.reviving), own)
+        atol = np.full(len(self.log_living) + len(self.reviving), tolerance)
         atol[len(self.log_living) :] *= 1e-3
         return atol
 
@@ -251,7 +251,8 @@ class Flow:
             elif math.isfinite(block.log_start):
                 # The largest first: the total must not be rounded at the size of a drift.
                 part -= part.max(axis=-1, keepdims=True)
-                part += np.asarray(block.log_total(t))[..., None] - log_sum_exp(part)
+                own = np.log(np.exp(part).sum(axis=-1, keepdims=True))
+                part += np.asarray(block.log_total(t))[..., None] - own
         return logs
 
     def velocity(self, t: float, y: FloatArray) -> FloatArray:
@@ -296,6 +297,7 @@ class Flow:
             fitness = np.asarray(fitness, dtype=np.float64)
             own = fitness if self.full else fitness[living]
             mean = np.add.reduce(own) / len(own)
+            finite = math.isfinite(mean)  # one value that is not spoils the mean
             growth: FloatArray = dynamics.rates_against(own, mean, time=time)  # type: ignore[attr-defined]
             if not self.full:
                 growth = self._all(growth)
@@ -308,7 +310,8 @@ class Flow:
             fitness = self.landscape(time, masses) if method is None else method(time, logs)
             fitness = np.asarray(fitness, dtype=np.float64)
             growth = dynamics.growth_rates(masses, fitness, time=time)
-        if not math.isfinite(growth @ growth):
+            finite = math.isfinite(growth @ growth)
+        if not finite:
             bad = masses > 0
             bad[living] = True
             # Through the mean, one group's fitness spoils the growth rates of all.

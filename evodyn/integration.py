@@ -31,6 +31,9 @@ from evodyn.trajectory import Outcome, Trajectory
 
 __all__ = ["Solver", "extend", "solve"]
 
+_SMALL = 1e-280
+"""Totals above it lose nothing to the underflow of the masses summed."""
+
 
 def solve(
     dynamics: Dynamics,
@@ -300,17 +303,19 @@ def _assembled(
             logs = np.vstack((logs, final.log_masses))
     n = logs.shape[-1]
     blocks = dynamics.blocks(n)
-    native, log_totals = np.empty_like(logs), np.empty((len(times), len(blocks)))
-    for k, (groups, _) in enumerate(blocks):
-        total = log_sum_exp(logs[:, groups])
-        native[:, groups] = logs[:, groups] - np.where(np.isfinite(total), total, 0.0)
-        log_totals[:, k] = total[:, 0]
+    log_totals = np.empty((len(times), len(blocks)))
+    native = np.array(logs)
     with np.errstate(over="ignore"):  # beyond the largest float masses are infinite; logarithms are not
-        totals, last_masses = np.exp(log_totals), np.exp(final.log_masses)
+        masses, last_masses = np.exp(logs), np.exp(final.log_masses)
+        for k, (groups, _) in enumerate(blocks):
+            total = _log_totals(masses[:, groups], logs[:, groups])
+            native[:, groups] -= np.where(np.isfinite(total), total, 0.0)
+            log_totals[:, k] = total[:, 0]
+        totals = np.exp(log_totals)
     many = isinstance(dynamics, Populations)
     with np.errstate(all="ignore"):
         try:
-            means = mean_fitness_along(dynamics, landscape, times, logs)
+            means = mean_fitness_along(dynamics, landscape, times, masses, logs)
         except Exception:
             if outcome.termination is Termination.COMPLETED:
                 raise
@@ -342,3 +347,11 @@ def _assembled(
         end_state=EndState(final.t, final.log_masses, last_masses, final.removed),
         stores_log_shares=True,
     )
+
+
+def _log_totals(masses: FloatArray, logs: FloatArray) -> FloatArray:
+    """Return ln P, shape (T, 1), from the masses themselves where no sum over- or underflows."""
+    totals: FloatArray = masses.sum(axis=-1, keepdims=True)
+    if (totals > _SMALL).all() and np.isfinite(totals).all():
+        return np.log(totals)
+    return log_sum_exp(logs)

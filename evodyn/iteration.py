@@ -238,7 +238,7 @@ def _iterated(
     with np.errstate(all="ignore"):
         logs = np.log(native)
         try:
-            means = mean_fitness_along(dynamics, landscape, t, logs)
+            means = mean_fitness_along(dynamics, landscape, t, native, logs)
         except Exception:
             if termination is Termination.COMPLETED:
                 raise

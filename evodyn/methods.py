@@ -30,9 +30,9 @@ class Solver(Specification):
     ----------
     method : str, optional
         "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
-        mutation), else "DOP853", else, where the landscape states a Jacobian that makes the problem stiff,
-        "LSODA"; `Run.stats` says which and why. "closed_form" and every SciPy name ("RK45", "RK23",
-        "DOP853", "Radau", "BDF", "LSODA") force one.
+        mutation), else "LSODA" where mutation or the landscape's Jacobian makes the problem stiff, else
+        "RK45", or "DOP853" for tolerances below 1e-9; `Run.stats` says which and why. "closed_form" and
+        every SciPy name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one.
     rtol, atol : float, optional
         The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
         ln p is a relative error of p already, whatever p is. (A group far below its mutation floor is held
@@ -96,4 +96,6 @@ def chosen_method(
         fastest += float(np.abs(jacobian.diagonal).max() + columns.max(initial=0.0))
     if fastest * (end - state.t) > 2e5:
         return "LSODA", f"the problem is stiff (it has a rate of about {fastest:.3g})"
-    return "DOP853", "no closed form, and nothing says that the problem is stiff"
+    # In log-masses the eighth order starts to pay only there: above, it takes as many evaluations or more.
+    method = "RK45" if solver.tolerance >= 1e-9 else "DOP853"
+    return method, "no closed form, and nothing says that the problem is stiff"

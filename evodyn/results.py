@@ -248,17 +248,17 @@ def _read_only(array: FloatArray) -> FloatArray:
 
 
 def mean_fitness_along(
-    dynamics: Dynamics, landscape: LandscapeFunction, t: FloatArray, log_masses: FloatArray
+    dynamics: Dynamics, landscape: LandscapeFunction, t: FloatArray, masses: FloatArray, logs: FloatArray
 ) -> FloatArray:
     """Return Σ p φ / P at every saved time, shape (T,) or (T, K); NaN where no mass is left."""
     from evodyn.dynamics import Populations, mean_fitness
 
-    fitness, masses = np.empty_like(log_masses), np.exp(log_masses)
+    fitness = np.empty_like(masses)
     from_logs: Any = getattr(landscape, "at_log_masses", None)
-    function, points = (landscape, masses) if from_logs is None else (from_logs, log_masses)
+    function, points = (landscape, masses) if from_logs is None else (from_logs, logs)
     for row, (time, point) in enumerate(zip(t, points, strict=True)):
         fitness[row] = function(float(time), point)
-    blocks = dynamics.blocks(log_masses.shape[-1])
+    blocks = dynamics.blocks(masses.shape[-1])
     means = np.empty((len(t), len(blocks)))
     for k, (block, _) in enumerate(blocks):
         means[:, k] = mean_fitness(masses[:, block], fitness[:, block])[:, 0]

@@ -349,16 +349,23 @@ class _Phase:
         longest: float = math.inf,
         first: float | None = None,
     ) -> OdeSolver:
+        method = self.integration.method
+        tolerance = absolute_tolerance(method, self.solver.tolerance, len(y))
+        if self.flow.plain and method not in EXPLICIT:
+            # An error of ln p_i is that of u_i less the mean over all, which may be as large again.
+            tolerance *= 0.5
         kwargs: dict[str, Any] = {
             "rtol": _SMALLEST_RTOL,
-            "atol": self.flow.tolerances(
-                absolute_tolerance(self.integration.method, self.solver.tolerance, len(y))
-            ),
+            "atol": self.flow.tolerances(tolerance),
             "max_step": min(self.solver.max_step, longest),
         }
         if first is not None:
             kwargs["first_step"] = first
-        return SOLVERS[self.integration.method](rhs, t, y, stop, **kwargs)
+        stepper: Any = SOLVERS[method](rhs, t, y, stop, **kwargs)
+        if method in EXPLICIT:
+            stepper.drift_free = self.flow.plain
+            stepper.fun = rhs  # without SciPy's two wrappers: ours counts, and returns arrays
+        return stepper  # type: ignore[no-any-return]
 
     def _advance(self, stepper: OdeSolver) -> str | None:
         if not isinstance(stepper, LSODA):

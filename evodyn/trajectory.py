@@ -23,7 +23,7 @@ class Trajectory:
 
     def due(self, t: float) -> slice:
         """Return the rows not yet filled whose times are at most `t`."""
-        return slice(self.next, int(np.searchsorted(self.times, t, side="right")))
+        return slice(self.next, int(self.times.searchsorted(t, side="right")))
 
     def fill(self, rows: slice, log_masses: FloatArray) -> None:
         """Fill the rows that were due."""

@@ -248,6 +248,7 @@ def run(
     *,
     fresh: bool = False,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    on_selector: Callable[[Selector], object] | None = None,
 ) -> xr.Dataset:
     """Carry out an experiment and return what came of it, from file if it was done before.
 
@@ -267,6 +268,8 @@ def run(
         Start from nothing, whatever is on file.
     on_epoch : callable, optional
         Called after every epoch, those read from a checkpoint included.
+    on_selector : callable, optional
+        Called with the selector before the first step that this call takes: to attach a `Recorder`, say.
 
     Returns
     -------
@@ -289,7 +292,7 @@ def run(
     data = _data(
         experiment.dataset, source.data_root, experiment.standardise, source.download, source.device
     ).first(experiment.train_samples, experiment.test_samples)
-    model, history = _train(experiment, data, checkpoint, json.loads(identity), on_epoch)
+    model, history = _train(experiment, data, checkpoint, json.loads(identity), on_epoch, on_selector)
     dataset = _dataset(experiment, model, data, history)
     provenance = {
         "seconds": round(sum(history["seconds"]), 3),
@@ -377,6 +380,7 @@ def _train(
     checkpoint: Path,
     config: dict[str, Any],
     on_epoch: Callable[[EpochReport], None] | None,
+    on_selector: Callable[[Selector], object] | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the trained network and what was noted of its training, from the last checkpoint on."""
     device = str(data.train_images.device)
@@ -393,6 +397,8 @@ def _train(
         progress = Progress(history={"loss": [], "accuracy": [], "masses": [], "seconds": []})
         note(progress.history, float("nan"))
     history = progress.history
+    if on_selector is not None:
+        on_selector(selector)
     for epoch in range(progress.epoch + 1):
         _report(epoch, history, on_epoch)
     for epoch in range(progress.epoch + 1, experiment.epochs + 1):

@@ -1,0 +1,84 @@
+"""Recorded signals of a real training run, replayed by the map and the flow."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nn_bridge.experiment import Experiment
+from nn_bridge.replay import Recording, Replay, record_of, recorded, replayed
+
+SMALL: dict[str, Any] = {"epochs": 2, "train_samples": 640, "test_samples": 200, "widths": (784, 24, 12, 10)}
+EXPERIMENT = Experiment(**SMALL, relative="mean", smoothing=0.5, step_size=5e-3)
+
+
+@pytest.fixture(scope="module")
+def record() -> xr.Dataset:
+    return recorded(Recording(EXPERIMENT))
+
+
+@pytest.fixture(scope="module")
+def replay(record: xr.Dataset) -> Replay:
+    return replayed(EXPERIMENT, record, halvings=3)
+
+
+def test_every_step_is_recorded_in_the_precision_used(record: xr.Dataset) -> None:
+    kept = record_of(record)
+    assert kept.contributions.shape == (10, 36) and kept.contributions.dtype == np.float32
+    assert (kept.contributions > 0).any() and (kept.initial_masses == 1).all()
+
+
+def test_the_map_repeats_the_network_bit_for_bit_and_not_by_standing_still(replay: Replay) -> None:
+    assert replay.identical and replay.maps[0].tobytes() == replay.network.tobytes()
+    assert np.abs(replay.network[-1] - 1).max() > 1e-3
+
+
+def test_a_changed_record_is_noticed(record: xr.Dataset) -> None:
+    other = record.assign(contribution=record["contribution"].copy(deep=True))
+    other["contribution"][3, 5] *= 1.5
+    assert not replayed(EXPERIMENT, other, halvings=0).identical
+
+
+def test_the_flow_is_within_the_bound_and_the_map_tends_to_it_with_first_order(replay: Replay) -> None:
+    distances = replay.distances.max(axis=1)
+    assert (distances <= replay.bounds).all() and (distances > 0).all()
+    assert (replay.bounds < 100 * distances).all()  # and the bound says something
+    np.testing.assert_allclose(np.log2(distances[:-1] / distances[1:]), 1.0, atol=0.02)
+
+
+def test_with_mutation_too() -> None:
+    experiment = Experiment(
+        **SMALL,
+        relative="mean",
+        dynamics="mutation",
+        mutation_rate=0.5,
+        step_size=5e-3,
+    )
+    replay = replayed(experiment, recorded(Recording(experiment)), halvings=1)
+    assert replay.identical and (replay.distances.max(axis=1) <= replay.bounds).all()
+
+
+@pytest.mark.parametrize("option", [{"clipped": "fitness"}, {"scope": "layer"}])
+def test_what_cannot_be_replayed_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        Recording(Experiment(**option))
+
+
+def test_the_study_prints_and_saves_what_it_found(tmp_path: Path) -> None:
+    arguments = ["--smoke", "--reading", "smoothed", "--dynamics", "replicator", "--out", str(tmp_path)]
+    script = Path(__file__).parents[2] / "studies" / "replay.py"
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "is the network's; the flow is within the bound" in " ".join(done.stdout.split())
+    assert all(len(line) <= 80 for line in done.stdout.splitlines() if tmp_path.name not in line)
+    rows = list(csv.DictReader((tmp_path / "replay.csv").read_text().splitlines()))
+    assert [row["map_is_network"] for row in rows] == ["True", "", ""]
+    data = xr.load_dataset(tmp_path / "replay.nc", engine="h5netcdf")
+    np.testing.assert_array_equal(data["map_mass"][0, 0], data["network_mass"][0])
