@@ -17,7 +17,16 @@ import numpy as np
 from evodyn import validation
 from evodyn.arrays import FloatArray, host
 from evodyn.discrete_stability import error_constant, flip_step_size
-from evodyn.dynamics import SCHEMES, Dynamics, NormalizedGrowth, Replicator, Scheme, SelectionMutation
+from evodyn.dynamics import (
+    SCHEMES,
+    Dynamics,
+    NormalizedGrowth,
+    Replicator,
+    Scheme,
+    SelectionMutation,
+    mean_fitness,
+    rate_bound,
+)
 from evodyn.equilibria import equilibrium
 from evodyn.integration import Solver, solve
 from evodyn.iteration import iterate
@@ -196,7 +205,9 @@ def step_limits(scenario: MapScenario) -> xr.Dataset:
 
     Both limits are found by bisection between step sizes of 1/30 and 30, and put beside theory: the flow's
     eigenvalues for the flip (survivors alone, perturbed), and 1/(ν - c_min) for the projection of groups
-    that are rare below the level ν, or 1/κ if a clip makes that greater.
+    that are rare below the level ν, or 1/κ if a clip makes that greater. With mutation none is rare at the
+    attractor; there the masses are dealt out anew, most to the worst, and the projection comes at
+    1/max_i(φ̄ - φ_i + μ(1 - m_i/p_i)).
 
     Parameters
     ----------
@@ -205,8 +216,13 @@ def step_limits(scenario: MapScenario) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Scalars `flip` and `measured_flip`, `positivity` and `measured_positivity` (NaN where no group is
-        absent at the attractor). Along ``step_size``: `outcome` of a uniform start (`OUTCOMES`).
+        Scalars `flip` and `measured_flip`, `positivity` and `measured_positivity` (NaN where no mass would
+        fall). Along ``step_size``: `outcome` of a uniform start (`OUTCOMES`).
+
+    Raises
+    ------
+    ValueError
+        If the scheme is not Euler's: the other one has neither limit.
 
     Examples
     --------
@@ -216,8 +232,9 @@ def step_limits(scenario: MapScenario) -> xr.Dataset:
     """
     import xarray as xr
 
+    if scenario.scheme != "euler":
+        raise ValueError(f"scheme is {scenario.scheme!r}; expected 'euler', whose limits these are.")
     dynamics, landscape = scenario.dynamics(), scenario.landscape()
-    scheme = cast(Scheme, scenario.scheme)
     n = scenario.groups
     total = None if scenario.map == "selection_mutation" else float(n)
     point = equilibrium(dynamics, landscape, total_mass=total, eigenvalues=True)
@@ -226,7 +243,7 @@ def step_limits(scenario: MapScenario) -> xr.Dataset:
     def after(masses: FloatArray, steps: int, h: float) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):  # projections may add mass without end
             for _ in range(steps):
-                masses = host(dynamics.step(masses, landscape(0.0, masses), h, scheme=scheme))
+                masses = host(dynamics.step(masses, landscape(0.0, masses), h))
         return masses
 
     rng = np.random.default_rng(np.random.SeedSequence(scenario.seed, spawn_key=(scenario.member, 1)))
@@ -239,23 +256,29 @@ def step_limits(scenario: MapScenario) -> xr.Dataset:
         late = np.abs(after(half, scenario.steps - scenario.steps // 2, h) - resting).max()
         return not late <= _LOST and not (late <= early and late <= _MOVING)
 
-    rare = np.where(point.survivors, shaken, _RARE)
-    excess = np.asarray(point.mean_fitness).item() - landscape(0.0, rare)[~point.survivors]
-    doomed = bool((excess > 0).any())
+    rate = rate_bound(dynamics, n, 0.0)
+    if rate.any():
+        state = np.empty(n)
+        state[np.argsort(resting)] = np.sort(resting)[::-1]
+    else:
+        state = np.where(point.survivors, shaken, _RARE)
+    fitness = landscape(0.0, state)
     clip = math.inf if scenario.signal_clip is None else scenario.signal_clip
+    falls = np.minimum(mean_fitness(state, fitness) - fitness, clip) + rate * (1 - 1 / state)  # m_i = 1
+    falling = bool(falls.max() > 10 * _RARE * scenario.decay)
     values = {
         "flip": (flip_step_size(point), "step size of the flip in theory"),
         "measured_flip": (bisected(flips, *_RANGE), "step size of the flip in simulation"),
         "positivity": (
-            1 / min(clip, float(excess.max())) if doomed else math.nan,
+            1 / float(falls.max()) if falling else math.nan,
             "step size of the first projection in theory",
         ),
         "measured_positivity": (
-            bisected(lambda h: bool((after(rare, 1, h) == 0).any()), 1e-3, 1e6) if doomed else math.nan,
+            bisected(lambda h: bool((after(state, 1, h) == 0).any()), 1e-3, 1e6) if falling else math.nan,
             "step size of the first projection in simulation",
         ),
     }
-    outcomes = [_outcome(scenario, dynamics, landscape, scheme, h) for h in scenario.step_sizes]
+    outcomes = [_outcome(scenario, dynamics, landscape, h) for h in scenario.step_sizes]
     return xr.Dataset(
         {name: ((), value, _label(text, "time")) for name, (value, text) in values.items()}
         | {"outcome": ("step_size", np.array(outcomes, dtype=np.int64), _label("outcome", "1"))},
@@ -264,14 +287,12 @@ def step_limits(scenario: MapScenario) -> xr.Dataset:
     )
 
 
-def _outcome(
-    scenario: MapScenario, dynamics: Dynamics, landscape: LinearDecay, scheme: Scheme, h: float
-) -> int:
+def _outcome(scenario: MapScenario, dynamics: Dynamics, landscape: LinearDecay, h: float) -> int:
     """Return the index in `OUTCOMES` of what becomes of a uniform start."""
     start = np.ones(scenario.groups)
     steps = max(scenario.steps, math.ceil(_SETTLED / h))
     with np.errstate(over="ignore", invalid="ignore"):
-        run = iterate(dynamics, landscape, start, steps, h, scheme=scheme, save_every=steps - 1, throw=False)
+        run = iterate(dynamics, landscape, start, steps, h, save_every=steps - 1, throw=False)
     if run.termination is not Termination.COMPLETED:
         return 3
     if np.abs(run.masses[-1] - run.masses[-2]).max() > _MOVING:

@@ -132,8 +132,9 @@ def main(
     for line in (
         "Error constant: the global error per unit of step size, at its largest, and the",
         "largest difference of any group and seed. Flip: step size at which the attractor",
-        "loses stability; projection: at which a rare group below the water level (of two",
-        "groups: any) would become negative. Step sizes in units of 1/fitness.",
+        "loses stability; projection: at which a mass would become negative, of a rare",
+        "group below the water level (Eq. 12), of the worst if they have most (Eq. 14), or",
+        "of any (two groups). Step sizes in units of 1/fitness.",
         "",
         f"Table: {_shared.shown(folder / STUDY)}.csv",
         f"Data:  {_shared.shown(folder / STUDY)}.nc",

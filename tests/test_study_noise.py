@@ -111,6 +111,11 @@ def test_the_table_fits_and_names_the_smallest_p_value(
     assert "0e+00 without a clip" in out
 
 
+def test_too_few_realisations_are_refused(tmp_path: Path) -> None:
+    _, err = call("studies/noise.py", "--seeds", "3", "--out", tmp_path, code=2)
+    assert "seeds is 3; expected at least 20" in " ".join(err.replace("│", " ").split())
+
+
 def test_the_figure_is_drawn_from_saved_data(finished: tuple[Path, str]) -> None:
     call("paper_figures/noise.py", finished[0])
     assert (finished[0] / "noise.pdf").read_bytes().startswith(b"%PDF")
