@@ -486,7 +486,7 @@ def notes(data: xr.Dataset, rows: list[Row]) -> list[str]:
     for noise in NOISES:
         ito, other = (int(data.dead.sel(calculus=calculus, noise=noise)) for calculus in CALCULI)
         p_value = float(stats.fisher_exact(np.array([[ito, of - ito], [other, of - other]])).pvalue)
-        pairs.append(f"{noise:g}: {p_value:.1g}")
+        pairs.append(f"{noise:g}: {p_value:.1g}" if p_value else f"{noise:g}: <1e-300")
     lines += ["  " + ", ".join(pairs[:4]), "  " + ", ".join(pairs[4:])]
     for name, label in (("rare", "2μq/(εs²)"), ("gone", "2nμq")):
         lines.append(
