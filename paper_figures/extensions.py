@@ -98,7 +98,7 @@ def schedules(axes: Axes, data: xr.Dataset) -> None:
                 va="top",
             )
     axes.plot(times, data.balance.values, "--", color="black", linewidth=1.0)
-    axes.set(xlabel="time (1/fitness)", ylabel="mean fitness", ylim=(0.8, highest * 1.12))
+    axes.set(xlabel="time (1/fitness)", ylabel="mean fitness (1/time)", ylim=(0.8, highest * 1.12))
 
 
 def objectives(axes: Axes, data: xr.Dataset) -> None:
