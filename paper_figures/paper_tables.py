@@ -1,0 +1,97 @@
+"""The paper's Tables 1 and 2 as plots, printed numbers beside ours (studies/mnist_bridge.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from scipy import stats
+
+import style
+
+MARKERS = {"replicator": "o", "normalized": "s", "mutation": "^"}
+SHIFTS = {"replicator": -1.0, "normalized": 0.0, "mutation": 1.0}
+"""Side by side, in units of a sixth of the distance between levels: two of the three coincide."""
+
+
+def main() -> None:
+    """Draw the figure from results/mnist_bridge, or from the folder given as argument."""
+    first = style.read_rows("mnist_bridge", "table1.csv")
+    second = style.read_rows("mnist_bridge", "table2.csv")
+    seeds = len({row["seed"] for row in first})
+
+    style.start()
+    figure, panels = plt.subplots(2, 2, figsize=(style.WIDTH, 4.6))
+    (thresholds, accuracies), (sparsities, pruned) = panels
+    compare(thresholds, first, "sparsity_percent", "epsilon")
+    thresholds.set(xlabel="groups removed (%)", ylabel="threshold ε (mass)")
+    style.letter(thresholds, "a", "Table 1: threshold")
+    compare(accuracies, first, "sparsity_percent", "accuracy")
+    accuracies.set(xlabel="groups removed (%)", ylabel="test accuracy")
+    style.letter(accuracies, "b", "Table 1: accuracy")
+    compare(sparsities, second, "epsilon", "sparsity_percent")
+    sparsities.set(xlabel="threshold ε (mass)", ylabel="groups removed (%)")
+    style.letter(sparsities, "c", "Table 2: sparsity")
+    compare(pruned, second, "epsilon", "accuracy")
+    pruned.set(xlabel="threshold ε (mass)", ylabel="test accuracy")
+    style.letter(pruned, "d", "Table 2: accuracy")
+    figure.legend(
+        handles=[
+            *(
+                plt.Line2D([], [], color="0.3", marker=marker, linestyle="none", label=name)
+                for name, marker in MARKERS.items()
+            ),
+            plt.Line2D([], [], color=style.PAPER, marker="D", mfc="white", linestyle="none", label="paper"),
+            plt.Line2D([], [], color=style.OURS, marker="D", linestyle="none", label="here"),
+        ],
+        loc="outside upper right",
+        ncols=5,
+        frameon=False,
+        fontsize=7,
+    )
+    style.save(
+        figure,
+        "paper_tables",
+        [
+            "The paper's two tables as printed (open symbols, one run) and the same experiment here, with "
+            "the signal read literally (filled).",
+            f"Here: means over {seeds} seeds; bars are 95 % prediction intervals of one further run, by "
+            "which a single printed run is to be judged."
+            if seeds > 1
+            else "Here: one seed.",
+            "(a, b) Table 1: the threshold ε below which a given share of the groups lies, and the accuracy "
+            "without them. (c, d) Table 2: the share of groups below a given ε, and the accuracy without "
+            "them. Symbols of the three dynamics are set side by side.",
+        ],
+    )
+
+
+def compare(axes: Axes, rows: list[dict[str, str]], level: str, quantity: str) -> None:
+    """Draw a column of a table: the paper's numbers open, ours filled with prediction intervals."""
+    levels = sorted({float(row[level]) for row in rows})
+    shift = (levels[1] - levels[0]) / 6
+    for dynamics, marker in MARKERS.items():
+        for x in levels:
+            cell = [row for row in rows if row["dynamics"] == dynamics and float(row[level]) == x]
+            if not cell:
+                continue
+            at = x + SHIFTS[dynamics] * shift
+            mean, half = predicted([float(row[f"ours_{quantity}"]) for row in cell])
+            axes.errorbar(at, mean, half, fmt=marker, color=style.OURS, capsize=2, elinewidth=0.9)
+            printed = float(cell[0][f"paper_{quantity}"])
+            axes.plot(at, printed, marker, color=style.PAPER, mfc="white", markeredgewidth=1.1)
+    axes.set_xticks(levels)
+
+
+def predicted(values: list[float]) -> tuple[float, Any]:
+    """Return the mean and half the width of the 95 % prediction interval of one further run."""
+    if len(values) < 2:
+        return values[0], None
+    width = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)
+    return float(np.mean(values)), float(width * np.sqrt(1 + 1 / len(values)))
+
+
+if __name__ == "__main__":
+    main()

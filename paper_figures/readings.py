@@ -1,0 +1,128 @@
+"""Readings of what the paper leaves open, scored against its printed numbers (studies/paper_readings.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+import style
+
+SHOWN = 16
+QUANTITIES = {"epsilon": "ε", "sparsity_percent": "% gone", "accuracy": "acc."}
+VERDICTS = {
+    "best reading": style.OURS,
+    "only another reading": "#7fb2d6",
+    "any (clip floor)": "0.8",
+    "no reading": style.PAPER,
+}
+
+
+def main() -> None:
+    """Draw the figure from results/paper_readings, or from the folder given as argument."""
+    readings = style.read_rows("paper_readings", "readings.csv")
+    cells = [row for row in style.read_rows("paper_readings", "cells.csv") if row["distinct"] == "True"]
+    summary = style.read_json("paper_readings", "summary.json")
+    style.start()
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(style.WIDTH, 3.6), gridspec_kw={"width_ratios": [1.25, 1]}
+    )
+    scores(left, readings)
+    style.letter(left, "a", "Distance from the printed masses")
+    verdicts(right, cells)
+    style.letter(right, "b", "Printed numbers reproduced by")
+    figure.legend(
+        handles=[plt.Rectangle((0, 0), 1, 1, color=colour, label=name) for name, colour in VERDICTS.items()],
+        loc="outside upper right",
+        ncols=4,
+        frameon=False,
+        fontsize=7,
+        handlelength=1,
+        handleheight=1,
+    )
+    counted = summary["counts"][summary["best"]]
+    style.save(
+        figure,
+        "readings",
+        [
+            f"Readings of the paper's section 8, {sum(summary['runs'].values())} trainings.",
+            f"(a) The {min(SHOWN, len(readings))} readings of {len(readings)} whose replicator masses are "
+            "nearest to the printed ones, and the literal one: the largest distance of a threshold (unit "
+            "0.005) or a sparsity (unit one percentage point). At 1 all masses are reproduced.",
+            f"(b) Every distinct printed number by what reproduces it; best single reading: "
+            f"{summary['best']}, with {counted['masses'][0]} of {counted['masses'][1]} masses and "
+            f"{counted['accuracies'][0]} of {counted['accuracies'][1]} accuracies that the clip floor does "
+            f"not give away. An accuracy is reproduced inside the 95 % prediction interval of "
+            f"{summary['seeds']} seeds.",
+        ],
+    )
+
+
+def scores(axes: Axes, readings: list[dict[str, str]]) -> None:
+    """Draw the scores of the best readings, best on top, and the literal one."""
+    scored = [(float(row["score"]), row["reading"]) for row in readings]
+    ranked = sorted(pair for pair in scored if np.isfinite(pair[0]))
+    chosen = ranked[:SHOWN]
+    chosen += [pair for pair in ranked[SHOWN:] if pair[1] == "literal"]
+    places = np.arange(len(chosen))
+    axes.hlines(places, 1, [score for score, _ in chosen], color="0.85", linewidth=0.8, zorder=0)
+    axes.plot([score for score, _ in chosen], places, "o", color=style.OURS)
+    axes.axvline(1.0, color=style.PAPER, linewidth=1.0)
+    axes.annotate(
+        "1: all masses reproduced",
+        (1.0, len(chosen) + 0.2),
+        (4, 0),
+        textcoords="offset points",
+        fontsize=7,
+        color=style.PAPER,
+        va="center",
+    )
+    axes.set_yticks(places, [name for _, name in chosen], fontsize=7)
+    axes.set(xscale="log", xlabel="largest distance of a mass, in tolerances", ylim=(len(chosen) + 0.9, -0.7))
+    axes.set_ylabel("reading")
+    axes.set_xlim(0.8, 1.6 * chosen[-1][0])
+
+
+def verdicts(axes: Axes, cells: list[dict[str, str]]) -> None:
+    """Draw a square for every distinct printed number, coloured by what reproduces it."""
+    columns: list[tuple[str, str]] = []
+    lines: list[tuple[str, str]] = []
+    for row in cells:
+        column = (row["dynamics"], row["quantity"])
+        line = (row["table"], row["level"])
+        columns += [column] if column not in columns else []
+        lines += [line] if line not in lines else []
+    order = [
+        (dynamics, quantity)
+        for dynamics in ("replicator", "normalized", "mutation")
+        for quantity in QUANTITIES
+        if (dynamics, quantity) in columns
+    ]
+    for row in cells:
+        x = order.index((row["dynamics"], row["quantity"]))
+        y = lines.index((row["table"], row["level"]))
+        verdict = verdict_of(row)
+        square: Any = plt.Rectangle((x - 0.42, y - 0.42), 0.84, 0.84, color=VERDICTS[verdict], linewidth=0)
+        axes.add_patch(square)
+    names = [f"{QUANTITIES[quantity]}\n{dynamics[:4]}." for dynamics, quantity in order]
+    axes.set_xticks(range(len(order)), names, fontsize=7)
+    labels = [f"{float(level):g} %" if table == "1" else f"ε = {float(level):g}" for table, level in lines]
+    axes.set_yticks(range(len(lines)), labels, fontsize=7)
+    axes.set(xlim=(-0.6, len(order) - 0.4), ylim=(len(lines) - 0.4, -0.6))
+    axes.set(xlabel="printed quantity", ylabel="row of Table 1 (%) or Table 2 (ε)")
+    axes.tick_params(length=0)
+
+
+def verdict_of(row: dict[str, str]) -> str:
+    """Return by which readings a printed number is reproduced."""
+    if row["holds_by_floor"] == "True":
+        return "any (clip floor)"
+    if row["best_reproduces"] == "True":
+        return "best reading"
+    return "only another reading" if int(row["reproduced_by"]) else "no reading"
+
+
+if __name__ == "__main__":
+    main()
