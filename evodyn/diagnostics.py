@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -247,13 +247,16 @@ def _shaped(record: Record, values: npt.ArrayLike) -> FloatArray:
 # --- Diversity -----------------------------------------------------------------------------------------
 
 
-def _by_block(run: Run | xarray.Dataset, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """Apply `function` to the log-shares, shape (T, n), of every block."""
+def _by_block(
+    run: Run | xarray.Dataset | Record, function: Callable[..., FloatArray], *along: Any
+) -> FloatArray:
+    """Apply `function` to the log-shares, shape (T, n), of every block and to its part of arrays `along`."""
     record = record_of(run)
     columns = []
     for block in record.blocks:
         logs = record.log_masses[:, block]
-        columns.append(function(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)))
+        shares = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+        columns.append(function(shares, *(array[block] for array in along)))
     return _shaped(record, np.stack(columns, axis=1))
 
 
@@ -406,14 +409,14 @@ def divergence(run: Run | xarray.Dataset, equilibrium: Equilibrium | npt.ArrayLi
     n = record.log_masses.shape[1]
     if len(limit) != n:
         raise ValueError(f"equilibrium has {len(limit)} groups and run {n}; expected the same.")
-    columns = []
-    for block in record.blocks:
-        logs = record.log_masses[:, block]
-        logs = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
-        kept = limit[block] > 0
-        shares = limit[block][kept] / limit[block].sum()
-        columns.append((shares * (np.log(shares) - logs[:, kept])).sum(axis=1))
-    return _shaped(record, np.stack(columns, axis=1))
+
+    def relative_entropy(log_shares: FloatArray, resting: FloatArray) -> FloatArray:
+        kept = resting > 0
+        shares = resting[kept] / resting.sum()
+        value: FloatArray = (shares * (np.log(shares) - log_shares[:, kept])).sum(axis=1)
+        return value
+
+    return _by_block(record, relative_entropy, limit)
 
 
 def potential(run: Run | xarray.Dataset) -> FloatArray:

@@ -109,6 +109,17 @@ class Sum(Landscape):
     >>> both = Constant([1.0, 2.0]) + (lambda t, masses: -t * masses)
     >>> both(2.0, np.array([1.0, 1.0]))
     array([-1.,  0.])
+
+    Two objectives: accuracy, of which every group has its own and less the more mass it has, and a cost
+    that weighs half as much. The dear one of two equally accurate groups is left with less.
+
+    >>> import evodyn as ed
+    >>> accuracy, cost = LinearDecay([1.0, 1.0, 0.8], decay=0.1), np.array([0.2, 0.6, 0.1])
+    >>> ed.equilibrium(ed.Replicator(), accuracy, total_mass=6.0).masses.round(3)
+    array([2.667, 2.667, 0.667])
+    >>> weighed = accuracy + Constant(-0.5 * cost)
+    >>> ed.equilibrium(ed.Replicator(), weighed, total_mass=6.0).masses.round(3)
+    array([3.167, 1.167, 1.667])
     """
 
     terms: tuple[LandscapeFunction, ...]
@@ -340,6 +351,18 @@ class Redundancy(Landscape):
     >>> import numpy as np
     >>> Redundancy([1.0, 1.0], [[1.0, 0.5], [0.5, 1.0]], strength=2.0)(0.0, np.array([1.0, 0.0]))
     array([-1.,  0.])
+
+    Between groups of equal contribution selection has nothing to choose, and every state is at rest.
+    Where two of three are alike, redundancy leaves one attractor, in which they share what one would have.
+
+    >>> import evodyn as ed
+    >>> similarity = [[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    >>> for fitness in (Constant(np.ones(3)), Redundancy(np.ones(3), similarity, strength=1.0)):
+    ...     run = ed.solve(ed.Replicator(), fitness, [0.5, 1.0, 1.5], (0.0, 500.0))
+    ...     point = ed.equilibrium(ed.Replicator(), fitness, total_mass=3.0, support=[0, 1, 2])
+    ...     print(point.stability.name, run.masses[-1].round(3))
+    NEUTRAL [0.5 1.  1.5]
+    STABLE [0.769 0.769 1.462]
     """
 
     contribution: Array

@@ -1,7 +1,7 @@
 """Noise of three kinds, which are different models: in fitness, in its estimate, and of finite numbers.
 
 - `fitness_noise`: the environment fluctuates; every group's growth has white noise, and the calculus (Itô
-  or Stratonovich) decides who survives.
+  or Stratonovich) decides who survives. Mutation may feed the groups.
 - `noisy_iterate`: fitness is estimated anew, without bias, at every step of a discrete map; the world
   itself is not noisy.
 - `wright_fisher`: a finite number of individuals reproduces by sampling; small groups drift to extinction.
@@ -22,7 +22,15 @@ import scipy.stats
 
 from evodyn import validation
 from evodyn.arrays import FloatArray, host
-from evodyn.dynamics import Dynamics, Populations, Replicator, Scheme
+from evodyn.dynamics import (
+    Dynamics,
+    NormalizedGrowth,
+    Populations,
+    Replicator,
+    Scheme,
+    SelectionMutation,
+    inflow_targets,
+)
 from evodyn.ensembles import member_rng
 from evodyn.landscapes import Constant, LandscapeFunction
 from evodyn.problem import check_memory, validated_masses, validated_save_times, validated_span
@@ -36,7 +44,9 @@ __all__ = [
     "hitting_time_law",
     "long_run_growth",
     "noisy_iterate",
+    "stationary_odds_law",
     "wright_fisher",
+    "wright_fisher_matrix",
 ]
 
 Calculus = Literal["ito", "stratonovich"]
@@ -80,34 +90,40 @@ def fitness_noise(
     *,
     noise: npt.ArrayLike,
     calculus: Calculus,
+    dynamics: Dynamics | None = None,
     save_at: npt.ArrayLike | None = None,
     step_size: float | None = None,
     members: int = 1,
     threshold: float | None = None,
     rng: Any = None,
 ) -> StochasticRuns:
-    """Sample Eq. 6 with white noise in fitness: dX_i = X_i(φ_i dt + σ_i dW_i), p_i = P·X_i/ΣX.
+    """Sample Eq. 6 or 8 with white noise in fitness: dX_i = X_i(φ_i dt + σ_i dW_i), p_i = P·X_i/ΣX.
 
     The integrated state is ln X, so that no mass is ever negative. In Itô's calculus ln X_i drifts at
     φ_i - σ_i²/2, in Stratonovich's at φ_i; fitness is evaluated at p. With constant fitness a step of any
-    size is exact in distribution; otherwise the scheme is Euler and Maruyama's for ln X.
+    size is exact in distribution; otherwise the scheme is Euler and Maruyama's for ln X. Mutation adds
+    μ(m_i - p_i)dt to dp_i, as in Eq. 8, without noise of its own: half of it is solved exactly before a
+    step of the rest, and half behind, so that total mass is exact and a zero may be revived.
 
     Parameters
     ----------
     landscape : callable
         (t, masses) -> fitness, on arrays of shape (M, N).
     p0 : array_like, shape (N,)
-        Initial masses >= 0; a zero stays zero.
+        Initial masses >= 0; a zero stays zero without mutation.
     t_span : (float, float)
         Start and end.
     noise : float or array_like, shape (N,)
         σ_i >= 0, in units of 1/√time.
     calculus : {"ito", "stratonovich"}
         What the noise means; there is no default, for it decides who survives.
+    dynamics : Dynamics, optional
+        `Replicator` (the default), `NormalizedGrowth` (the same here) or `SelectionMutation`, without clip.
     save_at : array_like, optional
         Increasing times to save, within `t_span`; 101 equally spaced ones by default.
     step_size : float, optional
-        Largest step. Required unless fitness is `Constant`; then the saved times are the steps.
+        Largest step. Required unless fitness is `Constant` and there is no mutation; then the saved times
+        are the steps.
     members : int, optional
         Number of realisations.
     threshold : float, optional
@@ -137,27 +153,30 @@ def fitness_noise(
     stratonovich True
     """
     validation.choice("calculus", calculus, _CALCULI)
-    start = validated_masses(p0, Replicator())
+    dynamics = _unclipped(Replicator() if dynamics is None else dynamics)
+    start = validated_masses(p0, dynamics)
     n = len(start)
     sigma = _per_group("noise", noise, n)
     members = validation.count("members", members)
     begin, end = validated_span(t_span)
     times = validated_save_times(save_at, begin, end)
-    exact = type(landscape) is Constant
+    mutation = dynamics if isinstance(dynamics, SelectionMutation) else None
+    exact = type(landscape) is Constant and mutation is None
     if step_size is None and not exact:
         raise ValueError(
-            "step_size is None; expected a number > 0: only constant fitness is sampled exactly."
+            "step_size is None; expected a number > 0: only constant fitness without mutation is sampled "
+            "exactly."
         )
     largest = math.inf if step_size is None else validation.positive("step_size", step_size)
     steps = _steps(begin, times, largest)
     check_memory(len(times), n, members)
-    limit = 0.0 if threshold is None else validation.positive("threshold", threshold)
 
     total = float(start.sum())
+    targets = inflow_targets(dynamics, n)
     with np.errstate(divide="ignore"):
         logs = np.tile(np.log(start), (members, 1))
     logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
-    record = _Recorder(times, logs + math.log(total), limit, begin)
+    record = _Recorder(times, logs + math.log(total), threshold)
     record.save(begin, record.start)
     correction = sigma**2 / 2 if calculus == "ito" else 0.0
     generators = [member_rng(rng, k) for k in range(members)]
@@ -168,14 +187,42 @@ def fitness_noise(
         draws = np.stack([g.standard_normal((len(ends), n)) for g in generators])
         for k, stop in enumerate(ends):
             width = stop - t
+            decay = 0.0 if mutation is None else mutation.rate(t + width / 2) * width / 2
+            logs, total = _mutated(logs, total, targets, decay)
             fitness = np.asarray(landscape(t, total * np.exp(logs)), dtype=np.float64)
             growth = np.where(np.isneginf(logs), 0.0, fitness - correction)
             logs = logs + growth * width + sigma * math.sqrt(width) * draws[:, k]
             logs = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+            logs, total = _mutated(logs, total, targets, decay)
             t = float(stop)
             record.save(t, logs + math.log(total))
     model = f"white noise in fitness, {'Itô' if calculus == 'ito' else 'Stratonovich'} calculus"
-    return record.runs(f"{model}, {'exact in distribution' if exact else 'Euler-Maruyama in ln X'}")
+    scheme = "Euler-Maruyama in ln X" + ("" if mutation is None else ", mutation in exact half-steps")
+    return record.runs(f"{model}, {'exact in distribution' if exact else scheme}")
+
+
+def _unclipped(dynamics: Dynamics) -> Replicator | NormalizedGrowth | SelectionMutation:
+    """Return `dynamics` if its velocity is selection by φ - φ̄, with mutation or without."""
+    if (
+        not isinstance(dynamics, Replicator | NormalizedGrowth | SelectionMutation)
+        or dynamics.signal_clip is not None
+    ):
+        raise ValueError(
+            f"dynamics is {dynamics!r}; expected Replicator, NormalizedGrowth or SelectionMutation without a "
+            "signal clip: white noise has no bound to clip it to."
+        )
+    return dynamics
+
+
+def _mutated(logs: FloatArray, total: float, targets: FloatArray, decay: float) -> tuple[FloatArray, float]:
+    """Return log-shares and total mass after dp/dt = μ(m - p) for the time decay/μ, solved exactly."""
+    if decay == 0:
+        return logs, total
+    inflow = targets * -math.expm1(-decay)
+    after = total * math.exp(-decay) + float(inflow.sum())
+    with np.errstate(divide="ignore"):
+        logs = np.logaddexp(logs + (math.log(total) - decay), np.log(inflow)) - math.log(after)
+    return logs, after
 
 
 def _steps(begin: float, times: FloatArray, largest: float) -> FloatArray:
@@ -193,11 +240,13 @@ def _steps(begin: float, times: FloatArray, largest: float) -> FloatArray:
 class _Recorder:
     """Collects saved states and the first times below a threshold."""
 
-    def __init__(self, times: FloatArray, logs: FloatArray, limit: float, begin: float) -> None:
+    def __init__(self, times: FloatArray, logs: FloatArray, threshold: float | None) -> None:
         self.start = logs
         self.times = times
         self.logs = np.full((logs.shape[0], len(times), logs.shape[1]), math.nan)
-        self.log_limit = math.log(limit) if limit else -math.inf
+        self.log_limit = (
+            -math.inf if threshold is None else math.log(validation.positive("threshold", threshold))
+        )
         self.extinction = np.full(logs.shape, math.inf)
         self.row = 0
 
@@ -291,6 +340,66 @@ def hitting_time_law(*, share: float, threshold: float, drift: float, noise: tup
     return scipy.stats.invgauss(mean / shape, scale=shape)
 
 
+def stationary_odds_law(
+    contribution: npt.ArrayLike,
+    noise: npt.ArrayLike,
+    calculus: Calculus,
+    *,
+    mutation_rate: float,
+    target: npt.ArrayLike = (0.5, 0.5),
+) -> Any:
+    """Return the law that the odds x_1/x_2 of two groups settle into under fitness noise and mutation.
+
+    With constant fitness, P = M and target shares q = m/M, the log-odds z follow
+    dz = (Δ + μq_1/x_1 - μq_2/x_2)dt + s dW, Δ the difference of the long-run growth rates and
+    s² = σ_1² + σ_2². Their stationary density is proportional to
+    exp[(2/s²)((Δ + μ(q_1 - q_2))z - μq_1 e^{-z} - μq_2 e^{z})]: the odds are generalised inverse Gaussian.
+    The chance that group 1 is below a share ε is the distribution function at ε/(1 - ε).
+
+    Parameters
+    ----------
+    contribution, noise, calculus
+        As for `long_run_growth`, of two groups.
+    mutation_rate : float
+        μ > 0.
+    target : array_like, shape (2,), optional
+        Proportional to q, both positive.
+
+    Returns
+    -------
+    scipy.stats frozen distribution
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range, or there is no noise.
+
+    Examples
+    --------
+    Between equal groups the odds and their inverse have one law; rare mutation leaves a group rare for long.
+
+    >>> often = stationary_odds_law([0.0, 0.0], 0.3, "ito", mutation_rate=1.0)
+    >>> rarely = stationary_odds_law([0.0, 0.0], 0.3, "ito", mutation_rate=0.001)
+    >>> [round(float(law.cdf(0.01 / 0.99)), 3) for law in (often, rarely)]
+    [0.0, 0.055]
+    """
+    growth = long_run_growth(contribution, noise, calculus)
+    if len(growth) != 2:
+        raise ValueError(f"contribution has {len(growth)} entries; expected two groups.")
+    variance = float((_per_group("noise", noise, 2) ** 2).sum())
+    if not variance:
+        raise ValueError("noise is zero in both groups; expected some: without it the odds are a number.")
+    rate = validation.positive("mutation_rate", mutation_rate)
+    targets = validation.finite_array("target", target, ndim=1, least=0.0)
+    if len(targets) != 2 or not targets.all():
+        raise ValueError(f"target is {targets.tolist()}; expected two positive masses.")
+    q = targets / targets.sum()
+    order = 2 * (growth[0] - growth[1] + rate * (q[0] - q[1])) / variance
+    return scipy.stats.geninvgauss(
+        order, 4 * rate * math.sqrt(q[0] * q[1]) / variance, scale=math.sqrt(q[0] / q[1])
+    )
+
+
 def noisy_iterate(
     dynamics: Dynamics,
     landscape: LandscapeFunction,
@@ -340,7 +449,6 @@ def noisy_iterate(
     members, n_steps = validation.count("members", members), validation.count("n_steps", n_steps)
     save_every = validation.count("save_every", save_every)
     step_size = validation.positive("step_size", step_size)
-    limit = 0.0 if threshold is None else validation.positive("threshold", threshold)
     masses = np.tile(start, (members, 1))
 
     def advance(k: int, masses: FloatArray, draws: FloatArray) -> FloatArray:
@@ -349,7 +457,7 @@ def noisy_iterate(
         return host(dynamics.step(masses, estimate, step_size, time=t, scheme=scheme))
 
     model = f"unbiased estimates of fitness at every step of the {scheme} map"
-    return _iterated(masses, n_steps, save_every, step_size, limit, rng, model, advance, normal=True)
+    return _iterated(masses, n_steps, save_every, step_size, threshold, rng, model, advance, normal=True)
 
 
 def wright_fisher(
@@ -421,9 +529,7 @@ def wright_fisher(
         moving = np.arange(members) if revivable else np.flatnonzero(shares.max(axis=1) < 1)
         if not len(moving):
             return shares
-        fitness = np.broadcast_to(np.asarray(landscape(t, shares), dtype=np.float64), shares.shape)
-        expected = dynamics.step(shares[moving], fitness[moving], step_size, time=t, scheme="exponential")
-        expected = expected / expected.sum(axis=1, keepdims=True)
+        expected = _expected_shares(dynamics, landscape, shares, step_size, t)[moving]
         new = shares.copy()
         for row, member in enumerate(moving):
             new[member] = generators[member].multinomial(individuals, expected[row]) / individuals
@@ -431,7 +537,56 @@ def wright_fisher(
 
     masses = np.tile(start / individuals, (members, 1))
     model = f"Wright-Fisher sampling of {individuals} individuals"
-    return _iterated(masses, n_generations, save_every, step_size, 0.0, rng, model, advance, normal=False)
+    return _iterated(masses, n_generations, save_every, step_size, None, rng, model, advance, normal=False)
+
+
+def wright_fisher_matrix(
+    dynamics: Dynamics, landscape: LandscapeFunction, individuals: int, *, step_size: float = 1.0
+) -> FloatArray:
+    """Return the transition matrix of `wright_fisher` with two groups, for exact fixation and stationarity.
+
+    Parameters
+    ----------
+    dynamics, landscape, step_size
+        As for `wright_fisher`, constant in time: both are taken at time 0.
+    individuals : int
+        n.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n + 1, n + 1)
+        The chance in row i and column j that i individuals of group 0 leave j in the next generation.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    Starting from 3 of 10, a neutral group fixes with probability 0.3.
+
+    >>> from evodyn import Replicator, landscapes
+    >>> chain = wright_fisher_matrix(Replicator(), landscapes.Constant([0.0, 0.0]), 10)
+    >>> np.linalg.matrix_power(chain, 1000)[3, [0, 10]].round(6)
+    array([0.7, 0.3])
+    """
+    n = validation.count("individuals", individuals)
+    dynamics.check(2)
+    first = np.arange(n + 1) / n
+    shares = np.stack((first, 1 - first), axis=1)
+    expected = _expected_shares(dynamics, landscape, shares, validation.positive("step_size", step_size), 0.0)
+    return np.asarray(scipy.stats.binom.pmf(np.arange(n + 1), n, expected[:, :1]))
+
+
+def _expected_shares(
+    dynamics: Dynamics, landscape: LandscapeFunction, shares: FloatArray, step_size: float, t: float
+) -> FloatArray:
+    """Return the shares from which the next generation is drawn."""
+    fitness = np.broadcast_to(np.asarray(landscape(t, shares), dtype=np.float64), shares.shape)
+    expected = host(dynamics.step(shares, fitness, step_size, time=t, scheme="exponential"))
+    normalised: FloatArray = expected / expected.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def _iterated(
@@ -439,7 +594,7 @@ def _iterated(
     n_steps: int,
     save_every: int,
     step_size: float,
-    limit: float,
+    threshold: float | None,
     rng: Any,
     model: str,
     advance: Any,
@@ -452,7 +607,7 @@ def _iterated(
     check_memory(len(saved), n, members)
     times = saved * step_size
     with np.errstate(divide="ignore"):
-        record = _Recorder(times, np.log(masses), limit, 0.0)
+        record = _Recorder(times, np.log(masses), threshold)
         kept = np.empty((members, len(saved), n))
         generators = [member_rng(rng, k) for k in range(members)] if normal else []
         chunk = max(1, _DRAWS // (members * n))

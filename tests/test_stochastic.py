@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import scipy.stats
 
-from evodyn import Replicator, SelectionMutation, iterate, solve
+from evodyn import NormalizedGrowth, Replicator, SelectionMutation, iterate, solve
 from evodyn.dynamics import Populations
 from evodyn.equilibria import equilibrium
 from evodyn.landscapes import Constant, LinearDecay, MatrixGame
@@ -20,7 +20,9 @@ from evodyn.stochastic import (
     hitting_time_law,
     long_run_growth,
     noisy_iterate,
+    stationary_odds_law,
     wright_fisher,
+    wright_fisher_matrix,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -111,6 +113,10 @@ def test_euler_maruyama_is_the_exact_path_for_constant_fitness_and_the_flow_with
     )
     np.testing.assert_allclose(scheme.log_masses, exact.log_masses, atol=1e-12)
     assert "exact" in exact.model and "Euler-Maruyama" in scheme.model
+    growth = fitness_noise(
+        Constant(C), np.ones(3), (0.0, 2.0), members=3, dynamics=NormalizedGrowth(), **options
+    )
+    np.testing.assert_array_equal(growth.log_masses, exact.log_masses)
     landscape = LinearDecay(C, 0.5)
     errors = []
     for width in (0.02, 0.01):
@@ -241,6 +247,106 @@ def test_wright_fisher_mutation_balances_selection() -> None:
     assert (runs.extinction_time[:, 0] == 0).all()
 
 
+# --- Mutation ------------------------------------------------------------------------------------------
+
+
+def test_without_noise_mutation_is_the_flow_to_second_order_with_exact_mass() -> None:
+    dynamics = SelectionMutation(lambda t: 0.3 + 0.2 * np.cos(t), target=[0.5, 0.0, 1.0])
+    start, end = [0.0, 1.0, 2.0], 3.0
+    flow = solve(dynamics, Constant(C), start, (0.0, end), save_at=[end]).masses[-1]
+    errors = []
+    for width in (0.1, 0.05):
+        still = fitness_noise(
+            Constant(C),
+            start,
+            (0.0, end),
+            noise=0.0,
+            calculus="ito",
+            dynamics=dynamics,
+            save_at=[0.0, end],
+            step_size=width,
+        )
+        np.testing.assert_allclose(still.masses[0, 0], start, rtol=1e-15)
+        errors.append(np.abs(still.masses[0, -1] - flow).max())
+    assert errors[1] < 1e-4
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.15)
+    noisy_runs = fitness_noise(
+        Constant(C),
+        start,
+        (0.0, end),
+        noise=SIGMA,
+        calculus="ito",
+        dynamics=SelectionMutation(0.4, target=0.5),
+        step_size=0.1,
+        members=3,
+        rng=0,
+    )
+    expected = 1.5 + 1.5 * np.exp(-0.4 * noisy_runs.t)
+    np.testing.assert_allclose(noisy_runs.masses.sum(axis=2), np.tile(expected, (3, 1)), rtol=1e-12)
+    assert "half-steps" in noisy_runs.model
+
+
+@pytest.mark.parametrize("calculus", ["ito", "stratonovich"])
+def test_odds_settle_into_the_generalised_inverse_gaussian_of_their_calculus(calculus: Calculus) -> None:
+    c, sigma, target, rate = [0.3, 0.0], [1.0, 0.4], [0.6, 0.2], 0.25
+    runs = fitness_noise(
+        Constant(c),
+        target,
+        (0.0, 60.0),
+        noise=sigma,
+        calculus=calculus,
+        dynamics=SelectionMutation(rate, target=target),
+        save_at=[60.0],
+        step_size=0.02,
+        members=800,
+        rng=7,
+    )
+    odds = np.exp(log_ratios(runs, 0, 1))
+
+    def p_value(named: Calculus, mutation_rate: float = rate) -> float:
+        law = stationary_odds_law(c, sigma, named, mutation_rate=mutation_rate, target=target)
+        return float(scipy.stats.kstest(odds, law.cdf).pvalue)
+
+    other: Calculus = "stratonovich" if calculus == "ito" else "ito"
+    assert p_value(calculus) > SIGNIFICANT
+    assert p_value(other) < 1e-6
+    assert p_value(calculus, 3 * rate) < 1e-4
+
+
+def test_the_stationary_density_solves_its_equation() -> None:
+    # No flux: (s²/2) d ln(density of z)/dz is the drift of z, by finite differences of SciPy's density.
+    c, sigma, q, rate = np.array([0.1, 0.4]), np.array([0.5, 0.3]), np.array([0.7, 0.3]), 0.2
+    law = stationary_odds_law(c, sigma, "ito", mutation_rate=rate, target=3 * q)
+    z = np.linspace(-2, 2, 9)
+
+    def log_density(z: Floats) -> Floats:
+        return np.asarray(law.logpdf(np.exp(z)) + z)
+
+    slope = (log_density(z + 1e-5) - log_density(z - 1e-5)) / 2e-5
+    gap = float(-np.diff(long_run_growth(c, sigma, "ito"))[0])
+    drift = gap + rate * (q[0] * (1 + np.exp(-z)) - q[1] * (1 + np.exp(z)))
+    np.testing.assert_allclose((sigma**2).sum() / 2 * slope, drift, rtol=1e-6, atol=1e-8)
+
+
+def test_the_wright_fisher_matrix_is_kimuras_and_the_simulations_law() -> None:
+    n, s = 60, 0.02
+    chain = wright_fisher_matrix(Replicator(), Constant([s, 0.0]), n)
+    np.testing.assert_allclose(chain.sum(axis=1), 1.0, rtol=1e-12)
+    fixed = np.linalg.matrix_power(chain, 2**14)[:, -1]
+    # Kimura's is a diffusion: right to the order of s.
+    np.testing.assert_allclose(fixed, fixation_probability(s, np.arange(n + 1) / n, n), atol=s / 3)
+    runs = wright_fisher(SelectionMutation(0.1), Constant([s, 0.0]), [20, 40], 3, members=3000, rng=1)
+    chain = wright_fisher_matrix(SelectionMutation(0.1), Constant([s, 0.0]), n)
+    expected = np.linalg.matrix_power(chain, 3)[20]
+    counts = np.bincount(np.rint(runs.masses[:, -1, 0] * n).astype(int), minlength=n + 1)
+    bins = np.digitize(np.arange(n + 1), [14, 18, 22, 26, 30])
+    grouped = np.array([[counts[bins == k].sum(), 3000 * expected[bins == k].sum()] for k in range(6)])
+    assert scipy.stats.chisquare(grouped[:, 0], grouped[:, 1]).pvalue > SIGNIFICANT
+    still = np.linalg.matrix_power(wright_fisher_matrix(Replicator(), Constant([s, 0.0]), n), 3)[20]
+    wrong = np.array([3000 * still[bins == k].sum() for k in range(6)])
+    assert scipy.stats.chisquare(grouped[:, 0], wrong).pvalue < 1e-6
+
+
 def noisy(landscape: Any = None, span: tuple[float, float] = (0.0, 1.0), **options: Any) -> Any:
     defaults: dict[str, Any] = {"noise": 1.0, "calculus": "ito"}
     landscape = Constant(C) if landscape is None else landscape
@@ -252,6 +358,17 @@ def noisy(landscape: Any = None, span: tuple[float, float] = (0.0, 1.0), **optio
     [
         (lambda: noisy(calculus="isto"), "calculus"),
         (lambda: noisy(lambda t, p: -p), "step_size is None"),
+        (lambda: noisy(dynamics=SelectionMutation(0.1)), "step_size is None"),
+        (lambda: noisy(dynamics=Replicator(signal_clip=0.1)), "without a signal clip"),
+        (lambda: noisy(dynamics=Populations(Replicator(), (1, 2))), "expected Replicator"),
+        (lambda: stationary_odds_law(C, 1.0, "ito", mutation_rate=0.1), "two groups"),
+        (lambda: stationary_odds_law([0.0, 0.0], 0.0, "ito", mutation_rate=0.1), "noise is zero"),
+        (lambda: stationary_odds_law([0.0, 0.0], 1.0, "ito", mutation_rate=0.0), "mutation_rate"),
+        (
+            lambda: stationary_odds_law([0.0, 0.0], 1.0, "ito", mutation_rate=0.1, target=[0.0, 1.0]),
+            "two positive",
+        ),
+        (lambda: wright_fisher_matrix(Replicator(), Constant([0.0, 0.0]), 0), "individuals"),
         (lambda: noisy(span=(1.0, 1.0)), "t_span"),
         (lambda: noisy(noise=-1.0), "noise"),
         (lambda: noisy(noise=[1.0, 2.0]), "noise has shape"),

@@ -1,0 +1,220 @@
+"""The maps beside the flow: errors, limits, period doubling (studies/discrete_vs_continuous.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.ticker import NullFormatter
+
+import style
+
+OUTCOMES = {0: "1.0", 1: "0.86", 2: "0.70", 3: "0.86"}
+"""Shades of grey; where mass grows without end there were projections too."""
+
+
+def main() -> None:
+    """Draw the figure from results/discrete_vs_continuous, or from the folder given as argument."""
+    data = style.read("discrete_vs_continuous", "discrete_vs_continuous.nc")
+    described = style.specification(data)
+    scenario = described["scenario"]
+    style.start()
+    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 2.7), width_ratios=(1.12, 1, 1.12))
+    errors(panels[0], data)
+    style.letter(panels[0], "a", "Error of the maps")
+    limits(panels[1], data)
+    style.letter(panels[1], "b", "Where the maps leave the flow")
+    doubling(panels[2], data)
+    style.letter(panels[2], "c", "Two equal groups")
+    style.save(
+        figure,
+        "discrete_vs_continuous",
+        [
+            f"The discrete maps (Eqs. 12-14) against the flow: {scenario['groups']} groups of unit mass with "
+            f"{scenario['kind']} contributions of coefficient of variation {scenario['heterogeneity']:g} "
+            "under Eq. 10.",
+            f"(a) Largest difference of a mass from the flow at t = {scenario['t_end']:g}, "
+            f"λ = {scenario['decay']:g}: points are simulated, lines are the leading term in theory (step "
+            "size times the greatest error constant, from the variational equation along the flow). Eq. 13, "
+            "with its cap at the initial mass, equals Eq. 12 in the Euler scheme. "
+            f"Eq. 14 has μ = {scenario['mutation_rate']:g}.",
+            "(b) Limits of the Euler map of Eq. 12 in the plane of step size and λ: lines are theory (flip "
+            "of the attractor from the eigenvalues; first projection of rare groups at 1/(ν - c_min), with "
+            "the water level ν; the same with the signal clipped at "
+            f"κ = {described['signal_clip']:g}), points are found by bisection on simulations. Shaded is "
+            "what becomes of a uniform start: it settles (white), it settles or overflows after projections "
+            "(light; some of them on its way to the attractor), it keeps moving (dark).",
+            "(c) What the Euler map of two equal groups settles into: beyond the flip at hλP/N = 2 it "
+            "alternates with the amplitude of theory (line), at 3 the cycle loses its symmetry, at 1 + √5 it "
+            "doubles its period, and beyond 4 a mass would become negative (triangles: found by bisection on "
+            "simulations).",
+        ],
+    )
+
+
+def errors(axes: Axes, data: xr.Dataset) -> None:
+    """Draw the error against the step size: points simulated, lines in theory."""
+    cases = [case for case in data.case.values if case != "Eq. 13, Euler"]
+    names = {"Eq. 12, Euler": "Eqs. 12, 13, Euler"}
+    cells = data.isel(seed=0).sel(case=cases)
+    order = np.argsort(cells.predicted_error.values[:, 0])
+    colours = style.shades(len(cases))
+    steps = data.step_size.values
+    for k, (index, marker) in enumerate(zip(order, "osD^v", strict=True)):
+        cell = cells.isel(case=int(index))
+        axes.plot(steps, cell.predicted_error.values, color=colours[k], linewidth=1.0)
+        axes.plot(
+            steps,
+            cell.error.values,
+            marker,
+            color=colours[k],
+            markersize=3.5,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            label=names.get(str(cell.case.item()), str(cell.case.item())),
+        )
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        handles[::-1],
+        labels[::-1],
+        loc="upper left",
+        fontsize=6.5,
+        frameon=False,
+        handletextpad=0.1,
+        borderaxespad=0.0,
+        labelspacing=0.25,
+    )
+    axes.set(xscale="log", yscale="log", xlabel="step size h (1/fitness)", ylabel="largest error (mass)")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    smallest = float(cells.error.values.min())
+    axes.set_ylim(smallest / 2, float(cells.error.values.max()) * 12)
+    at = len(steps) - 2
+    bottom = float(cells.predicted_error.values[order[0], at])
+    axes.annotate(
+        "order 1",
+        (steps[at], bottom),
+        (0, -13),
+        textcoords="offset points",
+        color=style.GREY,
+        fontsize=7,
+        va="center",
+    )
+
+
+def limits(axes: Axes, data: xr.Dataset) -> None:
+    """Draw the limits of the map of Eq. 12 over what becomes of a uniform start."""
+    decay, trial = data.decay.values, data.trial_step_size.values
+    shown: Any = np.vectorize(list(OUTCOMES).index)(data.outcome.values.T)
+    axes.pcolormesh(
+        decay,
+        trial,
+        shown,
+        cmap=ListedColormap(list(OUTCOMES.values())),
+        norm=BoundaryNorm(np.arange(len(OUTCOMES) + 1) - 0.5, len(OUTCOMES)),
+        shading="nearest",
+        rasterized=True,
+    )
+    plain, clipped = data.isel(variant=0), data.isel(variant=1)
+    colours = style.shades(3)
+    for cell, name, marker, line, colour in (
+        (plain, "flip", "o", "-", colours[2]),
+        (plain, "positivity", "s", "--", colours[1]),
+        (clipped, "positivity", "^", ":", "black"),
+    ):
+        axes.plot(decay, cell[name].values, line, color=colour)
+        axes.plot(
+            decay,
+            cell[f"measured_{name}"].values,
+            marker,
+            color=colour,
+            markersize=3.5,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+        )
+    low, high = float(trial[0]), float(trial[-1])
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="density regularisation λ\n(fitness/mass)",
+        ylabel="step size h (1/fitness)",
+        xlim=(decay[0] / 1.15, decay[-1] * 1.15),
+        ylim=(low, high),
+    )
+    axes.set_yticks([1, 10], ["1", "10"])
+    axes.set_xticks([0.1, 1], ["0.1", "1"])
+    last = len(decay) - 1
+    axes.annotate(
+        "flip",
+        (decay[last], float(plain.flip.values[last])),
+        (-4, -9),
+        textcoords="offset points",
+        color=colours[2],
+        ha="right",
+        fontsize=7,
+    )
+    axes.annotate(
+        "projection",
+        (decay[0], float(plain.positivity.values[0])),
+        (1, -9),
+        textcoords="offset points",
+        color=colours[1],
+        fontsize=7,
+    )
+    axes.annotate(
+        "clipped",
+        (decay[0], float(clipped.positivity.values[0])),
+        (1, 6),
+        textcoords="offset points",
+        color="black",
+        fontsize=7,
+    )
+
+
+def doubling(axes: Axes, data: xr.Dataset) -> None:
+    """Draw the bifurcation diagram with the thresholds and the amplitude of theory."""
+    steps = data.twin_step.values
+    orbit = data.orbit.values
+    axes.plot(
+        np.repeat(steps, orbit.shape[1]),
+        orbit.ravel(),
+        ".",
+        color="0.2",
+        markersize=0.9,
+        markeredgewidth=0,
+        rasterized=True,
+    )
+    fine = np.linspace(2.0, 3.0, 200)
+    half = np.sqrt((fine - 2) / fine) / 2
+    colour = style.shades(3)[1]
+    for sign in (-1, 1):
+        axes.plot(fine, 0.5 + sign * half, color=colour, linewidth=2.2, alpha=0.6)
+    for mark, theory, measured in zip(
+        data.landmark.values, data.landmark_theory.values, data.landmark_measured.values, strict=True
+    ):
+        axes.axvline(theory, color=style.GREY, linewidth=0.7, linestyle=":", zorder=0)
+        if np.isfinite(measured):
+            axes.plot(measured, 1.05, "v", color="black", markersize=4)
+        axes.annotate(
+            str(mark),
+            (theory, 1.17 if mark == "projection" else 1.08),
+            (0, 2),
+            textcoords="offset points",
+            ha={"flip": "center", "period 4": "left"}.get(str(mark), "right"),
+            fontsize=7,
+        )
+    axes.text(2.02, 0.08, "line: theory", color=colour, fontsize=7, va="bottom")
+    axes.set(
+        xlabel="normalised step size hλP/N",
+        ylabel="share of one group",
+        ylim=(0, 1.26),
+        xlim=(1.7, 4.05),
+        yticks=np.linspace(0, 1, 6),
+    )
+
+
+if __name__ == "__main__":
+    main()
