@@ -37,7 +37,7 @@ def main() -> None:
     experiment, data = Experiment(), nb.load_mnist()
     images, labels = data.train_images[: STEPS * BATCH], data.train_labels[: STEPS * BATCH]
     flat = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(0.1307, 0.3081), transforms.Lambda(torch.flatten)]
+        [transforms.ToTensor(), transforms.Normalize(0.1307, 0.3081), transforms.Lambda(torch.flatten)]  # type: ignore[no-untyped-call]
     )
     files = datasets.MNIST(cache_directory(), train=True, transform=flat)
     loader = DataLoader(Subset(files, range(len(images))), batch_size=BATCH, shuffle=True)
