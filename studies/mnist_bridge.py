@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,9 +61,9 @@ def main(
     """Run the paper's experiment and print its two tables beside the paper's numbers.
 
     Writes table1.csv, table2.csv, summary.json, trajectories.nc (masses, histograms and curves of all runs)
-    and half.safetensors (the network without half of its groups) to results/mnist_bridge. There is a
-    checkpoint after every epoch: killed at any moment, the same command goes on from there, to the same
-    numbers bit for bit.
+    and half.safetensors (the network without half of its groups; half.onnx too, with the extra "onnx") to
+    results/mnist_bridge. There is a checkpoint after every epoch: killed at any moment, the same command
+    goes on from there, to the same numbers bit for bit.
     """
     started = time.perf_counter()
     base: Row = {"dataset": dataset, **(SMOKE if smoke else {})}
@@ -121,7 +122,9 @@ def main(
             console.print(printed_intervals(number, intervals[number], seeds))
     console.print(printed_cost(half))
     if half["after"] is not None:
-        console.print(f"Same test predictions as the masked network: {half['same_predictions']:.2%}.")
+        onnx = half["same_in_onnxruntime"]
+        also = "" if onnx is None else f"; in onnxruntime: {onnx:.2%}"
+        console.print(f"Same test predictions as the masked network: {half['same_predictions']:.2%}{also}.")
     console.print(f"Saved in {_shared.shown(folder)}.", soft_wrap=True)
 
 
@@ -174,18 +177,30 @@ def halved(experiment: Experiment, folder: Path, source: Source) -> Row:
     before = dataclasses.asdict(nb.cost(model, batch))
     report = nb.prune_to_sparsity(model, 0.5, allow_empty=True)
     if not all(report.living):  # a layer died out: there is no smaller network
-        return {"before": before, "after": None, "same_predictions": None}
+        return {"before": before, "after": None, "same_predictions": None, "same_in_onnxruntime": None}
     nb.save_compact(nb.compact(model), folder / "half.safetensors")
     small = nb.load_compact(folder / "half.safetensors")
     data = nb.load_dataset(experiment.dataset, source.data_root, standardise=experiment.standardise)
     images = data.first(0, experiment.test_samples).test_images
     with torch.no_grad():
-        same = (model(images).argmax(1) == small(images).argmax(1)).double().mean()
+        predicted = model(images).argmax(1)
+        same = (small(images).argmax(1) == predicted).double().mean()
     return {
         "before": before,
         "after": dataclasses.asdict(nb.cost(small, batch)),
         "same_predictions": float(same),
+        "same_in_onnxruntime": exported(small, folder / "half.onnx", images, predicted.numpy()),
     }
+
+
+def exported(small: torch.nn.Module, path: Path, images: torch.Tensor, predicted: np.ndarray) -> float | None:
+    """Export the smaller network and return how many predictions onnxruntime shares; None without it."""
+    if not importlib.util.find_spec("onnxruntime") or not importlib.util.find_spec("onnxscript"):
+        return None
+    runtime: Any = importlib.import_module("onnxruntime")
+    nb.export_onnx(small, path, images[:2])
+    (outputs,) = runtime.InferenceSession(path).run(None, {"input": images.numpy()})
+    return float(np.mean(outputs.argmax(axis=1) == predicted))
 
 
 def compared(number: int, experiments: Sequence[Experiment], results: Sequence[xr.Dataset]) -> list[Row]:
