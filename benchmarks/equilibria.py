@@ -60,8 +60,8 @@ def main() -> None:
             (whole, alone, one), (ratio, part, _) = medians(rest_point, formula, sort)
             print(
                 f"{kind:9} {decay:7g} {found.survivors.mean():8.4f} "
-                f"{one * 1e3:5.1f} ms {alone * 1e3:5.1f} ms ({part:.2f}) {whole * 1e3:5.1f} ms ({ratio:.2f})  "
-                f"{found.residual:.0e}"
+                f"{one * 1e3:5.1f} ms {alone * 1e3:5.1f} ms ({part:.2f}) {whole * 1e3:5.1f} ms "
+                f"({ratio:.2f})  {found.residual:.0e}"
             )
 
 
