@@ -55,13 +55,13 @@ def main() -> None:
         [
             "Flows of three groups on the simplex of shares: at the corner x_i group i has all the mass.",
             "Arrows: direction of the velocity, darker where it is faster, each panel on its own scale; "
-            "red lines: integrated trajectories from the dots; black marks: every rest point (of a continuum, "
-            "one on each face), with the verdict of its eigenvalues on the tangent space and of its invasion "
-            "rates.",
+            "red lines: integrated trajectories from the dots; black marks: every rest point (of a "
+            "continuum one on each face), with the verdict of its eigenvalues on the tangent space and of "
+            "its invasion rates.",
             "(a) Three strategies that each do worst against themselves, as hawks do.",
             "(b) Coordination.",
-            "(c-e) Rock-paper-scissors with a loss of 1: a win of more spirals inward, an equal one circles, a "
-            "smaller one spirals outward.",
+            "(c-e) Rock-paper-scissors with a loss of 1: a win of more spirals inward, an equal one circles, "
+            "a smaller one spirals outward.",
             "(f) Density regularisation (Eq. 10): water filling, the third group dies.",
             "(g) Mutation to equal shares (Eq. 8) with constant fitness: no other rest point, none dies.",
             "(h) Two groups that do the same (redundancy) and are equally fit: a line of neutral rest points "
