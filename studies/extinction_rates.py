@@ -33,6 +33,7 @@ DECAYS = (0.03, 0.1, 0.3, 1.0)
 MAIN_DECAY = 0.3  # the one with several populations
 RATE_HETEROGENEITIES = (0.25, 1.0)
 LEVEL = 0.95
+SMALLEST = 12  # groups of a population in the fit against 1/N
 FEW = 10  # extinct or living groups in all, below which an interval is that of a count
 PEAK = 0.5  # advantage of the best group over the others, all equal
 FACTORS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of the error threshold
@@ -61,7 +62,7 @@ def main(
     started = time.perf_counter()
     if smoke:
         groups, populations = min(groups, 48), min(populations, 4)
-    sizes = [size for size in (24, 48, 96, 192, 384, 768) if size < groups] + [groups]
+    sizes = [groups >> k for k in (5, 4, 3, 2, 1, 0) if groups >> k >= SMALLEST]
     budget = 4 * groups  # of all populations of one size
     with _shared.reporting():
         rates = [
@@ -109,7 +110,7 @@ def main(
             sparsity_data("phase", phase_rows),
             sparsity_data("finite", finite_rows),
             correction_data(corrections),
-            theory_map(threshold, 13 if smoke else 33),
+            theory_map(threshold, 17 if smoke else 41),
             mutation,
             shares,
         )
@@ -228,7 +229,7 @@ def interval(extinct: npt.NDArray[np.int64], groups: int, level: float) -> tuple
         return float("nan"), float("nan")
     fractions = extinct / groups
     half = stats.t.ppf((1 + level) / 2, len(extinct) - 1) * stats.sem(fractions)
-    return float(fractions.mean() - half), float(fractions.mean() + half)
+    return max(float(fractions.mean() - half), 0.0), min(float(fractions.mean() + half), 1.0)
 
 
 def verdict(rows: list[Row]) -> list[str]:
@@ -240,10 +241,11 @@ def verdict(rows: list[Row]) -> list[str]:
     all_inside = all(low <= row["theory"] <= high for row, (low, high) in zip(rows, bands, strict=True))
     chance = float(stats.binom.sf(missed - 1, len(rows), 1 - LEVEL))
     return [
-        f"Theory is inside {sum(inside)} of {len(rows)} intervals; independent 95 % intervals miss as",
-        f"many or more with probability {chance:.2g}. It is {'inside' if all_inside else 'OUTSIDE'} the band "
-        "that covers all of them at",
-        f"once with 95 % (each with {100 * together:.2f} %). Theory is the limit of many groups.",
+        f"Theory is inside {sum(inside)} of {len(rows)} intervals; as many misses or more have probability "
+        f"{chance:.2g}.",
+        f"It is {'inside' if all_inside else 'OUTSIDE'} the band that covers all at once with 95 % "
+        f"({100 * together:.2f} % each).",
+        "Theory is the limit of many groups.",
         "",
     ]
 
@@ -414,7 +416,7 @@ def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset,
         rows += thresholds(c, decay, threshold)
         rows.append(
             {
-                "quantity": f"least mass over its floor (>= 1), μ = 0.05, λ = {decay:g}",
+                "quantity": f"least mass over its floor, λ = {decay:g}",
                 "theory": float((resting / floor).min()),
                 "simulation": float(floors[-1].min()),
             }
@@ -450,7 +452,7 @@ def thresholds(c: Floats, decay: float, threshold: float) -> list[Row]:
             "simulation": root(lambda rate: at_rest(c, decay, rate).min() - threshold, 5e-3, 1.0),
         },
         {
-            "quantity": f"error threshold of an unfed best group, λ = {decay:g}",
+            "quantity": f"error threshold, unfed best, λ = {decay:g}",
             "theory": theory.error_threshold(c, target=target, decay=decay),
             "simulation": root(lambda rate: -invasion(c, decay, rate, target), 0.3, 100.0),
         },
@@ -526,7 +528,7 @@ def csv_lines(rows: list[Row]) -> list[Row]:
 
 
 def _table(title: str, names: Sequence[str], left: int) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, min_width=76)
     for k, name in enumerate(names):
         table.add_column(name, justify="left" if k < left else "right", no_wrap=True)
     return table
@@ -535,7 +537,7 @@ def _table(title: str, names: Sequence[str], left: int) -> Table:
 def rate_table(rows: list[Row]) -> Table:
     """Return the table of decay rates."""
     table = _table(
-        "Decay rates -d ln p/dt of the dying: median, and the largest relative difference",
+        "Decay rates -d ln p/dt of the dying: median, and largest relative difference",
         ("law", "h", "λ", "dying", "slowest", "theory", "simulation", "difference"),
         1,
     )
@@ -580,8 +582,8 @@ def sparsity_table(rows: list[Row], groups: int, populations: int) -> Table:
 def correction_table(rows: list[Row], sizes: Sequence[int]) -> Table:
     """Return the table of finite-size corrections."""
     table = _table(
-        f"Simulation - theory = a + b/N at h = 1, N = {sizes[0]} to {sizes[-1]} (± 1.96 standard errors)",
-        ("law", "a (theory: 0)", "b", "p of the fit"),
+        f"Finite size: simulation - theory = a + b/N at h = 1, N = {sizes[0]} to {sizes[-1]}",
+        ("law", "a, 95 % (theory: 0)", "b, 95 %", "p of the fit"),
         1,
     )
     for row in rows:
