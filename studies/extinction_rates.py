@@ -29,7 +29,7 @@ from evodyn.sweeps import sweep
 SCHEMA = 1
 KINDS = ("uniform", "gaussian", "lognormal", "pareto", "two_class")
 HETEROGENEITIES = (0.25, 0.5, 1.0, 2.0)
-DECAYS = (0.03, 0.1, 0.3, 1.0)
+DECAYS = (0.03, 0.1, 0.3, 0.8)
 MAIN_DECAY = 0.3  # the one with several populations
 RATE_HETEROGENEITIES = (0.25, 1.0)
 LEVEL = 0.95
@@ -544,7 +544,7 @@ def rate_table(rows: list[Row]) -> Table:
     former = ""
     for row in rows:
         numbers = [
-            f"{row[name]:.5g}" if row["dying"] else "–" for name in ("slowest", "theory", "simulation")
+            f"{row[name]:.4g}" if row["dying"] else "–" for name in ("slowest", "theory", "simulation")
         ]
         table.add_row(
             row["kind"] if row["kind"] != former else "",

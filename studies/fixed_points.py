@@ -530,7 +530,7 @@ def notes(rows: list[Row], verdicts: list[Row]) -> list[str]:
     agreeing = sum(row["agree"] for row in verdicts)
     return [
         f"Largest difference {worst:.1e} over {len(rows)} pairs; target 1e-10. Integrated for",
-        f"{RELAXATIONS:g} times the slowest relaxation time. Mutation: SelectionMutation with its target;",
+        f"{RELAXATIONS:g} times the slowest relaxation time. Mutation: SelectionMutation, its target;",
         "both: Entropic + LinearDecay; Selection: growth at the rate of fitness itself.",
         f"{agreeing} of {len(verdicts)} verdicts are borne out. Ratio: late over initial distance of the",
         "perturbations (below 0.1 they return, above 10 they leave).",
