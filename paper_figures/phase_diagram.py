@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 import style
 
 MARKERS = {"uniform": "o", "gaussian": "s", "lognormal": "^", "pareto": "v", "two_class": "D"}
-LEVELS = np.linspace(0.0, 1.0, 11)
+LEVELS = np.linspace(0.1, 0.9, 9)
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def rates(axes: Axes, data: xr.Dataset, colours: dict[str, Any]) -> None:
             label=law.replace("_", " "),
         )
     worst = np.abs(found[known] / expected[known] - 1).max()
-    axes.text(0.04, 0.9, f"within {worst:.0e}", transform=axes.transAxes, fontsize=7)
+    axes.text(0.04, 0.9, f"all within {worst:.0e}", transform=axes.transAxes, fontsize=7)
     axes.set(xscale="log", yscale="log", xlabel="theory (1/time)", ylabel="measured (1/time)")
     axes.legend(
         frameon=False, fontsize=6, handletextpad=0.1, borderpad=0, labelspacing=0.25, loc="lower right"

@@ -390,7 +390,7 @@ def main(
             rows.append(row)
             masses[0, k, : len(theory)], masses[1, k, : len(theory)] = theory, simulated
             progress(k + 1, len(chosen))
-        verdicts = judged(2 if smoke else PROBES, seed)
+        verdicts = judged(1 if smoke else PROBES, seed)
         data = flows(SIDE).merge(compared(rows, masses)).merge(verdict_data(verdicts))
     folder = _shared.folder("fixed_points", out=out, smoke=smoke)
     specification = {
@@ -480,7 +480,7 @@ def comparison_table(rows: list[Row]) -> Table:
     table = _table("Mean fitness at rest, and the largest difference of a mass from the largest mass")
     for name in ("dynamics", "landscape"):
         table.add_column(name, no_wrap=True)
-    for name in ("N", "alive", "theory", "simulation", "difference"):
+    for name in ("N", "alive", "theory", "simulation", "diff."):
         table.add_column(name, justify="right", no_wrap=True)
     former = ""
     for row in rows:

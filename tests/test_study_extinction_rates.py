@@ -48,7 +48,8 @@ STUDY = _study()
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The smoke run: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("extinction_rates")
-    command = [sys.executable, "-W", "error", str(ROOT / "studies" / "extinction_rates.py"), "--smoke"]
+    script = ROOT / "studies" / "extinction_rates.py"
+    command = [sys.executable, "-W", "error", str(script), "--smoke", "--out", str(folder)]
     result = subprocess.run(
         [*command, "--out", str(folder)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
     )

@@ -22,7 +22,8 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS}
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The smoke run: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("fixed_points")
-    command = [sys.executable, "-W", "error", str(ROOT / "studies" / "fixed_points.py"), "--smoke"]
+    script = ROOT / "studies" / "fixed_points.py"
+    command = [sys.executable, "-W", "error", str(script), "--smoke", "--out", str(folder)]
     result = subprocess.run(
         [*command, "--out", str(folder)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
     )
