@@ -485,7 +485,8 @@ def error_threshold(contribution: npt.ArrayLike, *, target: npt.ArrayLike = 1.0,
     target : float or array_like, shape (N,), optional
         m_i >= 0.
     decay : float, optional
-        λ >= 0 of Eq. 10. With it the best groups' mass falls to zero without a macroscopic share before.
+        λ >= 0 of Eq. 10, with which no group holds much of the mass when there are many: μ_c is then where
+        best groups that mutation does not feed vanish.
 
     Returns
     -------

@@ -65,7 +65,7 @@ def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> 
     if abs(defect) > 4 * _EPS * volume:
         # One best group far above the rest makes the level large and the others' masses small beside it.
         excess += defect / np.count_nonzero(masses)
-        masses = np.maximum(excess, 0.0)
+        np.maximum(excess, 0.0, out=masses)
     masses /= decay
     return masses, excess
 

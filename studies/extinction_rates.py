@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 
 def main(
-    groups: Annotated[int, typer.Option(min=24, help="Number of groups N, each of mass 1 at first.")] = 768,
+    groups: Annotated[int, typer.Option(min=48, help="Number of groups N, each of mass 1 at first.")] = 768,
     populations: Annotated[int, typer.Option(min=2, help="Populations for every heterogeneity.")] = 8,
     threshold: Annotated[float, typer.Option(help="Mass below which a group counts as extinct.")] = 0.02,
     seed: _shared.Seed = 0,
@@ -98,7 +98,7 @@ def main(
             measured = sweep(measured_rates, rates, folder / "rates", progress=bar, **options)
         with _shared.progress("Counting the extinct") as bar:
             counted = sweep(simulated_sparsity, phases + finite, folder / "sparsity", progress=bar, **options)
-        mutation, shares, mutation_rows = with_mutation(groups, threshold, seed)
+        mutation, mutation_rows = with_mutation(groups, threshold, seed)
     rate_rows = [rate_row(s, r) for s, r in zip(rates, measured, strict=True)]
     rows = [sparsity_row(s, r) for s, r in zip(phases + finite, counted, strict=True)]
     phase_rows, finite_rows = rows[: len(phases)], rows[len(phases) :]
@@ -112,7 +112,6 @@ def main(
             correction_data(corrections),
             theory_map(threshold, 17 if smoke else 41),
             mutation,
-            shares,
         )
     )
     specification = {
@@ -357,7 +356,7 @@ def theory_map(threshold: float, points: int) -> xr.Dataset:
 # --- Mutation ------------------------------------------------------------------------------------------
 
 
-def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset, xr.Dataset, list[Row]]:
+def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset, list[Row]]:
     """Return what mutation does: the best group's share around the error threshold, and the measured rates.
 
     Rates at which something changes are found by bisection on integrations, so that nothing of the theory
@@ -375,28 +374,6 @@ def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset,
                 ed.SelectionMutation(rate, target=1.0), ed.landscapes.Constant(c), eigenvalues=False
             )
             expected[i, j] = point.masses[0] / size
-    data = xr.Dataset(
-        {
-            "best_share": (
-                ("peak_groups", "factor"),
-                simulated,
-                {"long_name": "share of the best group, integrated", "units": "1"},
-            ),
-            "best_share_theory": (
-                ("peak_groups", "factor"),
-                expected,
-                {"long_name": "share of the best group at equilibrium", "units": "1"},
-            ),
-        },
-        coords={
-            "peak_groups": ("peak_groups", sizes, {"long_name": "number of groups", "units": "1"}),
-            "factor": (
-                "factor",
-                np.array(FACTORS),
-                {"long_name": "mutation rate over the error threshold", "units": "1"},
-            ),
-        },
-    )
     rows: list[Row] = [
         {
             "quantity": f"best share at μ_c/2, N = {size}",
@@ -423,23 +400,39 @@ def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset,
         )
     for row in rows:
         row["difference"] = row["simulation"] / row["theory"] - 1
-    extra = xr.Dataset(
+    data = xr.Dataset(
         {
+            "best_share": (
+                ("peak_groups", "factor"),
+                simulated,
+                {"long_name": "share of the best group, integrated", "units": "1"},
+            ),
+            "best_share_theory": (
+                ("peak_groups", "factor"),
+                expected,
+                {"long_name": "share of the best group at equilibrium", "units": "1"},
+            ),
             "mass_over_floor": (
                 ("floor_decay", "group"),
                 np.array(floors),
                 {"long_name": "mass at the end over the mutation mass floor", "units": "1"},
-            )
+            ),
         },
         coords={
+            "peak_groups": ("peak_groups", sizes, {"long_name": "number of groups", "units": "1"}),
+            "factor": (
+                "factor",
+                np.array(FACTORS),
+                {"long_name": "mutation rate over the error threshold", "units": "1"},
+            ),
             "floor_decay": (
                 "floor_decay",
                 [0.0, MAIN_DECAY],
                 {"long_name": "density regularisation λ", "units": "1/time/mass"},
-            )
+            ),
         },
     )
-    return data, extra, rows
+    return data, rows
 
 
 def thresholds(c: Floats, decay: float, threshold: float) -> list[Row]:
