@@ -477,7 +477,7 @@ def verdict_data(rows: list[Row]) -> xr.Dataset:
 
 def comparison_table(rows: list[Row]) -> Table:
     """Return the table theory | simulation | difference."""
-    table = _table("Mean fitness at rest, and the largest difference of a mass from the largest mass")
+    table = _table("Mean fitness at rest; diff.: largest of a mass, relative to the largest mass")
     for name in ("dynamics", "landscape"):
         table.add_column(name, no_wrap=True)
     for name in ("N", "alive", "theory", "simulation", "diff."):
