@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -93,6 +94,12 @@ class RestPointProblem:
             start=masses,
             separable=_separable(landscape, n),
         )
+
+    @functools.cached_property
+    def mutates(self) -> bool:
+        """Whether mutation feeds any group."""
+        mutation = any(isinstance(member, SelectionMutation) for _, member in self.blocks)
+        return mutation and bool(self.inflow.any())
 
     @property
     def clipped(self) -> bool:
@@ -212,9 +219,7 @@ class RestPointProblem:
 
     def growth(self, masses: FloatArray, fitness: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return each block's mean fitness, and all per-capita growth rates, of the absent when rare."""
-        if self.separable is not None and not (
-            self.general or self.inflow.any() or self.separable.temperature
-        ):
+        if self.separable is not None and not (self.general or self.mutates or self.separable.temperature):
             # Without masks, which for a million groups would cost more than the rest point itself.
             means = np.array([masses[b] @ fitness[b] / masses[b].sum() for b, _ in self.blocks])
             # A density term means that the landscape has made a new array, which may be overwritten.
@@ -290,7 +295,7 @@ def _present(
 ) -> BoolArray:
     """Return the groups that may have mass at the rest point."""
     if support is None and start is None:
-        return np.broadcast_to(np.True_, (n,))
+        return np.ones(n, dtype=bool)
     if start is not None:
         name, present = "start", (start > 0) | (inflow > 0)
     else:

@@ -30,6 +30,7 @@ __all__ = [
     "ExtinctionRates",
     "asymptotic_extinction_times",
     "equilibrium_sparsity",
+    "error_threshold",
     "exact_extinction_times",
     "extinction_rates",
     "mutation_mass_floor",
@@ -464,6 +465,71 @@ def protective_mutation_rate(
     while margin(high) < 0:
         high += 1.0
     return math.exp(scipy.optimize.brentq(margin, low, high, xtol=1e-14, rtol=1e-14))
+
+
+def error_threshold(contribution: npt.ArrayLike, *, target: npt.ArrayLike = 1.0, decay: float = 0.0) -> float:
+    """Return the mutation rate beyond which the best groups no longer persist by selection (Eq. 8).
+
+    It is the rate at which the other groups, held down by the growth rate of the best, c_* = φ̄ + μ, would
+    by themselves make up the whole mass: Σ μm_i/(c_* - c_i) = M for constant fitness, hence
+    μ_c = M/Σ m_i/(c_* - c_i) with sums over the others and M = Σ m_i over all. Best groups that mutation
+    does not feed persist below μ_c and vanish at it. Best groups that it feeds keep a share that no number
+    of groups makes small below μ_c, close to 1 - μ/μ_c, and above it only what mutation brings: the error
+    threshold of quasispecies theory, rounded where the best groups' part of the target, m_*/M, is not
+    small.
+
+    Parameters
+    ----------
+    contribution : array_like, shape (N,)
+        c_i.
+    target : float or array_like, shape (N,), optional
+        m_i >= 0.
+    decay : float, optional
+        λ >= 0 of Eq. 10, with which no group holds much of the mass when there are many: μ_c is then where
+        best groups that mutation does not feed vanish.
+
+    Returns
+    -------
+    float
+        μ_c > 0; inf if no group but the best receives mutants.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range, or the target is 0 for every group.
+
+    Examples
+    --------
+    One peak of height 0.5 above 99 equal groups: μ_c is the advantage over the chance to miss the peak.
+
+    >>> round(error_threshold([1.5] + 99 * [1.0]), 6)
+    0.505051
+    """
+    c = validation.finite_array("contribution", contribution, ndim=1)
+    targets = np.broadcast_to(validation.finite_array("target", target, least=0.0), c.shape)
+    decay = validation.non_negative("decay", decay)
+    total = float(targets.sum())
+    if total == 0:
+        raise ValueError(
+            "target is 0 for every group; expected a positive one: mutants need somewhere to go."
+        )
+    others = (c < c.max()) & (targets > 0)
+    if not others.any():
+        return math.inf
+    gap, fed = c.max() - c[others], targets[others]
+    unregulated = total / float((fed / gap).sum())
+    if not decay:
+        return unregulated
+
+    def surplus(log_rate: float) -> float:
+        inflow = math.exp(log_rate) * fed
+        return math.log(float((2 * inflow / (gap + np.sqrt(gap**2 + 4 * decay * inflow))).sum()) / total)
+
+    # The decay takes from every group's mass, so that more mutation is needed.
+    low = high = math.log(unregulated)
+    while surplus(high) < 0:
+        high += 1.0
+    return math.exp(scipy.optimize.brentq(surplus, low, high, xtol=1e-14, rtol=1e-14))
 
 
 # --- Measured against theory ---------------------------------------------------------------------------

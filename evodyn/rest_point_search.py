@@ -56,7 +56,7 @@ def solution(problem: RestPointProblem) -> Solution:
     drifting = problem.start is not None and problem.drifts
     if problem.separable is not None and not (problem.general or problem.clipped or drifting):
         return _closed_form(problem, problem.separable)
-    affine = None if problem.general or problem.inflow.any() or drifting else problem.affine
+    affine = None if problem.general or problem.mutates or drifting else problem.affine
     if affine is not None and problem.start is None:
         return _linear(problem, affine)
     if affine is not None and (masses := affine.attractor(problem.present)) is not None:
@@ -73,9 +73,10 @@ def _closed_form(problem: RestPointProblem, fitness: SeparableFitness) -> Soluti
         # Masks cost as much as the solution with a million groups; mostly they are not needed.
         chosen: Any = slice(None) if present.all() else present
         contribution, inflow = fitness.contribution[block][chosen], problem.inflow[block][chosen]
+        fed = problem.mutates and bool(inflow.any())
         start = None if problem.start is None else problem.start[block][chosen]
         logs = None
-        if fitness.temperature and (fitness.decay or inflow.any()):
+        if fitness.temperature and (fitness.decay or fed):
             logs = rest_points.regulated_balance(
                 contribution, fitness.decay, fitness.temperature, inflow, total
             )
@@ -83,15 +84,15 @@ def _closed_form(problem: RestPointProblem, fitness: SeparableFitness) -> Soluti
         elif fitness.temperature:
             logs = rest_points.softmax(contribution, fitness.temperature, total)
             part, method = np.exp(logs), "softmax"
-        elif inflow.any() and fitness.decay:
+        elif fed and fitness.decay:
             part, _ = rest_points.soft_water_filling(contribution, fitness.decay, inflow, total)
             method = "soft water filling (Newton's iteration for the level)"
-        elif inflow.any():
+        elif fed:
             part, _ = rest_points.mutation_balance(contribution, inflow, total)
             method = "secular equation (Newton's iteration for the root)"
         elif fitness.decay:
             part, excess = rest_points.water_filling(contribution, fitness.decay, total)
-            level = excess.size - int(np.count_nonzero(excess))
+            level = int(np.count_nonzero(excess == 0))
             method = "water filling (active set)"
             if level:
                 method += f"; {level} absent exactly at the water level, approached only algebraically"

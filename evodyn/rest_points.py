@@ -6,6 +6,8 @@ total mass fixes. For a group that is absent the excess is its growth rate when 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import scipy.optimize
@@ -19,6 +21,7 @@ _EPS = 2.0**-52
 _ITERATIONS = 200
 _BISECTIONS = 64  # Newton's iteration crawls on exponentials
 _SAMPLE = 16384  # groups that guess the water level
+_FEW = 8  # less than one in so many is picked out by index
 _ROW = 1024
 
 
@@ -62,7 +65,7 @@ def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> 
     if abs(defect) > 4 * _EPS * volume:
         # One best group far above the rest makes the level large and the others' masses small beside it.
         excess += defect / np.count_nonzero(masses)
-        masses = np.maximum(excess, 0.0)
+        np.maximum(excess, 0.0, out=masses)
     masses /= decay
     return masses, excess
 
@@ -264,19 +267,31 @@ def regulated_balance(
 
 
 def _water_height(depth: FloatArray, volume: float) -> float:
-    """Return h with Σ (h - depth_i)_+ = volume."""
+    """Return h with Σ (h - depth_i)_+ = volume, for depths of which the least is 0."""
     stride = depth.size // _SAMPLE
-    guess = _water_height(depth[::stride], volume / stride) if stride > 1 else volume + float(depth.max())
-    height, count = max(guess, float(depth.min()) + volume / depth.size), -1
+    if stride > 1:
+        sample = depth[::stride]
+        least = float(sample.min())
+        height = least + _water_height(sample - least, volume / stride)
+    else:
+        height = volume + float(depth.max())
+    below, count, submerged = np.zeros(depth.size, dtype=bool), -1, 0.0
     for iteration in range(_ITERATIONS):
-        below = depth < height
+        former, below = below, depth < height
         size = int(np.count_nonzero(below))
         if size == count:
             break
-        # After one iteration every height is an upper bound: what it leaves dry stays dry.
-        if iteration and size * 8 < depth.size:
-            depth = depth[below]
-            submerged = float(depth.sum())
+        changed = below != former
+        moved = -math.inf
+        if np.count_nonzero(changed) * _FEW < depth.size:
+            where = np.flatnonzero(changed)
+            moved = float(depth[where] @ np.where(below[where], 1.0, -1.0))
+        if iteration and size * _FEW < depth.size:
+            # After one iteration every height is an upper bound: what it leaves dry stays dry.
+            depth = depth[np.flatnonzero(below)]
+            below, submerged = np.ones(size, dtype=bool), float(depth.sum())
+        elif moved > -submerged / 2:  # no cancellation
+            submerged += moved
         else:
             submerged = _sum_where(depth, below)
         count, height = size, (volume + submerged) / size

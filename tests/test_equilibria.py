@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 import time
 from typing import Any
 
@@ -187,6 +188,43 @@ def test_water_filling_agrees_with_a_sort(contribution: Floats, decay: float, to
         decay * masses, np.maximum(contribution - contribution.max() - level, 0), atol=1e-13 * size, rtol=0
     )
     assert abs(masses.sum() / total - 1) < 1e-12
+
+
+def test_the_best_group_may_be_in_no_sample_and_the_volume_below_rounding() -> None:
+    # With this many groups a sample guesses the level; here it sees only equal depths, far below.
+    c = np.zeros(40_000)
+    c[1] = 1.0
+    for total in (1e-20, 1e-3, 2.0):
+        masses, _ = water_filling(c, 1.0, total)
+        kept = min(total, 1 + (total - 1) / len(c))
+        assert masses[1] == pytest.approx(kept, rel=1e-15)
+        np.testing.assert_allclose(masses[[0, 2, -1]], max(0.0, (total - 1) / len(c)), rtol=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=hnp.arrays(float, st.integers(10, 120), elements=st.floats(-1e5, 1e5).map(lambda x: round(x, 3))),
+    tied=st.floats(0, 1),
+    low=st.integers(0, 3),
+    volume=st.floats(-12, 6),
+)
+@example(values=np.ones(100), tied=0.9, low=3, volume=-10.0)  # sums in which a few deep groups cancel
+def test_the_level_is_that_of_exact_arithmetic(values: Floats, tied: float, low: int, volume: float) -> None:
+    c = values.copy()
+    c[: int(tied * len(c))] = c.max()
+    c[len(c) - low :] -= 1e9
+    total = 10.0**volume
+    depths: Any = sorted(fractions.Fraction(float(c.max())) - fractions.Fraction(float(x)) for x in c)
+    level: Any = fractions.Fraction(0)
+    submerged = fractions.Fraction(0)
+    for k, depth in enumerate(depths):
+        if k and depth >= level:
+            break
+        submerged += depth
+        level = (fractions.Fraction(total) + submerged) / (k + 1)
+    masses, _ = water_filling(c, 1.0, total)
+    exact = [float(max(level - d, 0)) for d in depths]
+    np.testing.assert_allclose(np.sort(masses)[::-1], exact, rtol=0, atol=2e-16 * (float(level) + total))
 
 
 def test_water_filling_names_groups_at_the_level() -> None:

@@ -19,6 +19,7 @@ from evodyn.extinction import Extinction
 from evodyn.extinction_theory import (
     asymptotic_extinction_times,
     equilibrium_sparsity,
+    error_threshold,
     exact_extinction_times,
     extinction_rates,
     mutation_mass_floor,
@@ -178,6 +179,58 @@ def test_protective_mutation_rate_is_where_the_least_mass_crosses(decay: float) 
     assert protective_mutation_rate(c, 1e-3, decay=1e3) == 0.0
     with pytest.raises(ValueError, match="below the target"):
         protective_mutation_rate(c, 2.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+def test_an_unfed_best_group_persists_up_to_the_error_threshold(decay: float) -> None:
+    c = np.r_[3.0, contributions("uniform", n=30, heterogeneity=0.5, rng=4)]
+    target = np.r_[0.0, np.linspace(0.5, 1.5, 30)]
+    rate = error_threshold(c, target=target, decay=decay)
+    landscape = LinearDecay(c, decay)
+    for factor, persists in ((0.95, True), (1.05, False)):
+        run = solve(
+            SelectionMutation(rate * factor, target=target),
+            landscape,
+            np.ones(31),
+            (0.0, 3000.0),
+            save_at=[3000],
+        )
+        # Where it vanishes, it does so at a steady rate.
+        assert (run.masses[-1, 0] > 1e-2) == persists
+        assert (run.log_masses[-1, 0] < -50) != persists
+
+
+def test_the_error_threshold_of_one_peak() -> None:
+    advantage, sizes = 0.5, np.array([100, 1600])
+    shares = []
+    for n in sizes:
+        c = np.r_[1.0 + advantage, np.ones(n - 1)]
+        threshold = error_threshold(c)
+        assert threshold == pytest.approx(advantage * n / (n - 1), rel=1e-14)
+
+        def share(factor: float, c: Floats = c, rate: float = threshold) -> float:
+            p0 = np.ones(len(c))
+            run = solve(
+                SelectionMutation(rate * factor, target=1.0), Constant(c), p0, (0.0, 400.0), save_at=[400.0]
+            )
+            return float(run.masses[-1, 0] / len(c))
+
+        assert share(0.5) == pytest.approx(0.5, abs=2 / n)
+        assert share(2.0) == pytest.approx(1 / n, abs=2 / n)
+        shares.append(share(1.0))
+    # At the threshold the quadratic for the best share gives √(m_*/M) to leading order.
+    assert (np.abs(shares - 1 / np.sqrt(sizes)) < 0.55 / sizes).all()
+
+
+def test_no_error_threshold_where_only_the_best_are_fed() -> None:
+    assert error_threshold([1.0, 1.0]) == np.inf
+    assert error_threshold([2.0, 1.0], target=[1.0, 0.0]) == np.inf
+    c = contributions("lognormal", n=20, heterogeneity=1.0, rng=0)
+    rates = [error_threshold(c, decay=decay) for decay in (0.0, 1e-9, 0.1, 1.0)]
+    assert rates[1] == pytest.approx(rates[0], rel=1e-6)
+    assert rates == sorted(rates)
+    with pytest.raises(ValueError, match="target is 0"):
+        error_threshold(c, target=0.0)
 
 
 @pytest.mark.parametrize("kind", VARYING)
