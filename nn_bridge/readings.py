@@ -317,8 +317,8 @@ def search(
     """Search the family of readings by their masses alone, with at most `limit` runs.
 
     First `bases` and `others`; then each base with one factor changed, the last base first; then, round
-    by round, all neighbours (finer levels included) of the `width` best readings whose neighbours have not been run,
-    until the limit cuts a round short or no such reading is left.
+    by round, all neighbours (finer levels included) of the `width` best readings whose neighbours have not
+    been run, until the limit cuts a round short or no such reading is left.
 
     Parameters
     ----------
