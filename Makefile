@@ -163,8 +163,10 @@ docs: $(VENV)/.docs
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "Documentation: docs/_build/html/index.html"
 
-bench: $(VENV)/.core
+bench: $(VENV)/.nn
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/flows.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/equilibria.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/selection.py
 
 clean:
 	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info

@@ -23,11 +23,25 @@ class Table:
         What the table says.
     columns : mapping
         Column of the file -> (heading, format), the format empty for text.
+    first_of : str, optional
+        Keep only the rows that have in this column what the first row has.
     """
 
     caption: str
     columns: Mapping[str, tuple[str, str]]
+    first_of: str = ""
 
+
+COMPARED = {
+    "theory": ("theory", ".6g"),
+    "simulation": ("simulation", ".6g"),
+    "difference": ("difference", ".1e"),
+}
+ACCURACIES = {
+    "paper_accuracy": ("acc., paper", ".4f"),
+    "ours_accuracy": ("acc., here", ".4f"),
+    "difference_accuracy": ("difference", "+.4f"),
+}
 
 TABLES = {
     "extinction/extinction": Table(
@@ -43,6 +57,73 @@ TABLES = {
             "time_q0.1": ("t (10 %)", ".3g"),
             "time_q0.5": ("t (50 %)", ".3g"),
             "time_q0.9": ("t (90 %)", ".3g"),
+        },
+    ),
+    "fixed_points/fixed_points": Table(
+        "Equilibria in theory, and where integration comes to rest: mean fitness, and the largest difference "
+        "of a mass relative to the largest mass.",
+        {
+            "dynamics": ("dynamics", ""),
+            "landscape": ("landscape", ""),
+            "groups": ("N", ".0f"),
+            "survivors": ("alive", ".0f"),
+            "theory_mean_fitness": ("theory", ".6g"),
+            "simulated_mean_fitness": ("simulation", ".6g"),
+            "difference": ("difference", ".1e"),
+        },
+    ),
+    "discrete_vs_continuous/discrete_vs_continuous": Table(
+        "The maps of Eqs. 12-14 against the flow: error constants, orders and limits of the step.",
+        {"part": ("part", ""), "quantity": ("quantity", ""), **COMPARED},
+    ),
+    "noise/noise": Table(
+        "Noise: who dies and when, and what prevents it, with 95 % intervals and p-values of theory.",
+        {
+            "part": ("part", ""),
+            "quantity": ("quantity", ""),
+            **COMPARED,
+            "interval_low": ("from", ".4g"),
+            "interval_high": ("to", ".4g"),
+            "p_value": ("p", ".2g"),
+        },
+    ),
+    "extensions/extensions": Table(
+        "Redundancy, schedules of mutation, accuracy against cost, and coupled layers.",
+        {"part": ("part", ""), "quantity": ("quantity", ""), **COMPARED},
+    ),
+    "mnist_bridge/table1": Table(
+        "Table 1 of the paper beside the same experiment here, first seed.",
+        {
+            "sparsity_percent": ("removed (%)", "g"),
+            "dynamics": ("dynamics", ""),
+            "paper_epsilon": ("ε, paper", ".4f"),
+            "ours_epsilon": ("ε, here", ".4f"),
+            "difference_epsilon": ("difference", "+.4f"),
+            **ACCURACIES,
+        },
+        first_of="seed",
+    ),
+    "mnist_bridge/table2": Table(
+        "Table 2 of the paper beside the same experiment here, first seed.",
+        {
+            "epsilon": ("ε", "g"),
+            "dynamics": ("dynamics", ""),
+            "paper_sparsity_percent": ("removed, paper (%)", ".1f"),
+            "ours_sparsity_percent": ("here (%)", ".1f"),
+            "difference_sparsity_percent": ("difference", "+.1f"),
+            **ACCURACIES,
+        },
+        first_of="seed",
+    ),
+    "replay/replay": Table(
+        "Recorded signals replayed: largest difference of a log-mass between map and flow, and its bound.",
+        {
+            "reading": ("signal", ""),
+            "dynamics": ("dynamics", ""),
+            "step_size": ("step", ".3g"),
+            "map_from_flow": ("distance", ".2e"),
+            "bound": ("bound", ".2e"),
+            "order": ("order", ".3f"),
         },
     ),
 }
@@ -83,6 +164,8 @@ def main() -> None:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     table = TABLES[given.table]
+    if table.first_of:
+        rows = [row for row in rows if row[table.first_of] == rows[0][table.first_of]]
     if given.quick:
         table = dataclasses.replace(table, caption=f"{style.QUICK} {table.caption}")
     for suffix, content in ((".tex", latex(table, rows)), (".md", markdown(table, rows))):
