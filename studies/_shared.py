@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import inspect
 import json
 import logging
 import os
@@ -75,7 +76,9 @@ Scheduler = Annotated[
 def command_line(study: Callable[..., None]) -> typer.Typer:
     """Return the command line of a study's main function."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(study)
+    # Paragraphs as single lines, so that the terminal's width breaks them and not the source's.
+    paragraphs = inspect.cleandoc(study.__doc__ or "").split("\n\n")
+    app.command(help="\n\n".join(" ".join(part.split()) for part in paragraphs))(study)
     return app
 
 
