@@ -143,11 +143,14 @@ $(info Studies to run first, with what they take on two cores:)
 $(foreach name,$(MISSING),$(info - $(name): about $(call takes,$(name))))
 endif
 
+# Files are shared out whole: within one, tests share what a study computed once.
+PARALLEL := -n $(WORKERS) --dist loadfile
+
 test: $(VENV)/.nn
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(PARALLEL)
 
 test-core: $(VENV)/.dev
-	$(RUN) -m pytest -m "not nn" --ignore=tests/nn
+	$(RUN) -m pytest $(PARALLEL) -m "not nn" --ignore=tests/nn
 
 check: $(VENV)/.nn
 	$(RUN) -m ruff format --check .
