@@ -96,6 +96,16 @@ def test_states_round_trip() -> None:
     assert torch.equal(other.masses, layer.masses)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_state_in_another_precision_leaves_masses_in_double(dtype: torch.dtype) -> None:
+    layer = layer_with_masses([0.25, 3.0])
+    state = {name: value.to(dtype) for name, value in layer.state_dict().items()}
+    other = layer_with_masses([1.0, 1.0])
+    other.load_state_dict(state, assign=True)
+    assert other.weight.dtype == dtype
+    assert other.masses.dtype == torch.float64 and torch.equal(other.masses, layer.masses)
+
+
 @pytest.mark.parametrize("widths", [(784, 10), (784, 0, 10), (784, 2.5, 10)])
 def test_impossible_widths_are_refused(widths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="widths"):

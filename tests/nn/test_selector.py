@@ -165,15 +165,60 @@ def test_smoothing_is_the_weighted_mean_of_all_values_so_far() -> None:
     assert not np.allclose(seen[-1], expected, rtol=0.1)
 
 
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_an_input_without_the_axis_of_samples_is_one_sample(per_sample: bool) -> None:
+    x = torch.randn(1, 3, generator=torch.Generator().manual_seed(1))
+    values = []
+    for sample in (x, x[0]):
+        model = nn.Sequential(PopulationLinear(3, 2, generator=torch.Generator().manual_seed(0)))
+        selector = selected(model, Contribution(per_sample=per_sample, summed=True))
+        model(sample).pow(3).sum().backward()
+        selector.step()
+        assert selector.contribution is not None
+        values.append(selector.contribution)
+    torch.testing.assert_close(values[0], values[1])
+
+
+@pytest.mark.parametrize("frozen", [["hidden1"], ["hidden1", "hidden2", "output"]])
+def test_masses_evolve_where_weights_are_frozen(frozen: list[str]) -> None:
+    expected = contribution(network(), Contribution(), batch())
+    model = network()
+    for name in frozen:
+        model.get_submodule(name).requires_grad_(False)
+    assert np.array_equal(contribution(model, Contribution(), batch()), expected)
+    assert all(parameter.grad is None for parameter in model.get_submodule(frozen[0]).parameters())
+    with torch.no_grad():
+        assert not model(batch()[0]).requires_grad
+
+
+def test_a_step_spoils_no_backward_pass_to_come() -> None:
+    model = network().double()  # where the masses need no conversion
+    x, y = batch()
+    selector = selected(model, Contribution())
+    first, second = (nn.functional.cross_entropy(model(x.double()), y) for _ in range(2))
+    first.backward()
+    selector.step()
+    one = selector.contribution
+    second.backward()
+    selector.step()
+    assert one is not None and selector.contribution is not None
+    assert torch.equal(one, selector.contribution)  # both at the masses of the forward pass
+
+
+@pytest.mark.parametrize("given", ["scope", "dynamics"])
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("relative", [True, "zscore"])
-def test_relative_values_over_the_groups_that_compete(scope: str, relative: Any) -> None:
+def test_relative_values_over_the_groups_that_compete(scope: str, relative: Any, given: str) -> None:
     x, y = batch()
     raw_model, model = network(), network()
     for each in (raw_model, model):
         each[0].masses[2] = 0.0  # absent: no part of mean and deviation
     raw = contribution(raw_model, Contribution(), (x, y))
-    selector = selected(model, Contribution(relative=relative), scope=scope)
+    apart = ed.Populations(ed.Replicator(), (5, 4))
+    if given == "scope" or scope == "global":
+        selector = selected(model, Contribution(relative=relative), scope=scope)
+    else:
+        selector = Selector(model, apart, Contribution(relative=relative), 1e-3)
     present = selector.masses.numpy() > 0
     backward(model, x, y)
     selector.step()
@@ -201,6 +246,8 @@ DYNAMICS = [
     ed.NormalizedGrowth(mass_cap=8.0, signal_clip=1e-3),
     ed.SelectionMutation(0.1, signal_clip=1e-3),
     ed.SelectionMutation(lambda t: 0.1 * t, target=1.0),
+    ed.SelectionMutation(0.1, target=np.linspace(0.5, 1.5, GROUPS)),
+    ed.SelectionMutation(0.1, target=torch.linspace(0.5, 1.5, GROUPS, dtype=torch.float64)),
 ]
 
 
@@ -267,6 +314,10 @@ def test_a_step_needs_a_backward_pass() -> None:
     backward(model, *batch())
     selector.clear()
     with pytest.raises(RuntimeError, match="backward"):
+        selector.step()
+    # A layer that the loss does not depend on is named.
+    model[0](batch()[0]).sum().backward()
+    with pytest.raises(RuntimeError, match=r"^hidden2 saw no backward pass"):
         selector.step()
 
 
