@@ -428,6 +428,51 @@ def test_a_stopped_recorder_records_no_more() -> None:
     assert late.record().first_step == 2 and late.record().times[0] == 2 * selector.step_size
 
 
+def test_a_late_record_is_replayed_bit_for_bit_too(tmp_path: Any) -> None:
+    # Times from 3 · 0.1 on, which in floating point are not those of the steps counted from zero.
+    model = network(masses=False)
+    selector = Selector(model, ed.Replicator(), Contribution(), 0.1)
+    for k in range(40):
+        if k == 3:
+            recorder = Recorder(selector)
+        model.zero_grad()
+        backward(model, *batch(k))
+        selector.step()
+    recorder.record().save(tmp_path / "late.nc")
+    record = Record.load(tmp_path / "late.nc")
+    run = ed.iterate(
+        ed.Replicator(),
+        record.landscape(1e-3),
+        record.initial_masses,
+        record.steps,
+        record.step_size,
+        t_start=float(record.times[0]),
+    )
+    assert run.masses[-1].tobytes() == selector.masses.numpy().tobytes()
+    assert np.array_equal(run.t, record.times)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "mass"])
+def test_a_damaged_record_is_refused_by_name(tmp_path: Any, damage: str) -> None:
+    model = network()
+    selector = selected(model, Magnitude())
+    recorder, path = Recorder(selector), tmp_path / "record.nc"
+    selector.step()
+    recorder.record().save(path)
+    content = path.read_bytes()
+    mass = float(recorder.record().initial_masses[4])
+    spoilt = {
+        "truncated": content[:-20],
+        "empty": b"",
+        "text": b"hello",
+        "mass": content.replace(np.float64(mass).tobytes(), np.float64(mass + 1).tobytes()),
+    }[damage]
+    assert spoilt != content
+    path.write_bytes(spoilt)
+    with pytest.raises(ValueError, match=r"record\.nc"):
+        Record.load(path)
+
+
 def test_any_layer_that_scales_its_groups_can_take_part() -> None:
     class Channels(PopulationLayer):
         def __init__(self) -> None:
