@@ -217,7 +217,7 @@ def _in_memory(train: Any, test: Any, name: str, standardise: bool) -> Dataset:
     # From the number of pixels of each grey value: exact, and the same on every machine.
     parts = [torch.bincount(part.flatten(), minlength=256) for part in train.data.split(5000)]
     counts = torch.stack(parts).sum(0).double()
-    shares, greys = counts / counts.sum(), torch.arange(256, dtype=torch.float64)
+    shares, greys = counts / counts.sum(), torch.arange(256, dtype=torch.float64, device=counts.device)
     mean = float(shares @ greys)
     deviation = float(shares @ (greys - mean).square()) ** 0.5
     centre, scale = (mean, deviation) if standardise else (0.0, 255.0)

@@ -224,7 +224,8 @@ def population_mlp(
     for k, (fan_in, fan_out) in enumerate(itertools.pairwise(widths[:-1]), start=1):
         parts[f"hidden{k}"] = layer(fan_in, fan_out, generator=generator)
         parts[f"relu{k}"] = nn.ReLU()
-    output = empty_linear(widths[-2], widths[-1])
+    device, dtype = torch.get_default_device(), torch.get_default_dtype()
+    output = empty_linear(widths[-2], widths[-1], device=device, dtype=dtype)
     _initialise(output.weight, output.bias, generator)
     return nn.Sequential(OrderedDict(parts, output=output))
 

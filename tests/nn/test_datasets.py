@@ -147,6 +147,12 @@ def test_files_of_a_former_torchvision_are_not_read_in_place_of_checked_ones(
         load_dataset("mnist" if name == "MNIST" else "fashion-mnist", damaged)
 
 
+def test_the_default_device_is_left_to_the_network(root: Path) -> None:
+    with torch.device("meta"):
+        data = load_mnist(root)
+    assert torch.equal(data.test_images, load_mnist(root).test_images)
+
+
 def test_processes_may_unpack_at_the_same_time(tmp_path: Path) -> None:
     code = "import sys; from nn_bridge import load_mnist; print(len(load_mnist(sys.argv[1]).test_labels))"
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -74,6 +74,22 @@ def test_the_same_seed_gives_the_same_network_and_no_global_generator_moves() ->
     assert [layer.groups for layer in population_layers(first)] == [512, 256]
 
 
+@pytest.mark.parametrize(("device", "dtype"), [("meta", torch.float32), ("cpu", torch.float64)])
+def test_the_whole_network_is_where_torch_makes_its_tensors_by_default(
+    device: str, dtype: torch.dtype
+) -> None:
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device(device):
+            model = population_mlp((6, 4, 3, 2))
+            out = model(torch.ones(1, 6))
+    finally:
+        torch.set_default_dtype(before)
+    assert {parameter.dtype for parameter in model.parameters()} == {out.dtype} == {dtype}
+    assert {value.device.type for value in model.state_dict().values()} == {out.device.type} == {device}
+
+
 def test_initial_weights_have_the_law_of_a_plain_linear_layer() -> None:
     model: Any = population_mlp((400, 300, 10))
     weight = model[0].weight.detach()
