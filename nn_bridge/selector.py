@@ -166,8 +166,11 @@ class Selector:
         Raises
         ------
         ValueError
-            If the state is of a model with another number of groups.
+            If the state is of a model with another number of groups, or not a selector's.
         """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"state lacks {', '.join(sorted(missing))}; expected what state_dict returned.")
         device, restored = self.layers[0].masses.device, {}
         for name in ("remembered", "smoothed"):
             value = state[name]

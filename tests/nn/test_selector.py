@@ -356,7 +356,8 @@ def test_states_round_trip_with_smoothing() -> None:
             selector.step()
     assert first.steps == second.steps == 6
     assert torch.equal(first.masses, second.masses)
-    # A fresh selector, without the smoothed signal, goes elsewhere.
+    with pytest.raises(ValueError, match="state lacks remembered, weight"):
+        second.load_state_dict({"steps": 1, "smoothed": None})
     with pytest.raises(ValueError, match="another model"):
         selected(population_mlp((6, 3, 2)), signal).load_state_dict(first.state_dict())
 
