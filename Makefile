@@ -8,15 +8,35 @@ RUN := $(VENV)/bin/python
 # Without byte-compiling everything: most of what is installed is never imported.
 PIP := $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check
 
+# make figures QUICK=1 has its own studies (--smoke), results/quick and figures/quick.
+RESULTS := results$(if $(QUICK),/quick)
+FIGURES := figures$(if $(QUICK),/quick)
+
+# What each study takes on two cores, for people to decide by: in full, and quick.
+TAKES_discrete_vs_continuous := $(if $(QUICK),15 seconds,2 minutes)
+TAKES_extensions := $(if $(QUICK),10 seconds,1 minute)
+TAKES_extinction := $(if $(QUICK),15 seconds,1 minute)
+TAKES_extinction_rates := $(if $(QUICK),20 seconds,2 minutes)
+TAKES_fixed_points := $(if $(QUICK),20 seconds,2 minutes)
+TAKES_mnist_bridge := $(if $(QUICK),30 seconds,15 minutes)
+TAKES_noise := $(if $(QUICK),20 seconds,2 minutes)
+TAKES_paper_readings := $(if $(QUICK),1 minute,many hours)
+TAKES_replay := $(if $(QUICK),30 seconds,15 minutes)
+TAKES_trajectories := 5 seconds
+
 .DEFAULT_GOAL := help
-.PHONY: help setup studies extinction mnist readings test test-core check bench clean
+.PHONY: help setup studies figures mnist readings test test-core check docs bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make extinction   simulate extinction under growing heterogeneity; table and figure"
+	@echo "make figures      every figure and table, after the studies that are missing (installs torch);"
+	@echo "                  QUICK=1 does all of it at reduced sizes, into figures/quick, in minutes"
+	@echo "make studies      the studies of the dynamics and their figures (no torch)"
+	@echo "make STUDY        one study of studies/ again, and its figures; what is finished is reused"
 	@echo "make mnist        the paper's experiment on MNIST, its tables beside ours (installs torch)"
 	@echo "make readings     what the paper leaves open: up to 200 runs, hours without a GPU"
-	@echo "make studies      the studies of the dynamics and their figures (no torch)"
+	@echo "make docs         the documentation as HTML, in docs/_build"
 	@echo "make test         all tests (installs torch: about 5.4 GB)"
 	@echo "make test-core    the tests that need no torch"
 	@echo "make check        formatting, lint, types and import rules (installs torch)"
@@ -47,17 +67,81 @@ $(VENV)/.nn: $(VENV)/.dev
 	$(PIP) --editable '.[studies,symbolic,dev,nn,onnx]'
 	@touch $@
 
-studies: extinction
+$(VENV)/.docs: $(VENV)/.core
+	@echo "Installing Sphinx (about 0.1 GB)."
+	$(PIP) --editable '.[studies,symbolic,docs]'
+	@touch $@
 
-extinction: $(VENV)/.core
-	$(RUN) studies/extinction.py --workers $(WORKERS)
-	$(RUN) paper_figures/extinction.py
+# --- Studies, what they save, and what is drawn from it -------------------------------------------------
+#
+# A figure is a script in paper_figures/; it depends on what it reads, by style.read("STUDY", "FILE").
+# A table is an entry "STUDY/FILE" in paper_figures/tables.py. So a new script is a new figure, and nothing
+# is listed here.
 
-mnist: $(VENV)/.nn
-	$(RUN) studies/mnist_bridge.py --workers $(WORKERS)
+SCRIPTS := $(filter-out style tables,$(basename $(notdir $(wildcard paper_figures/*.py))))
+READ := style\.read[a-z_]*("\([a-z0-9_]*\)", "\([^"]*\)")
+$(foreach script,$(SCRIPTS),$(eval READS_$(script) := \
+  $(shell sed -n 's|.*$(READ).*|\1/\2|p' paper_figures/$(script).py)))
+TABLES := $(shell sed -n 's|^    "\([a-z0-9_]*/[a-z0-9_]*\)": .*|\1|p' paper_figures/tables.py)
+NEEDED := $(sort $(foreach script,$(SCRIPTS),$(READS_$(script))) $(TABLES:=.csv))
 
-readings: $(VENV)/.nn
-	$(RUN) studies/paper_readings.py --workers $(WORKERS)
+STUDIES := $(filter-out _shared,$(basename $(notdir $(wildcard studies/*.py))))
+WITH_TORCH := $(basename $(notdir $(shell grep -l nn_bridge studies/*.py)))
+# Not every study has points to share out.
+WITH_WORKERS := $(basename $(notdir $(shell grep -l _shared.Workers studies/*.py)))
+
+environment = $(VENV)/$(if $(filter $(1),$(WITH_TORCH)),.nn,.core)
+takes = $(or $(TAKES_$(1)),as long as it takes (nobody has measured it))
+study = $(RUN) studies/$(1).py$(if $(QUICK), --smoke)$(if $(filter $(1),$(WITH_WORKERS)), --workers $$(WORKERS))
+files = $(filter $(1)/%,$(NEEDED))
+read_by = $(sort $(foreach file,$(READS_$(1)),$(call files,$(firstword $(subst /, ,$(file))))))
+drawn = $(addprefix $(FIGURES)/$(1).,pdf png txt)
+own_figures = $(foreach s,$(SCRIPTS),$(if $(filter-out $(1)/%,$(READS_$(s))),,$(FIGURES)/$(s).pdf))
+
+figures: $(SCRIPTS:%=$(FIGURES)/%.pdf) $(TABLES:%=$(FIGURES)/tables/%.tex)
+
+studies: $(filter-out $(WITH_TORCH),$(STUDIES))
+mnist: mnist_bridge
+readings: paper_readings
+
+# The files of one study come from one run (so they are targets of one pattern rule, where % is the results
+# folder), and what is drawn from one of them is drawn again when any of them is made again.
+# A study runs when something is missing, never because its code is newer (that may take hours): for that
+# there is make STUDY.
+define rules_of_study
+$(if $(files),$(addprefix %/,$(files)): | studies/$(1).py $(environment)
+	@echo "Running studies/$(1).py: about $(takes) on two cores."
+	$(study))
+
+.PHONY: $(1)
+$(1): | $(environment)
+	@echo "Running studies/$(1).py: about $(takes) on two cores."
+	$(study)
+	$(if $(own_figures),@$$(MAKE) --no-print-directory $(own_figures))
+endef
+
+define rules_of_figure
+$(if $(READS_$(1)),,$(error paper_figures/$(1).py reads no study: expected style.read("STUDY", "FILE") in it))
+$(drawn): $(addprefix $(RESULTS)/,$(read_by))
+endef
+
+$(foreach name,$(STUDIES),$(eval $(call rules_of_study,$(name))))
+$(foreach name,$(SCRIPTS),$(eval $(call rules_of_figure,$(name))))
+$(foreach name,$(TABLES),$(eval $(FIGURES)/tables/$(name).tex $(FIGURES)/tables/$(name).md: \
+  $(addprefix $(RESULTS)/,$(call files,$(firstword $(subst /, ,$(name)))))))
+
+$(FIGURES)/%.pdf $(FIGURES)/%.png $(FIGURES)/%.txt: paper_figures/%.py paper_figures/style.py | $(VENV)/.core
+	$(RUN) paper_figures/$*.py$(if $(QUICK), --quick)
+
+$(FIGURES)/tables/%.tex $(FIGURES)/tables/%.md: paper_figures/tables.py paper_figures/style.py | $(VENV)/.core
+	$(RUN) paper_figures/tables.py $*$(if $(QUICK), --quick)
+
+MISSING := $(sort $(foreach file,$(filter-out $(wildcard $(NEEDED:%=$(RESULTS)/%)),$(NEEDED:%=$(RESULTS)/%)),\
+  $(firstword $(subst /, ,$(file:$(RESULTS)/%=%)))))
+ifneq ($(and $(filter figures,$(MAKECMDGOALS)),$(MISSING)),)
+$(info Studies to run first, with what they take on two cores:)
+$(foreach name,$(MISSING),$(info - $(name): about $(call takes,$(name))))
+endif
 
 test: $(VENV)/.nn
 	$(RUN) -m pytest
@@ -75,8 +159,14 @@ check: $(VENV)/.nn
 	$(RUN) -m mypy benchmarks
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.core
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "Documentation: docs/_build/html/index.html"
+
+bench: $(VENV)/.nn
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/flows.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/equilibria.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/selection.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -349,6 +350,9 @@ def _outcomes(
             client = stack.enter_context(_required("distributed").Client(scheduler, set_as_default=False))
             backend = {"backend": "dask", "client": client, "n_jobs": -1}
         stack.enter_context(joblib.parallel_config(**backend))
+        # A worker that grew large is replaced between two points: nothing that a user has to know.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
         parallel = joblib.Parallel(return_as="generator_unordered")
         tasks = (joblib.delayed(_attempt)(function, key, point, __version__) for key, point in jobs)
         yield from stack.enter_context(contextlib.closing(parallel(tasks)))

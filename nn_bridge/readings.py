@@ -316,9 +316,9 @@ def search(
 ) -> list[Trial]:
     """Search the family of readings by their masses alone, with at most `limit` runs.
 
-    First `bases` and `others`; then each base with one factor changed; then, round by round, all
-    neighbours (finer levels included) of the `width` best readings whose neighbours have not been run,
-    until the limit cuts a round short or no such reading is left.
+    First `bases` and `others`; then each base with one factor changed, the last base first; then, round
+    by round, all neighbours (finer levels included) of the `width` best readings whose neighbours have not
+    been run, until the limit cuts a round short or no such reading is left.
 
     Parameters
     ----------
@@ -350,7 +350,8 @@ def search(
         return (trial for trial in ranked if name(trial.experiment) not in refined)
 
     tried("start", [*bases, *others])
-    tried("one factor", [other for base in bases for other in neighbours(base)])
+    # The first base last: nobody knows of a reading near the literal one under which masses move as printed.
+    tried("one factor", [other for base in reversed(bases) for other in neighbours(base)])
     rounds = 0
     while len(trials) < limit:
         centres = [trial for trial, _ in zip(best_unrefined(), range(width), strict=False)]

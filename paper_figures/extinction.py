@@ -99,7 +99,7 @@ def times_against_closed_form(axes: Axes, data: xr.Dataset, colours: list[Any]) 
     axes.set(xscale="log", xlabel="extinction time (1/fitness)", ylabel="fraction of groups")
     axes.set_ylim(-0.12, 1.02)
     if 0.0 in data.heterogeneity:
-        axes.text(1.0, 0.3, "h = 0:\nnone dies", transform=axes.transAxes, ha="right", color=style.GREY)
+        axes.text(1.0, 0.02, "h = 0:\nnone dies", transform=axes.transAxes, ha="right", color=style.GREY)
 
 
 def sparsity_against_water_filling(axes: Axes, data: xr.Dataset, colours: list[Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from scipy import stats
 
 import style
@@ -40,11 +41,11 @@ def main() -> None:
     figure.legend(
         handles=[
             *(
-                plt.Line2D([], [], color="0.3", marker=marker, linestyle="none", label=name)
+                Line2D([], [], color="0.3", marker=marker, linestyle="none", label=name)
                 for name, marker in MARKERS.items()
             ),
-            plt.Line2D([], [], color=style.PAPER, marker="D", mfc="white", linestyle="none", label="paper"),
-            plt.Line2D([], [], color=style.OURS, marker="D", linestyle="none", label="here"),
+            Line2D([], [], color=style.PAPER, marker="D", mfc="white", linestyle="none", label="paper"),
+            Line2D([], [], color=style.OURS, marker="D", linestyle="none", label="here"),
         ],
         loc="outside upper right",
         ncols=5,

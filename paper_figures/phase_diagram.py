@@ -28,7 +28,11 @@ def main() -> None:
         axes = panels.flat[k]
         shading = phase(axes, data, law)
         style.letter(axes, "abcde"[k], law.replace("_", " "))
-        axes.set(xlabel="heterogeneity h", ylabel="decay λ (1/time/mass)" if k in (0, 4) else "")
+        axes.set_xlabel("heterogeneity h")
+        if k in (0, 4):
+            axes.set_ylabel("decay λ (1/time/mass)")
+        else:
+            axes.tick_params(labelleft=False)
     bar = figure.colorbar(shading, ax=panels[0, 3], ticks=[0, 0.5, 1], pad=0.02)
     bar.set_label("fraction extinct")
     rates(panels[1, 1], data, colours)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 import style
 
@@ -34,7 +35,7 @@ def main() -> None:
     verdicts(right, cells)
     style.letter(right, "b", "Printed numbers reproduced by")
     figure.legend(
-        handles=[plt.Rectangle((0, 0), 1, 1, color=colour, label=name) for name, colour in VERDICTS.items()],
+        handles=[Rectangle((0, 0), 1, 1, color=colour, label=name) for name, colour in VERDICTS.items()],
         loc="outside upper right",
         ncols=4,
         frameon=False,
@@ -104,7 +105,7 @@ def verdicts(axes: Axes, cells: list[dict[str, str]]) -> None:
         x = order.index((row["dynamics"], row["quantity"]))
         y = lines.index((row["table"], row["level"]))
         verdict = verdict_of(row)
-        square: Any = plt.Rectangle((x - 0.42, y - 0.42), 0.84, 0.84, color=VERDICTS[verdict], linewidth=0)
+        square: Any = Rectangle((x - 0.42, y - 0.42), 0.84, 0.84, color=VERDICTS[verdict], linewidth=0)
         axes.add_patch(square)
     names = [f"{QUANTITIES[quantity]}\n{dynamics[:4]}." for dynamics, quantity in order]
     axes.set_xticks(range(len(order)), names, fontsize=7)

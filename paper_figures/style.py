@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import csv
+import dataclasses
 import json
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,92 @@ from matplotlib.figure import Figure
 
 from evodyn.atomic import replacing
 
-__all__ = ["GREY", "WIDTH", "label_line", "letter", "read", "save", "shades", "specification", "start"]
+__all__ = [
+    "GREY",
+    "OURS",
+    "PAPER",
+    "WIDTH",
+    "label_line",
+    "letter",
+    "read",
+    "read_json",
+    "read_rows",
+    "save",
+    "shades",
+    "specification",
+    "start",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+FIGURES = ROOT / "figures"
 WIDTH = 7.2
 """Full text width in inches."""
 GREY = "0.45"
+PAPER = "#d55e00"
+"""What the paper prints: vermilion, in grey print the lighter of the two."""
+OURS = "#004d80"
+"""What is found here: dark blue."""
+QUICK = "Quick run at reduced sizes: it shows that the machinery works, and is no result."
+MARK_HEIGHT = 0.2
+"""Height in inches of the strip below a figure that is marked as quick."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file that the figure in the making was drawn from.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    specification, provenance : mapping
+        What it was computed from, and by which run; empty where the file does not say.
+    """
+
+    path: Path
+    specification: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def quick(self) -> bool:
+        """Whether it comes from a smoke run, by where it lies or by how it was made."""
+        return self.path.is_relative_to(RESULTS / "quick") or "--smoke" in self.provenance.get("command", ())
+
+    def __str__(self) -> str:
+        parts = [os.path.relpath(self.path, ROOT)]
+        if self.provenance:
+            script, *options = self.provenance["command"]
+            parts.append(f"made by {' '.join([script, *options])}")
+            parts.append(f"on {self.provenance['date'][:10]}")
+            parts.append(f"at revision {_short(self.provenance.get('revision'))}")
+        parts += [
+            f"{name} {found}" for name in ("seed", "seeds") if (found := _found(self.specification, name))
+        ]
+        return ", ".join(parts)
+
+
+# What was read since the last figure: a script reads, draws and saves, and the caption names the sources.
+_sources: list[Source] = []
+
+
+def _short(revision: str | None) -> str:
+    """Return a commit in twelve digits, still marked if the code was changed since."""
+    if revision is None:
+        return "unknown"
+    digits, *changed = revision.split("-")
+    return "-".join([digits[:12], *changed])
+
+
+def _found(value: Any, name: str) -> str | None:
+    """Return the first entry called `name`, however deep in nested mappings, as text."""
+    if isinstance(value, Mapping):
+        if name in value:
+            found = value[name]
+            return ", ".join(map(str, found)) if isinstance(found, list) else str(found)
+        inner = (_found(item, name) for item in value.values())
+        return next((found for found in inner if found is not None), None)
+    return None
 
 
 def start() -> None:
@@ -61,24 +143,67 @@ def shades(count: int) -> list[tuple[float, float, float, float]]:
     return [colours(x) for x in np.linspace(0.12, 0.95, count)]
 
 
-def given_folder() -> Path | None:
-    """Return the folder named on the command line, if any."""
-    return Path(sys.argv[1]) if len(sys.argv) > 1 else None
+def options() -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(description="Draw a figure from what studies have saved.")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        help="read the data here, in place of results/STUDY, and put the figure here too",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="read results/quick/STUDY and write to figures/quick"
+    )
+    return parser.parse_args()
 
 
-def read(study: str, name: str) -> xr.Dataset:
-    """Return a study's saved dataset; where there is none, say which study makes it and exit.
+def _located(study: str, name: str) -> Path:
+    """Return where a study's file is; where there is none, say which study makes it and exit.
 
     A folder given on the command line takes the place of results/STUDY, and of figures: what is drawn
     from a trial run lies beside its data and never replaces a figure.
     """
-    path = (given_folder() or ROOT / "results" / study) / name
+    results = RESULTS / "quick" if options().quick else RESULTS
+    path = (options().folder or results / study).absolute() / name
     if not path.exists():
+        smoke = " --smoke" if options().quick else ""
         raise SystemExit(
-            f"{os.path.relpath(path)} is missing. The study makes it: python studies/{study}.py "
+            f"{os.path.relpath(path)} is missing. The study makes it: python studies/{study}.py{smoke} "
             f"(or: make {study})."
         )
-    return xr.load_dataset(path, engine="h5netcdf", decode_times=False)
+    return path
+
+
+# Make finds what a figure depends on by these calls in its script: write their arguments as plain strings.
+
+
+def read(study: str, name: str) -> xr.Dataset:
+    """Return a study's saved dataset."""
+    path = _located(study, name)
+    data = xr.load_dataset(path, engine="h5netcdf", decode_times=False)
+    about = (json.loads(data.attrs.get(key, "{}")) for key in ("specification", "provenance"))
+    _sources.append(Source(path, *about))
+    return data
+
+
+def read_rows(study: str, name: str) -> list[dict[str, str]]:
+    """Return the rows of a study's CSV file."""
+    path = _located(study, name)
+    _sources.append(Source(path, {}, {}))
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(study: str, name: str) -> Any:
+    """Return the content of a study's JSON file."""
+    path = _located(study, name)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    provenance = content.get("provenance", {})
+    if isinstance(provenance, str):
+        provenance = json.loads(provenance)
+    _sources.append(Source(path, content.get("specification", {}), provenance))
+    return content
 
 
 def specification(data: xr.Dataset) -> dict[str, Any]:
@@ -108,15 +233,49 @@ def label_line(
     )
 
 
-def save(figure: Figure, name: str, caption: Sequence[str]) -> None:
-    """Write figures/NAME.pdf, .png and .txt (the caption), and print where they are."""
-    folder = given_folder() or ROOT / "figures"
-    for kind in ("pdf", "png"):
-        # Without dates the same data give the same file.
-        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+def save(figure: Figure, name: str, caption: Sequence[str]) -> Figure:
+    """Write figures/NAME.pdf, .png and .txt (the caption), print where they are, and return the figure.
+
+    The caption ends with the runs that the data come from. A figure of quick runs goes to figures/quick
+    and says what it is, in itself and in its caption.
+    """
+    drawn_from = list({source.path: source for source in _sources}.values())
+    _sources.clear()
+    quick = any(source.quick for source in drawn_from)
+    folder = output_folder()
+    if quick:
+        mark(figure)
+        caption = [QUICK, *caption]
+    caption = [*caption, "Data: " + "; ".join(map(str, drawn_from)) + "."]
+    for kind in ("png", "txt", "pdf"):
         with replacing(folder / f"{name}.{kind}") as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata)
-    with replacing(folder / f"{name}.txt") as temporary:
-        temporary.write_text(" ".join(caption) + "\n", encoding="utf-8")
+            if kind == "txt":
+                temporary.write_text(" ".join(caption) + "\n", encoding="utf-8")
+            else:
+                # Without dates the same data give the same file.
+                metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+                figure.savefig(temporary, format=kind, metadata=metadata)
     plt.close(figure)
     print(f"Figure: {os.path.relpath(folder / name)}.pdf (also .png, and the caption as .txt)")
+    return figure
+
+
+def output_folder() -> Path:
+    """Return where figures go."""
+    return options().folder or (FIGURES / "quick" if options().quick else FIGURES)
+
+
+def mark(figure: Figure) -> None:
+    """Say in a strip below the figure that it shows a quick run."""
+    width, height = figure.get_size_inches()
+    taller = float(height) + MARK_HEIGHT
+    figure.set_size_inches(float(width), taller)
+    strip = MARK_HEIGHT / taller
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]
+    figure.draw_without_rendering()
+    for legend in figure.legends:
+        if legend.get_window_extent().y0 < strip * figure.bbox.height:
+            legend.set_bbox_to_anchor((0, strip, 1, 1 - strip), transform=figure.transFigure)
+    figure.text(0.5, strip / 2, QUICK, ha="center", va="center", fontsize=7, color=PAPER, weight="bold")

@@ -323,7 +323,8 @@ def test_search_finds_the_best_within_its_budget_and_repeats_nothing() -> None:
     trials = search(family, bases, 110)
     assert len(family.seen) == len(set(family.seen)) == len(trials) <= 110
     best = min(trials, key=lambda trial: trial.score)
-    assert name(best.experiment) == "/mean, EMA 0.98, raw, by layer"
+    # What is remembered makes no difference in this family.
+    assert name(best.experiment).replace("memory 1, ", "") == "/mean, EMA 0.98, raw, by layer"
     assert best.score == pytest.approx(0, abs=1e-9)
     assert all(trial.score == math.inf for trial in trials if trial.experiment.per_sample)
     again = search(Landscape(), bases, 110)

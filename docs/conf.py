@@ -1,0 +1,43 @@
+"""Sphinx configuration: Markdown pages, and the reference from the docstrings."""
+
+from typing import Any
+
+from evodyn import __version__
+
+project = "evodyn"
+author = "The evodyn authors"
+copyright = f"2026, {author}"  # Sphinx's own name
+version = release = __version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "myst_parser",
+]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 2
+suppress_warnings = ["ref.python"]  # many classes have masses: their name is no link
+exclude_patterns = ["_build"]
+
+autodoc_typehints = "none"  # numpydoc's parameter lists have them
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+autodoc_mock_imports = ["torch", "torchvision", "safetensors", "onnx", "onnxruntime"]
+napoleon_use_param = napoleon_use_rtype = False  # words of a type, such as groups, are no links
+napoleon_use_ivar = True  # attributes are described where they are
+
+html_theme = "alabaster"
+html_title = "evodyn"
+html_theme_options = {"fixed_sidebar": True, "page_width": "1080px", "sidebar_width": "240px"}
+
+
+def keep_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Let |x| in a docstring be an absolute value, not a substitution."""
+    code = (">>>", "...")
+    lines[:] = [line if line.lstrip().startswith(code) else line.replace("|", r"\|") for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Register what is done to docstrings."""
+    app.connect("autodoc-process-docstring", keep_bars)
