@@ -6,9 +6,11 @@ A file is one line, ``nn_bridge checkpoint <format version> <SHA-256 of the rest
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import pickle
 import platform
@@ -86,8 +88,10 @@ def save_checkpoint(
     Raises
     ------
     ValueError
-        If a weight or a mass is not finite: such a state is never saved.
+        If a weight or a mass is not finite, the configuration is not JSON's, or something could not be read
+        back: such a state is never saved.
     """
+    config = _plain(config)
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(
@@ -97,7 +101,7 @@ def save_checkpoint(
     content = io.BytesIO()
     torch.save(
         {
-            "config": dict(config),
+            "config": config,
             "progress": dataclasses.asdict(progress),
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -108,14 +112,23 @@ def save_checkpoint(
         },
         content,
     )
+    payload = content.getvalue()
+    try:
+        _unpickled(payload)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            "progress.history holds something that could not be read back, so nothing was saved; expected "
+            "tensors, numbers, strings, lists and dicts: convert NumPy's values."
+        ) from error
     path = Path(path)
-    payload = content.getbuffer()
     header = b"%s %d %s\n" % (_MAGIC, FORMAT_VERSION, hashlib.sha256(payload).hexdigest().encode())
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             file.write(header)
             file.write(payload)
-        if path.exists():
+        # A damaged checkpoint does not take the place of the one before it, which may be whole.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            _payload(path)
             # A kill right after this leaves the previous checkpoint, which loading falls back on.
             os.replace(path, previous(path))
 
@@ -144,8 +157,8 @@ def load_checkpoint(
     Raises
     ------
     ValueError
-        If the configuration differs (each differing field is named), or neither the latest nor the
-        previous checkpoint can be read.
+        If the configuration differs (each differing field is named), the model is of another shape, or
+        neither the latest nor the previous checkpoint can be read.
 
     Warns
     -----
@@ -171,7 +184,8 @@ def load_checkpoint(
         )
     if faults:
         warnings.warn(f"{' '.join(faults)} The previous checkpoint, {file}, is used.", stacklevel=2)
-    _require_same(file, state["config"], dict(config))
+    _require_same(file, state["config"], _plain(config))
+    _require_fit(file, state["model"], model.state_dict())
     _compare_environment(file, state["environment"], _environment(model))
     if set(state["generators"]) != set(generators or {}):
         raise ValueError(
@@ -191,7 +205,16 @@ def load_checkpoint(
     return Progress(**state["progress"])
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in JSON's types, in which tuples are lists."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
+    except TypeError as error:
+        raise ValueError(f"config cannot be written as JSON ({error}); expected JSON's types.") from error
+    return plain
+
+
+def _payload(file: Path) -> bytes:
     header, _, payload = file.read_bytes().partition(b"\n")
     fields = header.rsplit(b" ", 2)
     if len(fields) != 3 or fields[0] != _MAGIC:
@@ -202,11 +225,19 @@ def _read(file: Path) -> dict[str, Any]:
         )
     if hashlib.sha256(payload).hexdigest().encode() != fields[2]:
         raise ValueError(f"{file} is damaged: its checksum does not match.")
+    return payload
+
+
+def _unpickled(payload: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        return _unpickled(_payload(file))
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(f"{file} holds something else than a checkpoint ({error}).") from error
-    return state
 
 
 def _require_same(file: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
@@ -220,6 +251,20 @@ def _require_same(file: Path, saved: dict[str, Any], current: dict[str, Any]) ->
         raise ValueError(
             f"{file} belongs to another configuration ({'; '.join(differing)}); expected the same one: "
             "choose another output directory, or start afresh there."
+        )
+
+
+def _require_fit(file: Path, saved: dict[str, torch.Tensor], current: dict[str, torch.Tensor]) -> None:
+    there, here = ({name: tuple(v.shape) for name, v in state.items()} for state in (saved, current))
+    differing = [
+        f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{file} belongs to another model ({'; '.join(differing)}); expected the one that it was saved "
+            "from: choose another output directory, or start afresh there."
         )
 
 

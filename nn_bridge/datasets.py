@@ -137,9 +137,11 @@ def load_mnist(root: str | os.PathLike[str] | None = None, *, standardise: bool 
     Raises
     ------
     ValueError
-        If a packed file is damaged; the message names it.
+        If a packed file is damaged (the message names it), the files cannot be written, or `root` holds
+        files of a former torchvision, which it would read in place of the checked ones.
     """
     root = cache_directory() if root is None else Path(root).expanduser()
+    _refuse_processed(root / "MNIST")
     with resources.as_file(resources.files("nn_bridge") / "data") as packed:
         for name, (packed_sum, unpacked_sum) in _MNIST_SHA256.items():
             target = root / "MNIST" / "raw" / name
@@ -172,9 +174,11 @@ def load_fashion_mnist(
     Raises
     ------
     ValueError
-        If a file is missing, truncated or damaged; the message names it.
+        If a file is missing, truncated or damaged (the message names it), copies cannot be written, or
+        `root` holds files of a former torchvision.
     """
     root = cache_directory() if root is None else Path(root).expanduser()
+    _refuse_processed(root / "FashionMNIST")
     raw = root / "FashionMNIST" / "raw"
     if download:
         try:
@@ -213,7 +217,7 @@ def _in_memory(train: Any, test: Any, name: str, standardise: bool) -> Dataset:
     # From the number of pixels of each grey value: exact, and the same on every machine.
     parts = [torch.bincount(part.flatten(), minlength=256) for part in train.data.split(5000)]
     counts = torch.stack(parts).sum(0).double()
-    shares, greys = counts / counts.sum(), torch.arange(256, dtype=torch.float64)
+    shares, greys = counts / counts.sum(), torch.arange(256, dtype=torch.float64, device=counts.device)
     mean = float(shares @ greys)
     deviation = float(shares @ (greys - mean).square()) ** 0.5
     centre, scale = (mean, deviation) if standardise else (0.0, 255.0)
@@ -247,8 +251,28 @@ def _unpack(
         ) from error
     if unpacked_sum is not None and hashlib.sha256(content).hexdigest() != unpacked_sum:
         raise ValueError(f"{packed} unpacks to something else than {packed.stem}: install the package again.")
-    with replacing(target) as temporary:
-        temporary.write_bytes(content)
+    _write(target, content)
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        with replacing(target) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise ValueError(
+            f"{target} cannot be written ({error}); expected a folder for the unpacked files: name one with "
+            f"the environment variable {DATA_VARIABLE} or, for MNIST, with `root`."
+        ) from error
+
+
+def _refuse_processed(folder: Path) -> None:
+    """Refuse what torchvision kept before version 0.9, and still reads first, unchecked."""
+    files = [folder / "processed" / name for name in ("training.pt", "test.pt")]
+    if all(file.is_file() for file in files):
+        raise ValueError(
+            f"{files[0]} and {files[1].name} are of a former torchvision and would be read unchecked; "
+            "expected none: remove them or name another data root."
+        )
 
 
 def _unpacked_copies(raw: Path) -> Path:
@@ -266,8 +290,7 @@ def _unpacked_copies(raw: Path) -> Path:
         if source.suffix == ".gz":
             _unpack(source, copies / name)
         else:
-            with replacing(copies / name) as temporary:
-                temporary.write_bytes(source.read_bytes())
+            _write(copies / name, source.read_bytes())
     return copies
 
 

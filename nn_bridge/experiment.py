@@ -143,6 +143,15 @@ class Experiment(Specification):
         for name in ("epochs", "batch_size"):
             validation.count(name, getattr(self, name))
         validation.count("seed", self.seed, least=0)
+        for name in ("train_samples", "test_samples"):
+            if getattr(self, name) is not None:
+                validation.count(name, getattr(self, name))
+        for k, width in enumerate(self.widths):
+            validation.count(f"widths[{k}]", width)
+        for name, most in (("sparsities", 1.0), ("thresholds", np.inf)):
+            for k, value in enumerate(getattr(self, name)):
+                if validation.non_negative(f"{name}[{k}]", value) > most:
+                    raise ValueError(f"{name}[{k}] is {value!r}; expected a fraction in [0, 1].")
         for name in ("learning_rate", "step_size"):
             validation.positive(name, getattr(self, name))
         validation.non_negative("momentum", self.momentum)

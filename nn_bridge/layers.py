@@ -67,7 +67,11 @@ class PopulationLayer(nn.Module):
         """Return y = p·z, with the masses cast to the dtype of `z`."""
         shape = [1] * z.ndim
         shape[self.group_axis] = -1
-        y = z * self.masses.to(z.dtype).view(shape)
+        # A copy in double precision too, so that a step of the masses spoils no backward pass to come.
+        masses = self.masses.to(z.dtype, copy=True)
+        if self.observer is not None and torch.is_grad_enabled() and not z.requires_grad:
+            masses.requires_grad_()  # the weights are frozen, the masses are not
+        y = z * masses.view(shape)
         if self.observer is not None and y.requires_grad:
             observer, unit = self.observer, z.detach()
             y.register_hook(lambda gradient: observer(gradient, unit))
@@ -79,6 +83,10 @@ class PopulationLayer(nn.Module):
         if self.masses.dtype != torch.float64:
             self.masses = masses.to(self.masses.device)
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.masses = self.masses.double()  # with assign=True they have the dtype of the state
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observer": None}
@@ -216,7 +224,8 @@ def population_mlp(
     for k, (fan_in, fan_out) in enumerate(itertools.pairwise(widths[:-1]), start=1):
         parts[f"hidden{k}"] = layer(fan_in, fan_out, generator=generator)
         parts[f"relu{k}"] = nn.ReLU()
-    output = empty_linear(widths[-2], widths[-1])
+    device, dtype = torch.get_default_device(), torch.get_default_dtype()
+    output = empty_linear(widths[-2], widths[-1], device=device, dtype=dtype)
     _initialise(output.weight, output.bias, generator)
     return nn.Sequential(OrderedDict(parts, output=output))
 

@@ -14,6 +14,7 @@ import xarray as xr
 import evodyn as ed
 from evodyn.arrays import FloatArray
 from evodyn.atomic import replacing
+from evodyn.sweeps import content_digest
 from nn_bridge.selector import Selector
 
 __all__ = ["Record", "Recorder"]
@@ -38,9 +39,11 @@ class Record:
     --------
     Replayed by the map, and by the flow with the contributions held between steps::
 
-        landscape = record.landscape(decay=1e-3)
-        ed.iterate(dynamics, landscape, record.initial_masses, record.steps, record.step_size)
-        ed.solve(dynamics, landscape, record.initial_masses, t_span=(record.times[0], record.times[-1]))
+        landscape, start, end = record.landscape(decay=1e-3), record.times[0], record.times[-1]
+        ed.iterate(
+            dynamics, landscape, record.initial_masses, record.steps, record.step_size, t_start=start
+        )
+        ed.solve(dynamics, landscape, record.initial_masses, t_span=(start, end))
     """
 
     contributions: npt.NDArray[np.floating]
@@ -56,8 +59,9 @@ class Record:
     @property
     def times(self) -> FloatArray:
         """Times of the steps and of the end of the last one, shape (steps + 1,)."""
-        steps = np.arange(self.first_step, self.first_step + self.steps + 1, dtype=np.float64)
-        return steps * self.step_size
+        # Summed as `evodyn.iterate` does from its `t_start`, so that no step falls beside its interval.
+        steps = np.arange(self.steps + 1, dtype=np.float64)
+        return self.first_step * self.step_size + steps * self.step_size
 
     def landscape(self, decay: float) -> ed.landscapes.Recorded:
         """Return the landscape c(t_k) - λ p of the record (Eq. 10), held from each step to the next."""
@@ -80,20 +84,34 @@ class Record:
             },
             attrs={"schema": 1, "step_size": self.step_size, "first_step": self.first_step},
         )
+        data.attrs["digest"] = content_digest(data)
         packing = {"contribution": {"zlib": True, "complevel": 4, "shuffle": True}}
         with replacing(path) as temporary:
             data.to_netcdf(temporary, engine="h5netcdf", encoding=packing)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:
-        """Read a record that `save` wrote."""
-        with xr.open_dataset(path, engine="h5netcdf") as data:
-            return cls(
-                contributions=data["contribution"].values,
-                initial_masses=data["initial_mass"].values,
-                step_size=float(data.attrs["step_size"]),
-                first_step=int(data.attrs["first_step"]),
-            )
+        """Read a record that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or holds something else.
+        """
+        try:
+            data = xr.load_dataset(path, engine="h5netcdf")
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path} cannot be read ({error}); expected a record that was saved.") from error
+        if data.attrs.get("digest") != content_digest(data):
+            raise ValueError(f"{path} is damaged or no record: its checksum does not match.")
+        return cls(
+            contributions=data["contribution"].values,
+            initial_masses=data["initial_mass"].values,
+            step_size=float(data.attrs["step_size"]),
+            first_step=int(data.attrs["first_step"]),
+        )
 
     def __repr__(self) -> str:
         steps, groups = self.contributions.shape

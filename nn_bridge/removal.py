@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import statistics
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -102,7 +103,7 @@ def prune(model: nn.Module, threshold: float, *, allow_empty: bool = False) -> P
     Raises
     ------
     ValueError
-        If the threshold is negative or not finite, or the model has no population layer.
+        If the threshold or a mass is negative or not finite, or the model has no population layer.
 
     Warns
     -----
@@ -151,7 +152,8 @@ def prune_to_sparsity(
     Raises
     ------
     ValueError
-        If `sparsity` is outside [0, 1], or the model has no population layer.
+        If `sparsity` is outside [0, 1], a mass is negative or not finite, or the model has no population
+        layer.
 
     Warns
     -----
@@ -173,8 +175,18 @@ def prune_to_sparsity(
     return _remove(model, due, epsilon, allow_empty, refill=scope == "global")
 
 
+def _names(model: nn.Module) -> dict[nn.Module, str]:
+    return {module: name or "model" for name, module in model.named_modules()}
+
+
 def _masses(model: nn.Module) -> list[np.ndarray]:
-    return [layer.masses.detach().cpu().numpy().copy() for layer in population_layers(model)]
+    names = _names(model)
+    return [_checked(names[layer], layer) for layer in population_layers(model)]
+
+
+def _checked(name: str, layer: PopulationLayer) -> np.ndarray:
+    """Return a copy of a layer's masses if they are masses."""
+    return validation.finite_array(f"masses of {name}", layer.masses, ndim=1, least=0.0)
 
 
 def _smallest(masses: np.ndarray, fraction: float) -> np.ndarray:
@@ -187,8 +199,7 @@ def _smallest(masses: np.ndarray, fraction: float) -> np.ndarray:
 def _remove(
     model: nn.Module, due: Sequence[np.ndarray], epsilon: float, allow_empty: bool, *, refill: bool = False
 ) -> PruneReport:
-    layers, masses = population_layers(model), _masses(model)
-    names = {module: name for name, module in model.named_modules()}
+    layers, masses, names = population_layers(model), _masses(model), _names(model)
     protected = []
     for layer, mask, mass in zip(layers, due, masses, strict=True):
         if mask.all() and mass.any() and not allow_empty:
@@ -226,6 +237,15 @@ def _refill(due: Sequence[np.ndarray], masses: Sequence[np.ndarray], count: int)
 
 _Slices = dict[torch.Tensor, tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]]
 """Old parameter -> (new parameter, what slices a tensor of the old one's shape to the new one's)."""
+
+
+def _flat(chain: list[tuple[str, nn.Module]]) -> list[str]:
+    """Return names without the dots, which `nn.Sequential` does not allow, for the links of a chain."""
+    names = [name.replace(".", "_") or "0" for name, _ in chain]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two modules would both be called {name}; expected distinct names: rename one.")
+    return names
 
 
 def _chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
@@ -273,15 +293,16 @@ def compact(
     Raises
     ------
     ValueError
-        If a module cannot be traced (named), a layer has no living group, or the optimiser holds
-        parameters that are not the model's.
+        If a module cannot be traced (named), a layer has no living group or masses that are negative or
+        not finite, or the optimiser holds parameters that are not the model's.
     """
     validation.count("round_to", round_to)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     slices: _Slices = {}
     kept: torch.Tensor | None = None  # indices of the inputs that are left; None: all
     constant: torch.Tensor | None = None  # what the removed inputs send on, shape (inputs,)
-    for name, module in _chain(model):
+    chain = _chain(model)
+    for (name, module), flat in zip(chain, _flat(chain), strict=True):
         part: nn.Module
         if isinstance(module, PopulationLinear | nn.Linear):
             rows = _living(name, module, round_to)
@@ -305,13 +326,14 @@ def compact(
             if constant is not None and not isinstance(module, nn.Dropout):
                 constant = module(constant)
         part.train(module.training)
-        parts[name.replace(".", "_") or "0"] = part
+        parts[flat] = part
     if kept is not None:
         raise ValueError(
             "the last layer is a population layer with absent groups; expected a plain layer after it: "
             "removing them would remove outputs of the network."
         )
     small = nn.Sequential(parts)
+    small.training = model.training
     if optimizer is not None:
         _repoint(optimizer, slices)
     return small
@@ -321,11 +343,13 @@ def _living(name: str, module: nn.Module, round_to: int) -> torch.Tensor | None:
     """Return the indices of the groups to keep, None for a layer without masses."""
     if not isinstance(module, PopulationLayer):
         return None
+    _checked(name or "model", module)
     alive = module.masses > 0
     count = int(alive.sum())
     if not count:
         raise ValueError(
-            f"{name} has no living group; expected at least one: the network's output is a constant."
+            f"{name or 'model'} has no living group; expected at least one: "
+            "the network's output is a constant."
         )
     width = min(-(-count // round_to) * round_to, module.groups)
     # Living groups first, then as many absent ones as the width needs; their mass of 0 stays folded in.
@@ -397,9 +421,12 @@ def _repoint(
 
 def _architecture(model: nn.Module) -> list[dict[str, Any]]:
     description: list[dict[str, Any]] = []
-    for name, module in _chain(model):
+    chain = _chain(model)
+    for (name, module), flat in zip(chain, _flat(chain), strict=True):
         if isinstance(module, PopulationLayer):
-            raise ValueError(f"{name} still has masses; expected a compacted network: call compact first.")
+            raise ValueError(
+                f"{name or 'model'} still has masses; expected a compacted network: call compact first."
+            )
         arguments: dict[str, Any]
         if isinstance(module, nn.Linear):
             arguments = {
@@ -411,10 +438,17 @@ def _architecture(model: nn.Module) -> list[dict[str, Any]]:
             arguments = {"start_dim": module.start_dim, "end_dim": module.end_dim}
         else:
             arguments = {key: getattr(module, key) for key in _ELEMENTWISE[type(module)]}
-        description.append(
-            {"name": name.replace(".", "_") or "0", "type": type(module).__name__, "arguments": arguments}
-        )
+        description.append({"name": flat, "type": type(module).__name__, "arguments": arguments})
     return description
+
+
+def _digest(architecture: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return a hash of a file's content."""
+    digest = hashlib.sha256(architecture.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -434,15 +468,18 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     from safetensors.torch import save
 
+    described = _architecture(model)
+    tensors = {
+        f"{entry['name']}.{key}": value.detach().cpu().contiguous()
+        for (_, module), entry in zip(_chain(model), described, strict=True)
+        for key, value in module.state_dict().items()
+    }
+    architecture = json.dumps(described)
     metadata = {
         "format": "nn_bridge compact",
         "version": "1",
-        "architecture": json.dumps(_architecture(model)),
-    }
-    tensors = {
-        key: value.detach().cpu().contiguous()
-        for (_, module), entry in zip(_chain(model), _architecture(model), strict=True)
-        for key, value in ((f"{entry['name']}.{k}", v) for k, v in module.state_dict().items())
+        "architecture": architecture,
+        "sha256": _digest(architecture, tensors),
     }
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=metadata))
@@ -481,11 +518,14 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
             f"{path} holds {metadata.get('format')!r}, version {metadata.get('version')!r}; expected "
             "'nn_bridge compact', version '1'."
         )
+    architecture = metadata.get("architecture", "")
+    if metadata.get("sha256") != _digest(architecture, tensors):
+        raise ValueError(f"{path} is damaged: its checksum does not match; save the network again.")
     known: dict[str, type[nn.Module]] = {
         kind.__name__: kind for kind in (*_ELEMENTWISE, nn.Linear, nn.Flatten)
     }
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for entry in json.loads(metadata["architecture"]):
+    for entry in json.loads(architecture):
         if entry["type"] not in known:
             raise ValueError(f"{path} names the module {entry['type']!r}; expected one of {sorted(known)}.")
         kind, arguments = known[entry["type"]], entry["arguments"]
@@ -507,19 +547,19 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.T
     model : torch.nn.Module
         A network, compacted or not.
     path : path
-        The file.
+        The file; it is replaced atomically.
     example : Tensor, shape (samples, ...)
         An input, whose shape after the first axis and dtype the file keeps.
     """
     training = model.training
     model.eval()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), replacing(path) as temporary:
         # Of the exporter's own making, about its internals.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
             (example,),
-            os.fspath(path),
+            os.fspath(temporary),
             input_names=["input"],
             output_names=["output"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),

@@ -33,17 +33,16 @@ class Recording(Specification):
     Raises
     ------
     ValueError
-        If the experiment clips fitness itself, or its layers compete apart.
+        If the experiment clips fitness itself.
     """
 
     experiment: Experiment
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, expected in (("clipped", "difference"), ("scope", "global")):
-            value = getattr(self.experiment, name)
-            if value != expected:
-                raise ValueError(f"experiment.{name} is {value!r}; expected {expected!r} for a replay.")
+        clipped = self.experiment.clipped
+        if clipped != "difference":
+            raise ValueError(f"experiment.clipped is {clipped!r}; expected 'difference' for a replay.")
 
 
 def recorded(point: Recording) -> xr.Dataset:
@@ -69,6 +68,14 @@ def recorded(point: Recording) -> xr.Dataset:
         coords={"layer": result["layer"]},
         attrs={"step_size": record.step_size},
     )
+
+
+def selection_of(experiment: Experiment) -> ed.Dynamics:
+    """Return the dynamics of all groups together: blocks, if the layers compete apart."""
+    dynamics = experiment.selection()
+    if experiment.scope == "global" or isinstance(dynamics, ed.Populations):
+        return dynamics
+    return ed.Populations(dynamics, experiment.widths[1:-1])
 
 
 def record_of(data: xr.Dataset) -> Record:
@@ -140,7 +147,7 @@ def replayed(
     -------
     Replay
     """
-    record, dynamics = record_of(data), experiment.selection()
+    record, dynamics = record_of(data), selection_of(experiment)
     landscape = record.landscape(experiment.decay)
     per_epoch = record.steps // (data.sizes["epoch"] - 1)
     step_sizes: FloatArray = record.step_size * 0.5 ** np.arange(halvings + 1, dtype=np.float64)
@@ -170,12 +177,16 @@ def replayed(
 
 
 def distance_bound(experiment: Experiment, record: Record, masses: FloatArray) -> float:
-    """Return C such that map and flow stay within C·η_p of each other in every ln p_i.
+    """Return C such that map and flow stay within C·η of each other in every ln p_i, for all η up to η_p.
 
-    Where d ln p_i/dt is at most g, the mean absolute deviation of fitness at most D, a mass at most p and
-    the inflow per mass at most f, a distance δ in ln p changes the rates by at most Lδ, L = 2λp + D + f.
-    Within a step they change by at most L g η_p, and ln(1 + η_p g) is within (η_p g)²/2 of η_p g. Euler's
-    method is then within η_p (Lg + g²)/2 · (exp(LT) - 1)/L of the flow after a time T.
+    Let, along the map, d ln p_i/dt be at most g, the mean absolute deviation of fitness at most D, a mass at
+    most p and the inflow per mass at most f. A distance δ in ln p changes the rates by at most Lδ,
+    L = 2λp + D + f; within a step they change by at most L g η, and ln(1 + η g) is within
+    (η g)²/(2(1 - η g)) of η g. Euler's method is then within η (Lg + g²/(1 - η g))/2 · (exp(LT) - 1)/L of the
+    flow after a time T.
+
+    A cap on total mass reflects ln P and with it every ln p_i: what both lose to it differs by no more than
+    their distance without it, so that L doubles where it meets g or T, and the distance itself doubles.
 
     Parameters
     ----------
@@ -185,20 +196,36 @@ def distance_bound(experiment: Experiment, record: Record, masses: FloatArray) -
         Its record.
     masses : array, shape (steps + 1, groups)
         The masses of every step.
+
+    Returns
+    -------
+    float
+        C, in units of fitness; infinite where η_p g reaches 1.
     """
+    dynamics = selection_of(experiment)
     fitness = record.contributions - experiment.decay * masses[:-1]
-    shares = masses[:-1] / masses[:-1].sum(axis=1, keepdims=True)
-    deviation = np.abs(fitness - (shares * fitness).sum(axis=1, keepdims=True))
-    spread = float((shares * deviation).sum(axis=1).max())
-    selection = float(deviation.max())
+    selection = spread = inflow = 0.0
+    for block, member in dynamics.blocks(masses.shape[1]):
+        present, relative = masses[:-1, block], fitness[:, block]
+        deviation = np.abs(relative - ed.dynamics.mean_fitness(present, relative))
+        selection = max(selection, float(deviation.max()))
+        spread = max(spread, float(ed.dynamics.mean_fitness(present, deviation).max()))
+        inflow = max(inflow, float(np.max(member.inflow(present[0]))) / float(present.min()))
     if experiment.signal_clip is not None:
         selection = min(selection, experiment.signal_clip)
-    mutates = experiment.dynamics == "mutation"
-    rate = experiment.mutation_rate if mutates else 0.0
-    dynamics = experiment.selection()
-    inflow = float(np.max(dynamics.inflow(masses[0]) / masses.min())) if mutates else 0.0
+    rate = experiment.mutation_rate if experiment.dynamics == "mutation" else 0.0
     growth = selection + rate + inflow
     lipschitz = 2 * experiment.decay * float(masses.max()) + spread + inflow
-    change = growth * lipschitz + growth**2
+    # Without a clip total mass is conserved, and no cap acts.
+    capped = experiment.dynamics == "normalized" and None not in (experiment.mass_cap, experiment.signal_clip)
+    reflected = 2.0 if capped else 1.0
+    return reflected * _euler_bound(record, growth, reflected * lipschitz)
+
+
+def _euler_bound(record: Record, growth: float, lipschitz: float) -> float:
+    shrinking = 1.0 - record.step_size * growth
+    if shrinking <= 0:
+        return float("inf")
+    change = growth * lipschitz + growth**2 / shrinking
     length = record.steps * record.step_size
     return 0.5 * change * float(np.expm1(lipschitz * length)) / lipschitz

@@ -95,6 +95,7 @@ class Selector:
         if not callable(landscape):
             raise ValueError(f"landscape is {landscape!r}; expected a callable: contributions -> landscape.")
         self.layers: list[PopulationLayer] = population_layers(model)
+        self._names = {module: name or "model" for name, module in model.named_modules()}
         self.sizes = tuple(layer.groups for layer in self.layers)
         self.scope = validation.choice("scope", scope, SCOPES)
         self.dynamics = ed.Populations(dynamics, self.sizes) if scope == "layer" else dynamics
@@ -124,7 +125,7 @@ class Selector:
         Raises
         ------
         RuntimeError
-            If there was none.
+            If there was none through one of the layers, which is named.
         """
         self.contribution = self._measured()
         masses = self.masses
@@ -165,8 +166,11 @@ class Selector:
         Raises
         ------
         ValueError
-            If the state is of a model with another number of groups.
+            If the state is of a model with another number of groups, or not a selector's.
         """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"state lacks {', '.join(sorted(missing))}; expected what state_dict returned.")
         device, restored = self.layers[0].masses.device, {}
         for name in ("remembered", "smoothed"):
             value = state[name]
@@ -181,6 +185,8 @@ class Selector:
         self.clear()
 
     def _observe(self, index: int, gradient: torch.Tensor, z: torch.Tensor) -> None:
+        if gradient.ndim == 1:  # a sample without the axis of samples
+            gradient, z = gradient[None], z[None]
         seen = self.signal.observed(gradient, z, self.layers[index].group_axis)
         total = self._totals[index]
         self._totals[index] = seen if total is None else total + seen
@@ -191,9 +197,11 @@ class Selector:
         if self.signal.needs_gradient:
             seen = [total for total in self._totals if total is not None]
             if len(seen) < len(self.layers):
+                blind = zip(self.layers, self._totals, strict=True)
+                names = ", ".join(self._names[layer] for layer, total in blind if total is None)
                 raise RuntimeError(
-                    "a population layer has seen no backward pass since the last step; expected "
-                    "loss.backward() before selector.step(), with this model's latest selector."
+                    f"{names} saw no backward pass since the last step; expected loss.backward() through "
+                    "every population layer before selector.step(), with this model's latest selector."
                 )
             totals = torch.cat(seen)
             if self.signal.memory:
@@ -210,7 +218,8 @@ class Selector:
             self._weight = keep * self._weight + (1 - keep)
             contribution = self._smoothed / self._weight
         if self.signal.relative:
-            sizes = self.sizes if self.scope == "layer" else (sum(self.sizes),)
+            dynamics, everything = self.dynamics, (sum(self.sizes),)
+            sizes = dynamics.sizes if isinstance(dynamics, ed.Populations) else everything
             parts = zip(contribution.split(sizes), self.masses.split(sizes), strict=True)
             contribution = torch.cat([_relative(c, p, self.signal.relative) for c, p in parts])
         return contribution

@@ -37,6 +37,7 @@ def main() -> None:
     )
     reading, dynamics = str(run.reading.item()), str(run.dynamics.item())
     steps = [f"{size:.3g}" for size in data.step_size.values]
+    same = ", and its masses bit for bit" if data.identical.values.all() else ""
     style.save(
         figure,
         "replay",
@@ -47,7 +48,7 @@ def main() -> None:
             f"{reading} reading with {dynamics} dynamics: in the network after every epoch (points) and by "
             "the flow (lines); dashed, the clip floor and ceiling (1 ± η κ) to the power of the step.",
             f"(b) Largest difference of a log-mass between map and flow for steps η of {', '.join(steps)}; "
-            "the first repeats the network's own steps, and its masses bit for bit.",
+            f"the first repeats the network's own steps{same}.",
             "(c) The same at its largest over time against the step size for all runs, beside the a priori "
             f"bounds (dashed). Readings: {readings}.",
         ],

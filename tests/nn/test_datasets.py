@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import importlib.resources
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,45 @@ def test_the_environment_variable_says_where_the_cache_is(
     assert sorted(f.name for f in (tmp_path / "elsewhere" / "MNIST" / "raw").iterdir()) == sorted(FILES)
     monkeypatch.setenv("EVODYN_DATA", "")
     assert datasets.cache_directory().name == "evodyn"
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("EVODYN_DATA", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"file/.* cannot be written .*EVODYN_DATA"):
+        load_mnist()
+    # Where the files are in place nothing has to be written.
+    monkeypatch.setattr(datasets, "replacing", None)
+    assert len(load_mnist(root).test_labels) == 10000
+
+
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+def test_files_of_a_former_torchvision_are_not_read_in_place_of_checked_ones(
+    damaged: Path, name: str
+) -> None:
+    (damaged / "MNIST").rename(damaged / name)
+    folder = damaged / name / "processed"
+    folder.mkdir()
+    for file in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2)), folder / file)
+    with pytest.raises(ValueError, match=r"processed/training\.pt and test\.pt are of a former torchvision"):
+        load_dataset("mnist" if name == "MNIST" else "fashion-mnist", damaged)
+
+
+def test_the_default_device_is_left_to_the_network(root: Path) -> None:
+    with torch.device("meta"):
+        data = load_mnist(root)
+    assert torch.equal(data.test_images, load_mnist(root).test_images)
+
+
+def test_processes_may_unpack_at_the_same_time(tmp_path: Path) -> None:
+    code = "import sys; from nn_bridge import load_mnist; print(len(load_mnist(sys.argv[1]).test_labels))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0] for process in processes] == ["10000\n"] * 3
+    assert sorted(f.name for f in (tmp_path / "MNIST" / "raw").iterdir()) == sorted(FILES)
 
 
 def test_nothing_is_written_inside_the_package(root: Path) -> None:

@@ -82,6 +82,11 @@ def test_layers_that_compete_apart_share_the_cap() -> None:
         {"dataset": "cifar"},
         {"scope": "neuron"},
         {"pruning": "best"},
+        {"train_samples": -5},
+        {"test_samples": 0},
+        {"widths": (784, 0, 10)},
+        {"sparsities": (0.5, 35)},
+        {"thresholds": (-0.1,)},
     ],
 )
 def test_impossible_experiments_are_refused_by_name(bad: dict[str, Any]) -> None:

@@ -74,6 +74,22 @@ def test_the_same_seed_gives_the_same_network_and_no_global_generator_moves() ->
     assert [layer.groups for layer in population_layers(first)] == [512, 256]
 
 
+@pytest.mark.parametrize(("device", "dtype"), [("meta", torch.float32), ("cpu", torch.float64)])
+def test_the_whole_network_is_where_torch_makes_its_tensors_by_default(
+    device: str, dtype: torch.dtype
+) -> None:
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device(device):
+            model = population_mlp((6, 4, 3, 2))
+            out = model(torch.ones(1, 6))
+    finally:
+        torch.set_default_dtype(before)
+    assert {parameter.dtype for parameter in model.parameters()} == {out.dtype} == {dtype}
+    assert {value.device.type for value in model.state_dict().values()} == {out.device.type} == {device}
+
+
 def test_initial_weights_have_the_law_of_a_plain_linear_layer() -> None:
     model: Any = population_mlp((400, 300, 10))
     weight = model[0].weight.detach()
@@ -94,6 +110,16 @@ def test_states_round_trip() -> None:
     layer, other = layer_with_masses([0.25, 3.0]), layer_with_masses([1.0, 1.0])
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other.masses, layer.masses)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_state_in_another_precision_leaves_masses_in_double(dtype: torch.dtype) -> None:
+    layer = layer_with_masses([0.25, 3.0])
+    state = {name: value.to(dtype) for name, value in layer.state_dict().items()}
+    other = layer_with_masses([1.0, 1.0])
+    other.load_state_dict(state, assign=True)
+    assert other.weight.dtype == dtype
+    assert other.masses.dtype == torch.float64 and torch.equal(other.masses, layer.masses)
 
 
 @pytest.mark.parametrize("widths", [(784, 10), (784, 0, 10), (784, 2.5, 10)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import tempfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from onnxruntime import InferenceSession  # type: ignore[attr-defined]
 from torch import nn
 
+import nn_bridge.removal as removal
 from nn_bridge import (
     PopulationLinear,
     compact,
@@ -259,6 +262,33 @@ def test_networks_that_cannot_shrink_are_refused() -> None:
         compact(twice, torch.optim.SGD(twice.parameters(), lr=0.1))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_smaller_network_is_in_the_mode_of_the_old_one(training: bool) -> None:
+    model = network().train(training)
+    assert all(module.training == training for module in compact(model).modules())
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_what_is_no_mass_is_neither_pruned_nor_dropped(value: float) -> None:
+    model = network()
+    population_layers(model)[1].masses[2] = value
+    for removal_of in (compact, lambda model: prune(model, 0.5), lambda model: prune_to_sparsity(model, 0.5)):
+        with pytest.raises(ValueError, match=r"masses of hidden2 is .* at index 2"):
+            removal_of(model)
+
+
+def test_a_layer_by_itself_is_called_model() -> None:
+    with pytest.warns(UserWarning, match="every group of model was due"):
+        prune(PopulationLinear(2, 2), 5.0)
+
+
+def test_names_that_would_coincide_are_refused() -> None:
+    nested = nn.Sequential(OrderedDict(b=PopulationLinear(6, 5)))
+    model = nn.Sequential(OrderedDict([("a", nested), ("a_b", nn.ReLU()), ("o", nn.Linear(5, 3))]))
+    with pytest.raises(ValueError, match="both be called a_b"):
+        compact(model)
+
+
 # Files
 
 
@@ -303,10 +333,32 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds None"):
         load_compact(path)
     strange = '[{"name": "0", "type": "Evil", "arguments": {}}]'
+    tensors = {"w": torch.ones(2)}
     metadata = {"format": "nn_bridge compact", "version": "1", "architecture": strange}
-    save_file({"w": torch.ones(2)}, path, metadata=metadata)
+    save_file(tensors, path, metadata=metadata | {"sha256": removal._digest(strange, tensors)})
     with pytest.raises(ValueError, match="'Evil'"):
         load_compact(path)
+
+
+@settings(deadline=None, max_examples=60)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@example(where=0.999, bit=0)  # in the last weight, of which safetensors itself knows nothing
+@example(where=0.2, bit=1)
+def test_no_flipped_bit_goes_unnoticed(compact_file: bytes, where: float, bit: int) -> None:
+    content = bytearray(compact_file)
+    content[int(where * len(content))] ^= 1 << bit
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"small\.safetensors"):
+            load_compact(path)
+
+
+@pytest.fixture(scope="module")
+def compact_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("file") / "small.safetensors"
+    save_compact(compact(network()), path)
+    return path.read_bytes()
 
 
 def test_a_halved_paper_network_costs_less_and_predicts_the_same(tmp_path: Path) -> None:
@@ -330,11 +382,11 @@ def test_onnxruntime_agrees(tmp_path: Path, small: bool) -> None:
     model = network()
     prune_to_sparsity(model, 0.5)
     model = compact(model) if small else model
-    export_onnx(model, tmp_path / "model.onnx", inputs(3))
-    session: Any = InferenceSession(str(tmp_path / "model.onnx"))
+    export_onnx(model, tmp_path / "made" / "model.onnx", inputs(3))
+    session: Any = InferenceSession(str(tmp_path / "made" / "model.onnx"))
     for samples in (1, 32):
         x = inputs(samples)
         (out,) = session.run(None, {"input": x.numpy()})
         np.testing.assert_allclose(out, model(x).detach().numpy(), atol=1e-5)
     assert model.training
-    assert [f.name for f in tmp_path.iterdir()] == ["model.onnx"]
+    assert [f.name for f in (tmp_path / "made").iterdir()] == ["model.onnx"]

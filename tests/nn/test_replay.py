@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -65,10 +66,57 @@ def test_with_mutation_too() -> None:
     assert replay.identical and (replay.distances.max(axis=1) <= replay.bounds).all()
 
 
-@pytest.mark.parametrize("option", [{"clipped": "fitness"}, {"scope": "layer"}])
-def test_what_cannot_be_replayed_is_refused(option: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(option))):
-        Recording(Experiment(**option))
+@pytest.mark.parametrize("dynamics", ["replicator", "normalized", "mutation"])
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_all_dynamics_are_replayed_with_layers_together_or_apart(dynamics: Any, scope: Any) -> None:
+    options: dict[str, Any] = {"relative": "mean", "step_size": 5e-3, "mutation_rate": 0.5, "mass_cap": 36.0}
+    experiment = Experiment(**SMALL, **options, dynamics=dynamics, scope=scope, signal_clip=None)
+    replay = replayed(experiment, recorded(Recording(experiment)), halvings=1)
+    assert replay.identical and np.abs(replay.network[-1] - 1).max() > 1e-3
+    distances = replay.distances.max(axis=1)
+    assert (distances <= replay.bounds).all() and (replay.bounds < 100 * distances).all()
+    if dynamics != "mutation":  # the mass of those that compete is kept, and of no other
+        for masses in (replay.network[-1], replay.flow[-1]):
+            assert (abs(masses[:24].sum() - 24) < 1e-9) == (scope == "layer")
+            assert masses.sum() == pytest.approx(36, abs=1e-9)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_the_bound_holds_where_a_cap_acts(scope: Any) -> None:
+    # A few groups far below the others: the clip spares them, and total mass would grow.
+    options: dict[str, Any] = {"step_size": 0.02, "decay": 0.1, "signal_clip": 0.5, "mass_cap": 36.0}
+    experiment = Experiment(**SMALL, **options, dynamics="normalized", scope=scope)
+    draw = np.random.default_rng(0)
+    fitness = draw.normal(1.0, 0.3, size=(40, 36)) - 3.0 * (np.arange(36) % 6 == 0)
+    record = xr.Dataset(
+        {
+            "contribution": (("step", "group"), fitness.astype(np.float32)),
+            "mass": (("epoch", "group"), np.ones((11, 36))),
+        },
+        attrs={"step_size": 0.02},
+    )
+    replay = replayed(experiment, record, halvings=2)
+    for masses in (replay.maps[0], replay.flow):
+        assert masses[1:].sum(axis=1) == pytest.approx(np.full(10, 36.0), rel=1e-9)
+    distances = replay.distances.max(axis=1)
+    assert (distances <= replay.bounds).all() and (replay.bounds < 100 * distances).all()
+    free = replayed(dataclasses.replace(experiment, dynamics="replicator"), record, halvings=0)
+    assert free.maps[0, -1].sum() > 36.5
+
+
+def test_relative_signals_are_of_the_groups_that_compete_whatever_the_dynamics() -> None:
+    options: dict[str, Any] = {"relative": "mean", "step_size": 5e-3, "signal_clip": None, "mass_cap": 36.0}
+    kinds: tuple[Any, ...] = ("replicator", "normalized")
+    experiments = [Experiment(**SMALL, **options, dynamics=kind, scope="layer") for kind in kinds]
+    runs = [recorded(Recording(experiment)) for experiment in experiments]
+    assert runs[0].identical(runs[1])  # the cap does not act
+    means = runs[0]["contribution"].values[0, :24].mean(), runs[0]["contribution"].values[0, 24:].mean()
+    assert means == pytest.approx((1, 1), rel=1e-5)
+
+
+def test_fitness_that_was_clipped_itself_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"experiment\.clipped is 'fitness'"):
+        Recording(Experiment(clipped="fitness"))
 
 
 def test_the_study_prints_and_saves_what_it_found(tmp_path: Path) -> None:

@@ -165,15 +165,60 @@ def test_smoothing_is_the_weighted_mean_of_all_values_so_far() -> None:
     assert not np.allclose(seen[-1], expected, rtol=0.1)
 
 
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_an_input_without_the_axis_of_samples_is_one_sample(per_sample: bool) -> None:
+    x = torch.randn(1, 3, generator=torch.Generator().manual_seed(1))
+    values = []
+    for sample in (x, x[0]):
+        model = nn.Sequential(PopulationLinear(3, 2, generator=torch.Generator().manual_seed(0)))
+        selector = selected(model, Contribution(per_sample=per_sample, summed=True))
+        model(sample).pow(3).sum().backward()
+        selector.step()
+        assert selector.contribution is not None
+        values.append(selector.contribution)
+    torch.testing.assert_close(values[0], values[1])
+
+
+@pytest.mark.parametrize("frozen", [["hidden1"], ["hidden1", "hidden2", "output"]])
+def test_masses_evolve_where_weights_are_frozen(frozen: list[str]) -> None:
+    expected = contribution(network(), Contribution(), batch())
+    model = network()
+    for name in frozen:
+        model.get_submodule(name).requires_grad_(False)
+    assert np.array_equal(contribution(model, Contribution(), batch()), expected)
+    assert all(parameter.grad is None for parameter in model.get_submodule(frozen[0]).parameters())
+    with torch.no_grad():
+        assert not model(batch()[0]).requires_grad
+
+
+def test_a_step_spoils_no_backward_pass_to_come() -> None:
+    model = network().double()  # where the masses need no conversion
+    x, y = batch()
+    selector = selected(model, Contribution())
+    first, second = (nn.functional.cross_entropy(model(x.double()), y) for _ in range(2))
+    first.backward()
+    selector.step()
+    one = selector.contribution
+    second.backward()
+    selector.step()
+    assert one is not None and selector.contribution is not None
+    assert torch.equal(one, selector.contribution)  # both at the masses of the forward pass
+
+
+@pytest.mark.parametrize("given", ["scope", "dynamics"])
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("relative", [True, "zscore"])
-def test_relative_values_over_the_groups_that_compete(scope: str, relative: Any) -> None:
+def test_relative_values_over_the_groups_that_compete(scope: str, relative: Any, given: str) -> None:
     x, y = batch()
     raw_model, model = network(), network()
     for each in (raw_model, model):
         each[0].masses[2] = 0.0  # absent: no part of mean and deviation
     raw = contribution(raw_model, Contribution(), (x, y))
-    selector = selected(model, Contribution(relative=relative), scope=scope)
+    apart = ed.Populations(ed.Replicator(), (5, 4))
+    if given == "scope" or scope == "global":
+        selector = selected(model, Contribution(relative=relative), scope=scope)
+    else:
+        selector = Selector(model, apart, Contribution(relative=relative), 1e-3)
     present = selector.masses.numpy() > 0
     backward(model, x, y)
     selector.step()
@@ -201,6 +246,8 @@ DYNAMICS = [
     ed.NormalizedGrowth(mass_cap=8.0, signal_clip=1e-3),
     ed.SelectionMutation(0.1, signal_clip=1e-3),
     ed.SelectionMutation(lambda t: 0.1 * t, target=1.0),
+    ed.SelectionMutation(0.1, target=np.linspace(0.5, 1.5, GROUPS)),
+    ed.SelectionMutation(0.1, target=torch.linspace(0.5, 1.5, GROUPS, dtype=torch.float64)),
 ]
 
 
@@ -268,6 +315,10 @@ def test_a_step_needs_a_backward_pass() -> None:
     selector.clear()
     with pytest.raises(RuntimeError, match="backward"):
         selector.step()
+    # A layer that the loss does not depend on is named.
+    model[0](batch()[0]).sum().backward()
+    with pytest.raises(RuntimeError, match=r"^hidden2 saw no backward pass"):
+        selector.step()
 
 
 def test_the_latest_selector_has_the_model() -> None:
@@ -305,7 +356,8 @@ def test_states_round_trip_with_smoothing() -> None:
             selector.step()
     assert first.steps == second.steps == 6
     assert torch.equal(first.masses, second.masses)
-    # A fresh selector, without the smoothed signal, goes elsewhere.
+    with pytest.raises(ValueError, match="state lacks remembered, weight"):
+        second.load_state_dict({"steps": 1, "smoothed": None})
     with pytest.raises(ValueError, match="another model"):
         selected(population_mlp((6, 3, 2)), signal).load_state_dict(first.state_dict())
 
@@ -375,6 +427,51 @@ def test_a_stopped_recorder_records_no_more() -> None:
     late = Recorder(selector)
     selector.step()
     assert late.record().first_step == 2 and late.record().times[0] == 2 * selector.step_size
+
+
+def test_a_late_record_is_replayed_bit_for_bit_too(tmp_path: Any) -> None:
+    # Times from 3 · 0.1 on, which in floating point are not those of the steps counted from zero.
+    model = network(masses=False)
+    selector = Selector(model, ed.Replicator(), Contribution(), 0.1)
+    for k in range(40):
+        if k == 3:
+            recorder = Recorder(selector)
+        model.zero_grad()
+        backward(model, *batch(k))
+        selector.step()
+    recorder.record().save(tmp_path / "late.nc")
+    record = Record.load(tmp_path / "late.nc")
+    run = ed.iterate(
+        ed.Replicator(),
+        record.landscape(1e-3),
+        record.initial_masses,
+        record.steps,
+        record.step_size,
+        t_start=float(record.times[0]),
+    )
+    assert run.masses[-1].tobytes() == selector.masses.numpy().tobytes()
+    assert np.array_equal(run.t, record.times)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "mass"])
+def test_a_damaged_record_is_refused_by_name(tmp_path: Any, damage: str) -> None:
+    model = network()
+    selector = selected(model, Magnitude())
+    recorder, path = Recorder(selector), tmp_path / "record.nc"
+    selector.step()
+    recorder.record().save(path)
+    content = path.read_bytes()
+    mass = float(recorder.record().initial_masses[4])
+    spoilt = {
+        "truncated": content[:-20],
+        "empty": b"",
+        "text": b"hello",
+        "mass": content.replace(np.float64(mass).tobytes(), np.float64(mass + 1).tobytes()),
+    }[damage]
+    assert spoilt != content
+    path.write_bytes(spoilt)
+    with pytest.raises(ValueError, match=r"record\.nc"):
+        Record.load(path)
 
 
 def test_any_layer_that_scales_its_groups_can_take_part() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 import evodyn as ed
+from evodyn.atomic import replacing
 from nn_bridge import (
     Contribution,
     Progress,
@@ -209,6 +211,70 @@ def test_a_damaged_checkpoint_falls_back_on_the_one_before_and_says_so(tmp_path:
         path.write_bytes(b"gone too")
     with pytest.raises(ValueError, match="Expected a readable checkpoint"):
         training.load(path)
+
+
+def test_a_damaged_checkpoint_never_replaces_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.pt"
+    training = Training()
+    training.save(path, 1)
+    training.save(path, 2)
+    path.write_bytes(path.read_bytes()[:-10])
+    whole = previous(path).read_bytes()
+    with monkeypatch.context() as patch:  # killed just before the new one is in place
+        patch.setattr("nn_bridge.checkpoints.replacing", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.save(path, 2)
+    assert previous(path).read_bytes() == whole
+    training.save(path, 2)
+    progress = training.load(path)
+    assert progress is not None and progress.epoch == 2
+    training.save(path, 3)  # and a whole one does
+    assert previous(path).read_bytes() != whole
+
+
+@contextlib.contextmanager
+def interrupted(path: Path) -> Any:
+    with replacing(path) as temporary:
+        yield temporary
+        raise KeyboardInterrupt
+
+
+def test_lists_and_tuples_in_a_configuration_are_the_same(tmp_path: Path) -> None:
+    training = Training()
+    config = {"widths": (784, 16, 8, 10), "rate": np.float64(0.1)}
+    training.save(tmp_path / "run.pt", 1, config)
+    progress = training.load(tmp_path / "run.pt", {"rate": 0.1, "widths": [784, 16, 8, 10]})
+    assert progress is not None and progress.epoch == 1
+
+
+def test_what_could_not_be_read_back_is_not_saved(tmp_path: Path) -> None:
+    training, path = Training(), tmp_path / "run.pt"
+    training.save(path, 1)
+    with pytest.raises(ValueError, match="config cannot be written as JSON"):
+        training.save(path, 2, {"count": np.int64(3)})
+    with pytest.raises(ValueError, match=r"progress\.history holds something that could not be read back"):
+        save_checkpoint(
+            path,
+            training.model,
+            training.optimizer,
+            training.selector,
+            progress=Progress(2, 0, {"accuracy": [np.float64(0.9)]}),
+            config=CONFIG,
+        )
+    progress = training.load(path)
+    assert progress is not None and progress.epoch == 1
+
+
+def test_another_model_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    Training().save(tmp_path / "run.pt", 1)
+    other = Training(seed=1)
+    other.model = population_mlp((784, 16, 9, 10), seed=1)
+    before = other.state()
+    with pytest.raises(ValueError, match=r"hidden2\.masses: \(8,\) there, \(9,\) here"):
+        other.load(tmp_path / "run.pt")
+    assert other.state() == before
 
 
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
