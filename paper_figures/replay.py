@@ -37,7 +37,7 @@ def main() -> None:
     )
     reading, dynamics = str(run.reading.item()), str(run.dynamics.item())
     steps = [f"{size:.3g}" for size in data.step_size.values]
-    same = ", and its masses bit for bit" if data.identical.values.all() else ""
+    same = ", and its masses bit for bit" if data["identical"].values.all() else ""
     style.save(
         figure,
         "replay",
