@@ -45,7 +45,9 @@ def like(value: Array, masses: Array) -> Array:
 
     Nothing is copied if it is there already.
     """
-    if type(masses) is np.ndarray or is_foreign(value) or not isinstance(value, np.ndarray | np.generic):
+    if type(masses) is np.ndarray:
+        return host(value) if is_foreign(value) else value
+    if is_foreign(value) or not isinstance(value, np.ndarray | np.generic):
         return value
     xp = array_namespace(masses)
     # The copy also spares torch a warning: specifications hold read-only arrays.

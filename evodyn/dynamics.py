@@ -453,6 +453,8 @@ class Selection(Dynamics):
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
         growth = self.function(masses, fitness)
+        if type(masses) is np.ndarray:
+            growth = np.asarray(growth)
         if growth.shape[-1:] != masses.shape[-1:]:
             raise ValueError(
                 f"function returned shape {tuple(growth.shape)}; expected growth rates for the "
