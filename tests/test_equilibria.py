@@ -649,3 +649,11 @@ def test_all_equilibria_says_when_it_cannot() -> None:
     with pytest.raises(ValueError, match="mutation"):
         all_equilibria(SelectionMutation(0.1), landscapes.MatrixGame(np.eye(2)))
     assert len(all_equilibria(SelectionMutation(0.1), Constant([1.0, 2.0]))) == 1
+
+
+def test_a_zero_sum_game_between_layers_is_not_taken_for_one_that_pulls_back() -> None:
+    # Within the first block the form on the tangent space is zero but for rounding, and one group dominates.
+    game = MatrixGame([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    found = equilibrium(Populations(Replicator(), (2, 1)), game, total_mass=[1.0, 2.0])
+    np.testing.assert_allclose(found.masses, [1.0, 0.0, 2.0], atol=1e-14)
+    assert found.stability is Stability.STABLE and found.invasion_rates[1] < 0
