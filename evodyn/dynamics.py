@@ -38,6 +38,7 @@ __all__ = [
 Scheme = Literal["euler", "exponential"]
 SCHEMES = ("euler", "exponential")
 _EPS = 2.0**-52
+_FEW_BLOCKS = 8  # are evaluated one by one, bit for bit what each is alone
 
 
 def mean_fitness(masses: Array, fitness: Array) -> Array:
@@ -575,8 +576,8 @@ class Populations(Dynamics):
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
         shared = self._shared
-        if shared is not None and xp is np:
-            # All blocks at once: with many of them, one after another takes tens of times as long.
+        if shared is not None and xp is np and len(self.sizes) > _FEW_BLOCKS:
+            # All at once: one after another takes tens of times as long. Sums are rounded in another order.
             fitness = np.where(masses > 0, fitness, 0.0)
             segments = self._segments
             total = segments.reduced(np.add, masses)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn import validation
-from evodyn.arrays import FloatArray, host
+from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics
 from evodyn.extinction import Extinction
 from evodyn.integration import solve
@@ -131,8 +131,8 @@ class Ensemble(Specification):
         """How each member was computed."""
         return tuple(run.stats for run in self.runs)
 
-    def _of_members(self, name: str) -> Any:
-        stacked = np.stack([getattr(run, name) for run in self.runs])
+    def _of_members(self, name: str) -> npt.NDArray[Any]:
+        stacked: npt.NDArray[Any] = np.stack([getattr(run, name) for run in self.runs])
         stacked.flags.writeable = False
         return stacked
 

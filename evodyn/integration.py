@@ -181,8 +181,8 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
     )
     if len(times) and times[0] <= run.t[-1]:
         raise ValueError(
-            f"save_at begins at {float(times[0])!r}; expected times after {float(run.t[-1])!r}, which is saved "
-            "already."
+            f"save_at begins at {float(times[0])!r}; expected times after {float(run.t[-1])!r}, "
+            "which is saved already."
         )
     state = State(start, run.end_state.log_masses, run.end_state.removed)
     ledger = resumed_ledger(run, state.log_masses)

@@ -35,7 +35,14 @@ from evodyn.dynamics import (
 from evodyn.ensembles import member_rng
 from evodyn.flow import State
 from evodyn.landscapes import Constant, LandscapeFunction
-from evodyn.problem import check_kinds, check_memory, check_start, validated_masses, validated_save_times, validated_span
+from evodyn.problem import (
+    check_kinds,
+    check_memory,
+    check_start,
+    validated_masses,
+    validated_save_times,
+    validated_span,
+)
 from evodyn.specifications import Specification
 
 __all__ = [

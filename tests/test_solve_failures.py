@@ -133,12 +133,17 @@ ITERATE: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"t_start": INF}, ("t_start is inf", "finite")),
     ({"landscape": L.Recorded([1.0, 2.0, 9.0], np.ones((2, 3)))}, ("t is 0.0", "[1, 9]")),
 ]
+
+
 def rows(t: float, masses: Array) -> Array:
     return [[1.0]][5]
 
 
 CALLS: list[tuple[Callable[[], object], tuple[str, ...]]] = [
-    (lambda: solve(landscape=L.Constant), ("landscape raised TypeError at t = 0", "expected the fitness of 3")),
+    (
+        lambda: solve(landscape=L.Constant),
+        ("landscape raised TypeError at t = 0", "expected the fitness of 3"),
+    ),
     (lambda: iterate(landscape=lambda masses: masses), ("landscape raised TypeError", "expected")),
     (lambda: solve(landscape=rows), ("landscape raised IndexError at t = 0 (list index", "expected")),
     (lambda: solve(save_at=[0.5, 0.5]), ("save_at is 0.5 then 0.5 at index 1", "increasing")),
@@ -206,7 +211,7 @@ def test_a_landscape_that_raises_at_the_start_is_heard(call: Callable[..., Any])
     def broken(t: float, masses: Array) -> Array:
         raise KeyError("no such file")
 
-    with pytest.raises(ValueError, match="landscape raised KeyError .*no such file") as caught:
+    with pytest.raises(ValueError, match=r"landscape raised KeyError .*no such file") as caught:
         call(landscape=broken)
     lines = "".join(traceback.format_exception(caught.value))
     assert "in broken" in lines
