@@ -571,7 +571,9 @@ class Populations(Dynamics):
 
     @functools.cached_property
     def _targets(self) -> np.ndarray:
-        return inflow_targets(self, sum(self.sizes))
+        targets = inflow_targets(self, sum(self.sizes))
+        targets.flags.writeable = False
+        return targets
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)

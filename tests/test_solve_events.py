@@ -658,8 +658,7 @@ def test_a_run_without_survivors_reaches_its_end_and_goes_on(method: Method) -> 
     assert longer.t.tolist() == [0.0, 2.0, 2.5, 3.0] and (longer.masses == 0).all()
 
 
-@by_every_method
-def test_rounding_takes_no_neutral_group_across_the_threshold(method: Method) -> None:
+def test_rounding_takes_no_neutral_group_across_the_threshold() -> None:
     # Each starts at the threshold exactly, which is not below it.
     fitness = np.array([0.3, 0.3, 0.3, 9.0])  # and that of the absent does not matter
     start = np.array([0.1, 0.7, 0.4, 0.0])
@@ -670,7 +669,6 @@ def test_rounding_takes_no_neutral_group_across_the_threshold(method: Method) ->
             start,
             (0.0, 7.0),
             extinction=ed.Extinction(threshold),
-            solver=solver(method),
         )
         below = start < threshold
         assert run.extinct_at_end.tolist() == below.tolist() and not len(run.crossings)
