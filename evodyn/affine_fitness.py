@@ -75,11 +75,11 @@ class AffineFitness(Specification):
         others, and is found by an active-set method.
         """
         basis = self.tangent(present)
-        form = basis.T @ self.slope[np.ix_(present, present)] @ basis
-        if (
-            form.size
-            and np.linalg.eigvalsh((form + form.T) / 2).max() >= -_RANK_TOLERANCE * np.abs(form).max()
-        ):
+        slope = self.slope[np.ix_(present, present)]
+        form = basis.T @ slope @ basis
+        # Rounding is of the size of the slope, of which the form may keep nothing.
+        rounding = _RANK_TOLERANCE * float(np.abs(slope).max())
+        if form.size and np.linalg.eigvalsh((form + form.T) / 2).max() >= -rounding:
             return None
         alive = present.copy()
         for _ in range(_BLOCK_PIVOTS):

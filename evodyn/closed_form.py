@@ -51,11 +51,18 @@ class _Piece:
         for block in self.blocks:
             part = logs[:, block]
             total = log_sum_exp(self.base[block])
-            if np.isfinite(total[0]):
+            if self._rests(block):
+                part[:] = self.base[block]  # not even rounding takes a neutral group across a threshold
+            elif np.isfinite(total[0]):
                 # The largest first: the total must not be rounded at the size of c·t.
                 part -= part.max(axis=-1, keepdims=True)
                 part += total - log_sum_exp(part)
         return logs
+
+    def _rests(self, block: slice) -> bool:
+        """Tell whether the living groups of a block are all equally fit."""
+        living = self.fitness[block][np.isfinite(self.base[block])]
+        return not len(living) or bool((living == living[0]).all())
 
     def of_groups(self, t: FloatArray, groups: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
         """Return ln p and its slope c - φ̄ of one group at one time each, shape (len(t),)."""

@@ -151,7 +151,7 @@ def price_decomposition(run: Run | xarray.Dataset, trait: Trait) -> PriceDecompo
         change = _derivative(function, record, float(t), logs, growth, inflow, masses)
         rows = []
         for block in record.blocks:
-            total = masses[block].sum()
+            total = masses[block].sum() or math.nan  # where no mass is left, no mean has a value
             shares = masses[block] / total
             mean = float(shares @ z[block])
             mutation = (inflow[block] @ z[block] - inflow[block].sum() * mean) / total
@@ -255,7 +255,8 @@ def _by_block(
     columns = []
     for block in record.blocks:
         logs = record.log_masses[:, block]
-        shares = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # without any mass there are no shares
+            shares = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
         columns.append(function(shares, *(array[block] for array in along)))
     return _shaped(record, np.stack(columns, axis=1))
 

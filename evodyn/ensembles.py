@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn import validation
-from evodyn.arrays import FloatArray, host
+from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics
 from evodyn.extinction import Extinction
 from evodyn.integration import solve
@@ -109,17 +109,17 @@ class Ensemble(Specification):
     @functools.cached_property
     def extinction_time(self) -> FloatArray:
         """First times below the threshold, shape (M, N)."""
-        return np.stack([run.extinction_time for run in self.runs])
+        return self._of_members("extinction_time")
 
     @functools.cached_property
     def extinct_at_end(self) -> npt.NDArray[np.bool_]:
         """Who is extinct at the end, shape (M, N)."""
-        return np.stack([run.extinct_at_end for run in self.runs])
+        return self._of_members("extinct_at_end")
 
     @functools.cached_property
     def absorbed_mass(self) -> FloatArray:
         """Mass removed by absorption, shape (M, N)."""
-        return np.stack([run.absorbed_mass for run in self.runs])
+        return self._of_members("absorbed_mass")
 
     @property
     def termination(self) -> tuple[Termination, ...]:
@@ -130,6 +130,11 @@ class Ensemble(Specification):
     def stats(self) -> tuple[Stats, ...]:
         """How each member was computed."""
         return tuple(run.stats for run in self.runs)
+
+    def _of_members(self, name: str) -> npt.NDArray[Any]:
+        stacked: npt.NDArray[Any] = np.stack([getattr(run, name) for run in self.runs])
+        stacked.flags.writeable = False
+        return stacked
 
     def _along(self, name: str) -> FloatArray:
         first = getattr(self.runs[0], name)
@@ -224,7 +229,7 @@ def solve_ensemble(
     start, end = validated_span(t_span)
     times = validated_save_times(save_at, start, end)
     workers = validation.count("workers", workers)
-    initial = np.asarray(host(p0))
+    initial = validation.finite_array("p0", p0, least=0.0)
     if initial.ndim not in (1, 2):
         raise ValueError(f"p0 has shape {initial.shape}; expected (N,), or (M, N) with one row per member.")
     landscapes = _landscapes(landscape, members, rng)

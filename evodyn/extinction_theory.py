@@ -543,14 +543,14 @@ class ExtinctionRates(Specification):
     ----------
     theoretical : array
         Minus the invasion rate at the equilibrium that the trajectory approaches: its long-time decay rate.
-        0 for survivors, NaN for groups absent from the start.
+        0 for survivors, NaN for groups absent from the start and where dynamics and landscape are unknown.
     measured : array
         Least-squares slope of -ln p_i against t in the window; NaN where nothing was measured (an
         equilibrium, absent groups).
     interval : array, shape (N, 2)
         95 % interval of the slope by Student's t; for noise-free trajectories it reflects curvature.
     dying : array of bool
-        The groups that are absent from the equilibrium.
+        The groups that are absent from the equilibrium, as far as it is known.
     """
 
     theoretical: FloatArray
@@ -573,8 +573,8 @@ def extinction_rates(
     Parameters
     ----------
     run_or_equilibrium : Run, xarray.Dataset or Equilibrium
-        A dataset has the names of the saved schema, with its specification. Of an equilibrium only the
-        theoretical rates are known.
+        A dataset has the names of the saved schema; without its specification only the measured rates are
+        known. Of an equilibrium only the theoretical ones are.
     window : (float, float), optional
         Part of the time span in which to measure, by default its second half.
 
@@ -585,8 +585,8 @@ def extinction_rates(
     Raises
     ------
     ValueError
-        If fewer than three saved times are in the window, the dataset has no specification, or the
-        trajectory approaches no rest point that `equilibrium` finds.
+        If fewer than three saved times are in the window, or the trajectory approaches no rest point that
+        `equilibrium` finds.
 
     Examples
     --------
@@ -602,7 +602,10 @@ def extinction_rates(
         nothing = np.full(len(point.masses), math.nan)
         return _frozen_rates(0.0 - point.invasion_rates, nothing, np.full((len(nothing), 2), math.nan), point)
     record = record_of(run_or_equilibrium)
-    dynamics, landscape = record.known("the theoretical rate")
+    measured, interval = _slopes(record, window)
+    if record.dynamics is None or record.landscape is None:
+        return _frozen_rates(np.full(len(measured), math.nan), measured, interval, None)
+    dynamics, landscape = record.dynamics, record.landscape
     start = record.masses[0]
     present = np.isfinite(record.log_masses[0])
     clipped = any(
@@ -615,15 +618,15 @@ def extinction_rates(
             if remaining[block].any():
                 remaining[block] *= record.masses[-1, block].sum() / remaining[block].sum()
     point = equilibrium(dynamics, landscape, start=remaining, eigenvalues=False)
-    measured, interval = _slopes(record, window)
     theoretical = np.where(present, 0.0 - point.invasion_rates, math.nan)
     return _frozen_rates(theoretical, measured, interval, point)
 
 
 def _frozen_rates(
-    theoretical: FloatArray, measured: FloatArray, interval: FloatArray, point: Equilibrium
+    theoretical: FloatArray, measured: FloatArray, interval: FloatArray, point: Equilibrium | None
 ) -> ExtinctionRates:
-    dying = ~point.survivors & ~np.isnan(theoretical)
+    known = ~np.isnan(theoretical)
+    dying = known if point is None else known & ~point.survivors
     for array in (theoretical, measured, interval, dying):
         array.flags.writeable = False
     return ExtinctionRates(theoretical, measured, interval, dying)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from evodyn.dynamics import (
     MeanComparison,
     NormalizedGrowth,
     Replicator,
+    Segments,
     SelectionMutation,
     cap_of,
     inflow_targets,
@@ -109,8 +109,8 @@ class _Block:
     groups: slice
     log_start: float
     """ln P at the start of the phase; -inf if the block is dead."""
-    log_total: Callable[[Any], Any] | None
-    """ln P at an array of times, where it is known in closed form."""
+    relaxation: tuple[float, float] | None
+    """Rate and target of the total mass, P = M + (P0 - M) exp(-μt), where it is known in closed form."""
     cap: float
     capped: bool
 
@@ -161,11 +161,7 @@ class Flow:
             cap = cap_of(member)
             if at_cap:
                 log_start = math.log(cap)
-            known = (
-                _constant(log_start)
-                if at_cap
-                else _known_log_total(member, start.t, log_start, inflow[groups])
-            )
+            known = (0.0, 0.0) if at_cap else _relaxation(member, inflow[groups])
             blocks.append(_Block(groups, log_start, known, cap, at_cap))
             # A floor of zero (no mutation yet) needs some unit all the same.
             unit[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0)
@@ -188,7 +184,7 @@ class Flow:
         return (
             isinstance(self.dynamics, MeanComparison)
             and len(self.blocks) == 1
-            and self.blocks[0].log_total is not None
+            and self.blocks[0].relaxation is not None
             and not self.blocks[0].capped
             and not len(self.reviving)
         )
@@ -222,13 +218,39 @@ class Flow:
         atol[len(self.log_living) :] *= 1e-3
         return atol
 
+    @functools.cached_property
+    def _segments(self) -> Segments:
+        return Segments([block.groups for block in self.blocks])
+
+    @functools.cached_property
+    def _totals(self) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
+        """Each block's ln P at the start, 0 if it is dead, rate and target; whether its total is known."""
+        starts = np.array([block.log_start for block in self.blocks])
+        alive = np.isfinite(starts)
+        relaxations = np.array([block.relaxation or (0.0, 0.0) for block in self.blocks])
+        known = alive & [block.relaxation is not None for block in self.blocks]
+        return np.where(alive, starts, 0.0), relaxations[:, 0], relaxations[:, 1], known
+
+    @functools.cached_property
+    def _steady(self) -> bool:
+        """Whether no known total changes."""
+        return not self._totals[1].any()
+
     def _log_starts(self) -> FloatArray:
-        if len(self.blocks) == 1:
-            return np.full(1, self.blocks[0].log_start)
-        starts = np.empty(len(self.start.log_masses))
-        for block in self.blocks:
-            starts[block.groups] = block.log_start if math.isfinite(block.log_start) else 0.0
-        return starts
+        return self._segments.spread(self._totals[0])
+
+    def log_totals(self, t: Any) -> FloatArray:
+        """Return ln P of every block at times `t`, shape (..., K), where it is known."""
+        log_starts, rates, targets, _ = self._totals
+        if self._steady:
+            return log_starts
+        elapsed = np.asarray(t)[..., None] - self.start.t
+        with np.errstate(divide="ignore"):
+            # A sum of non-negative terms. Without inflow it underflows where its logarithm need not.
+            relaxing = np.log(
+                np.exp(log_starts) * np.exp(-rates * elapsed) - targets * np.expm1(-rates * elapsed)
+            )
+        return np.where(targets > 0, relaxing, log_starts - rates * elapsed)
 
     def log_masses(self, t: Any, y: FloatArray) -> FloatArray:
         """Return ln p_i, shape (..., N), for states `y` of shape (..., n) at times `t` of shape (...)."""
@@ -244,15 +266,14 @@ class Flow:
                     masses = np.maximum(y[..., split:], 0.0) * self.unit
                     starts = np.broadcast_to(self._log_starts(), n)[self.reviving]
                     logs[..., self.reviving] = np.log(masses) - starts
-        for block in self.blocks:
-            part = logs[..., block.groups]
-            if block.log_total is None:
-                part += block.log_start
-            elif math.isfinite(block.log_start):
-                # The largest first: the total must not be rounded at the size of a drift.
-                part -= part.max(axis=-1, keepdims=True)
-                own = np.log(np.exp(part).sum(axis=-1, keepdims=True))
-                part += np.asarray(block.log_total(t))[..., None] - own
+        segments, (log_starts, _, _, known) = self._segments, self._totals
+        if known.any():
+            # The largest first: the total must not be rounded at the size of a drift.
+            logs -= segments.spread(np.where(known, segments.reduced(np.maximum, logs), 0.0))
+            own = np.log(segments.reduced(np.add, np.exp(logs)))
+            logs += segments.spread(np.where(known, self.log_totals(t) - own, log_starts))
+        else:
+            logs += segments.spread(log_starts)
         return logs
 
     def velocity(self, t: float, y: FloatArray) -> FloatArray:
@@ -291,7 +312,7 @@ class Flow:
             # that a drift common to all u has no meaning: the plain mean of fitness serves in place of
             # the weighted one, and is smoother.
             shares = np.exp(y - np.maximum.reduce(y))
-            shares *= math.exp(self.blocks[0].log_total(t)) / np.add.reduce(shares)  # type: ignore[misc]
+            shares *= math.exp(self.log_totals(t)[0]) / np.add.reduce(shares)
             masses = shares if self.full else self._all(shares)
             fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
             fitness = np.asarray(fitness, dtype=np.float64)
@@ -336,30 +357,13 @@ class Flow:
         return drift
 
 
-def _constant(value: float) -> Callable[[Any], Any]:
-    return lambda t: value
-
-
-def _known_log_total(
-    member: Dynamics, start: float, log_start: float, inflow: BoolArray
-) -> Callable[[Any], Any] | None:
-    """Return ln P(t) of a block where it has a closed form, else None."""
+def _relaxation(member: Dynamics, inflow: BoolArray) -> tuple[float, float] | None:
+    """Return rate and target of a block's total mass where it has a closed form, else None."""
     if clip_acts(member):
         return None
-    if isinstance(member, Replicator | NormalizedGrowth) or (
-        isinstance(member, SelectionMutation) and member.mutation_rate == 0
-    ):
-        return _constant(log_start)
+    if isinstance(member, Replicator | NormalizedGrowth):
+        return 0.0, 0.0
     if isinstance(member, SelectionMutation) and not callable(member.mutation_rate):
-        rate = member.mutation_rate
         targets = np.where(inflow, member.target_masses(np.zeros(len(inflow))), 0.0)
-        target, total = float(targets.sum()), math.exp(log_start)
-
-        def relaxing(t: FloatArray) -> FloatArray:
-            # P = M + (P0 - M) exp(-μt), as a sum of non-negative terms.
-            elapsed = np.asarray(t) - start
-            return np.log(total * np.exp(-rate * elapsed) - target * np.expm1(-rate * elapsed))
-
-        # Without inflow the sum underflows where its logarithm need not.
-        return relaxing if target > 0 else lambda t: log_start - rate * (np.asarray(t) - start)
+        return member.mutation_rate, float(targets.sum())
     return None

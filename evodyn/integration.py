@@ -158,6 +158,8 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
     """
     from evodyn.iteration import MapSettings, extend_iteration
 
+    if not isinstance(run, Run):
+        raise ValueError(f"run is {type(run).__name__}; expected a Run, the result of solve or iterate.")
     if run.termination not in (Termination.COMPLETED, Termination.ALL_EXTINCT):
         raise ValueError(
             f"run ended as {run.termination.name}; expected a completed run. {run.termination.value}"
@@ -179,7 +181,8 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
     )
     if len(times) and times[0] <= run.t[-1]:
         raise ValueError(
-            f"save_at begins at {times[0]!r}; expected times after {run.t[-1]!r}, which is saved already."
+            f"save_at begins at {float(times[0])!r}; expected times after {float(run.t[-1])!r}, "
+            "which is saved already."
         )
     state = State(start, run.end_state.log_masses, run.end_state.removed)
     ledger = resumed_ledger(run, state.log_masses)
@@ -269,6 +272,9 @@ def _run(
         else:
             method, reason = chosen_method(dynamics, landscape, state, end, solver)
             outcome = Integration(dynamics, landscape, end, saved, ledger, solver, method, reason).run(state)
+    if outcome.termination is Termination.ALL_EXTINCT:
+        # Nothing is left to happen: the rest of the run is known.
+        outcome.state = dataclasses.replace(outcome.state, t=end)
     run = _assembled(dynamics, landscape, start, saved, ledger, solver, outcome)
     if throw and not run.succeeded:
         at = f"at t = {outcome.state.t:g}"
@@ -294,7 +300,6 @@ def _assembled(
     final = outcome.state
     times, logs = saved.times, saved.log_masses
     if outcome.termination is Termination.ALL_EXTINCT:
-        # Nothing is left to happen: all later rows are known.
         logs[saved.next :] = -np.inf
     elif outcome.termination is not Termination.COMPLETED:
         times, logs = times[: saved.next], logs[: saved.next]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 
@@ -83,7 +84,8 @@ def iterate(
     -------
     Run
         With masses as the native quantity. A crossing has the time of the first state on its new side;
-        `stats.projections` counts how often the projection acted.
+        `stats.projections` counts how often the projection acted. The last mean fitness is NaN if the
+        landscape fails at the end, where no step needs it (a table with one row per step, say).
 
     Raises
     ------
@@ -237,16 +239,15 @@ def _iterated(
     t, native = np.array(times), np.array(rows)
     with np.errstate(all="ignore"):
         logs = np.log(native)
-        try:
-            means = mean_fitness_along(dynamics, landscape, t, native, logs)
-        except Exception:
-            if termination is Termination.COMPLETED:
-                raise
-            means = np.full(len(t), np.nan)
-    blocks = dynamics.blocks(native.shape[-1])
-    totals = np.stack([native[:, block].sum(axis=1) for block, _ in blocks], axis=1)
-    if not isinstance(dynamics, Populations):
-        totals = totals[:, 0]
+        blocks = dynamics.blocks(native.shape[-1])
+        totals = np.stack([native[:, block].sum(axis=1) for block, _ in blocks], axis=1)
+        if not isinstance(dynamics, Populations):
+            totals = totals[:, 0]
+        means = np.full(totals.shape, np.nan)
+        # No step asks for the fitness at the end, and where a step has failed there is none.
+        for part in (slice(0, -1), slice(-1, None)):
+            with contextlib.suppress(Exception):
+                means[part] = mean_fitness_along(dynamics, landscape, t[part], native[part], logs[part])
     with np.errstate(divide="ignore"):
         log_totals = np.log(totals)
     run = Run(

@@ -514,13 +514,17 @@ class Recorded(Landscape):
         ValueError
             If `t` is outside the record.
         """
-        if not self.times[0] <= t <= self.times[-1]:
+        first, last = float(self.times[0]), float(self.times[-1])
+        # The time t0 + k·h of a map's state may miss an end by rounding.
+        if not first <= t <= last and not (
+            min(abs(t - first), abs(t - last)) <= 8 * math.ulp(max(abs(first), abs(last)))
+        ):
             raise ValueError(
-                f"t is {t!r}, outside the record, which covers [{self.times[0]:g}, {self.times[-1]:g}]; "
+                f"t is {t!r}, outside the record, which covers [{first:g}, {last:g}]; "
                 "expected a time within it: shorten t_span or record longer."
             )
         row = int(np.searchsorted(self.times, t, side="right")) - 1
-        return min(row, int(self.contributions.shape[0]) - 1)
+        return min(max(row, 0), int(self.contributions.shape[0]) - 1)
 
     def __call__(self, t: float, masses: Array) -> Array:
         contribution = like(self.contributions[self.index(t)], masses)

@@ -72,10 +72,11 @@ def validated_save_times(save_at: npt.ArrayLike | None, start: float, end: float
     if not (np.diff(times) > 0).all():
         k = int(np.argmin(np.diff(times)))
         raise ValueError(
-            f"save_at is {times[k]!r} then {times[k + 1]!r} at index {k + 1}; expected increasing times."
+            f"save_at is {float(times[k])!r} then {float(times[k + 1])!r} at index {k + 1}; expected "
+            "increasing times."
         )
     if times[0] < start or times[-1] > end:
-        outside = times[0] if times[0] < start else times[-1]
+        outside = float(times[0] if times[0] < start else times[-1])
         raise ValueError(f"save_at contains {outside!r}; expected times within t_span = {(start, end)!r}.")
     return times
 
@@ -110,8 +111,16 @@ def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) 
     groups = getattr(landscape, "groups", None)
     if isinstance(groups, int) and groups != n:
         raise ValueError(f"landscape is made for {groups} groups and p0 has {n}; expected the same number.")
-    with np.errstate(all="ignore"):
-        fitness = fitness_at_log_masses(landscape, state.t, state.log_masses)
+    try:
+        with np.errstate(all="ignore"):
+            fitness = fitness_at_log_masses(landscape, state.t, state.log_masses)
+    except ValueError:
+        raise  # what evodyn's own landscapes say is to the point
+    except Exception as error:
+        raise ValueError(
+            f"landscape raised {type(error).__name__} at t = {state.t:g} ({error}); expected the fitness of "
+            f"{n} groups: call landscape(t, masses) by itself to see where."
+        ) from error
     try:
         if np.iscomplexobj(fitness):
             raise TypeError

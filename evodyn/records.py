@@ -111,14 +111,20 @@ def record_of(run: Run | xarray.Dataset | Record) -> Record:
     if "time" not in run.coords:
         raise ValueError("run has no coordinate 'time'; expected a dataset with the times of its rows.")
     t = np.asarray(run["time"], dtype=np.float64)
-    with np.errstate(divide="ignore"):
+
+    def values(name: str) -> FloatArray:
+        variable = run[name]  # labels say which axis is time
+        first = [axis for axis in run["time"].dims if axis in variable.dims]
+        return np.asarray(variable.transpose(*first, ...), dtype=np.float64)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
         if "log_mass" in run:
-            logs = np.asarray(run["log_mass"], dtype=np.float64)
+            logs = values("log_mass")
         elif "mass" in run:
-            logs = np.log(np.asarray(run["mass"], dtype=np.float64))
+            logs = np.log(values("mass"))
         elif "log_share" in run and "log_total_mass" in run:
-            shares = np.asarray(run["log_share"], dtype=np.float64)
-            totals = np.asarray(run["log_total_mass"], dtype=np.float64).reshape(len(t), -1)
+            shares = values("log_share")
+            totals = values("log_total_mass").reshape(len(t), -1)
             sizes = [shares.shape[1]] if dynamics is None else _sizes(dynamics, shares.shape[1])
             logs = shares + np.repeat(totals, sizes, axis=1)
         else:

@@ -173,7 +173,8 @@ def _newton(problem: RestPointProblem, guess: FloatArray) -> Solution:
     if not relative <= _CONVERGED:
         raise NoRestPointError(
             f"Newton's iteration ended with a relative error of {relative:.1e}; expected at most "
-            f"{_CONVERGED:g}: there may be no rest point with these groups; give support or start."
+            f"{_CONVERGED:g}: there may be no rest point with these groups; give support or start, or list "
+            "what there is for few groups with all_equilibria."
         )
     log_masses = np.full(problem.n, -math.inf)
     log_masses[problem.present] = logs

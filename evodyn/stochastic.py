@@ -23,6 +23,7 @@ import scipy.stats
 from evodyn import validation
 from evodyn.arrays import FloatArray, host
 from evodyn.dynamics import (
+    SCHEMES,
     Dynamics,
     NormalizedGrowth,
     Populations,
@@ -32,8 +33,16 @@ from evodyn.dynamics import (
     inflow_targets,
 )
 from evodyn.ensembles import member_rng
+from evodyn.flow import State
 from evodyn.landscapes import Constant, LandscapeFunction
-from evodyn.problem import check_memory, validated_masses, validated_save_times, validated_span
+from evodyn.problem import (
+    check_kinds,
+    check_memory,
+    check_start,
+    validated_masses,
+    validated_save_times,
+    validated_span,
+)
 from evodyn.specifications import Specification
 
 __all__ = [
@@ -154,11 +163,13 @@ def fitness_noise(
     """
     validation.choice("calculus", calculus, _CALCULI)
     dynamics = _unclipped(Replicator() if dynamics is None else dynamics)
+    check_kinds(dynamics, landscape, None)
     start = validated_masses(p0, dynamics)
     n = len(start)
     sigma = _per_group("noise", noise, n)
     members = validation.count("members", members)
     begin, end = validated_span(t_span)
+    _check_landscape(dynamics, landscape, begin, start)
     times = validated_save_times(save_at, begin, end)
     mutation = dynamics if isinstance(dynamics, SelectionMutation) else None
     exact = type(landscape) is Constant and mutation is None
@@ -199,6 +210,12 @@ def fitness_noise(
     model = f"white noise in fitness, {'Itô' if calculus == 'ito' else 'Stratonovich'} calculus"
     scheme = "Euler-Maruyama in ln X" + ("" if mutation is None else ", mutation in exact half-steps")
     return record.runs(f"{model}, {'exact in distribution' if exact else scheme}")
+
+
+def _check_landscape(dynamics: Dynamics, landscape: LandscapeFunction, t: float, masses: FloatArray) -> None:
+    """Raise `ValueError` if the landscape is wrong at the start."""
+    with np.errstate(divide="ignore"):
+        check_start(dynamics, landscape, State(t, np.log(masses), np.zeros(len(masses), dtype=bool)))
 
 
 def _unclipped(dynamics: Dynamics) -> Replicator | NormalizedGrowth | SelectionMutation:
@@ -443,8 +460,11 @@ def noisy_iterate(
     >>> runs.masses.shape, bool(np.allclose(runs.masses.sum(axis=2), 2.0))
     ((3, 101, 2), True)
     """
+    check_kinds(dynamics, landscape, None)
     start = validated_masses(p0, dynamics, within_cap=False)
     n = len(start)
+    _check_landscape(dynamics, landscape, 0.0, start)
+    validation.choice("scheme", scheme, SCHEMES)
     sigma = _per_group("noise", noise, n)
     members, n_steps = validation.count("members", members), validation.count("n_steps", n_steps)
     save_every = validation.count("save_every", save_every)
@@ -508,6 +528,7 @@ def wright_fisher(
     >>> runs.masses[:, -1].max(axis=1)      # drift fixes one of two neutral groups
     array([1., 1., 1., 1.])
     """
+    check_kinds(dynamics, landscape, None)
     if isinstance(dynamics, Populations):
         raise ValueError("dynamics is Populations; expected one population: sample each by itself.")
     start = validation.finite_array("counts", counts, ndim=1, least=0.0)
@@ -515,6 +536,7 @@ def wright_fisher(
     if (start != np.round(start)).any() or not individuals:
         raise ValueError("counts has fractions, or is 0; expected whole numbers of individuals.")
     dynamics.check(len(start))
+    _check_landscape(dynamics, landscape, 0.0, start / individuals)
     members = validation.count("members", members)
     n_generations, save_every = (
         validation.count("n_generations", n_generations),

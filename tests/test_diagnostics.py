@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from evodyn import diagnostics as dg
 from evodyn.dynamics import Dynamics, Populations, Replicator, Selection, SelectionMutation
 from evodyn.equilibria import equilibrium
+from evodyn.extinction import Extinction
 from evodyn.integration import Solver, solve
 from evodyn.landscapes import (
     Constant,
@@ -201,3 +202,32 @@ def test_dataset_of_diagnostics_is_labelled_and_the_same_from_a_dataset() -> Non
         dg.diagnostics(run.to_xarray().drop_attrs())
     with pytest.raises(ValueError, match="trait has 2"):
         dg.price_decomposition(run, [1.0, 2.0])
+
+
+def test_a_dataset_says_itself_which_axis_is_time() -> None:
+    masses = np.array([[1.0, 1.0, 1.0], [0.5, 1.0, 1.5], [0.1, 1.0, 1.9]])
+    rows = xarray.Dataset({"mass": (("time", "group"), masses)}, {"time": [0.0, 1.0, 2.0]})
+    columns = xarray.Dataset({"mass": (("group", "time"), masses.T)}, {"time": [0.0, 1.0, 2.0]})
+    assert dg.entropy(columns).tolist() == dg.entropy(rows).tolist()
+    assert dg.entropy(rows)[0] == pytest.approx(np.log(3))
+
+
+def test_a_dataset_with_negative_masses_is_refused() -> None:
+    wrong = xarray.Dataset({"mass": (("time", "group"), [[1.0, -1.0]])}, {"time": [0.0]})
+    with pytest.raises(ValueError, match="non-negative"):
+        dg.entropy(wrong)
+
+
+def test_means_have_no_value_where_no_mass_is_left() -> None:
+    run = solve(
+        Replicator(),
+        LinearDecay(C, 0.1),
+        START,
+        (0.0, 1.0),
+        save_at=[0.0, 1.0],
+        extinction=Extinction(9.0, "absorb"),
+    )
+    found = dg.diagnostics(run)
+    assert (found["total_mass"] == 0).all() and (dg.effective_number(run, order=0) == 0).all()
+    for name in ("mean_fitness", "fitness_variance", "entropy", "gini"):
+        assert np.isnan(found[name]).all()

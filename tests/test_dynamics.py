@@ -657,3 +657,36 @@ if importlib.util.find_spec("torch"):
         assert dynamics.target is target
         velocity = dynamics.velocity(torch.zeros(2), torch.zeros(2))
         np.testing.assert_array_equal(velocity.numpy(), [0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        ed.Replicator(),
+        ed.Replicator(signal_clip=0.3),
+        ed.NormalizedGrowth(mass_cap=2.0, signal_clip=0.5),
+        ed.SelectionMutation(0.2),
+        ed.SelectionMutation(lambda t: 0.1 + t, target=np.arange(18.0)),
+    ],
+    ids=repr,
+)
+def test_blocks_that_share_a_dynamics_are_what_they_are_one_by_one(shared: ed.Dynamics) -> None:
+    sizes = (1, 3, 2) * 3  # more than are evaluated one by one
+    masses = np.array([[2.0, 1.0, 0.0, 0.5, 0.3, 0.7], [0.0, 2.0, 0.0, 0.1, 1e-3, 0.0]])
+    masses = np.concatenate((masses, 2 * masses, masses / 3), axis=-1)
+    fitness = np.tile([1.0, -1.0, np.inf, 0.3, 2.0, 1.9], 3)
+    layers = ed.Populations(shared, sizes)
+    for scheme in SCHEMES:
+        together = layers.step(masses, fitness, 0.1, time=0.5, scheme=scheme)
+        for block, member in layers.blocks(18):
+            alone = member.step(masses[:, block], fitness[block], 0.1, time=0.5, scheme=scheme)
+            np.testing.assert_allclose(together[:, block], alone, rtol=4 * EPS, atol=4 * EPS)
+    velocity = layers.velocity(masses, fitness, time=0.5)
+    for block, member in layers.blocks(18):
+        alone = member.velocity(masses[:, block], fitness[block], time=0.5)
+        np.testing.assert_allclose(velocity[:, block], alone, rtol=4 * EPS, atol=4 * EPS)
+
+
+def test_growth_rates_may_come_as_a_list() -> None:
+    logistic = ed.Selection(lambda masses, fitness: [0.5, -1.0])
+    assert logistic.velocity([1.0, 2.0], [0.0, 0.0]).tolist() == [0.5, -2.0]

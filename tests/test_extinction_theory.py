@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.stats
+import xarray
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -285,8 +286,8 @@ def test_interval_of_noisy_slopes_covers_and_errors() -> None:
     assert 0.92 <= covered.mean() <= 0.98
     with pytest.raises(ValueError, match="at least 3"):
         extinction_rates(mine, window=(0.999, 1.0))
-    with pytest.raises(ValueError, match="without a specification"):
-        extinction_rates(mine.drop_attrs())
+    unknown = extinction_rates(mine.drop_attrs(), window=(0.0, 1.0))
+    assert unknown.measured.tolist() == rates.measured.tolist() and np.isnan(unknown.theoretical).all()
     with pytest.raises(ValueError, match="no coordinate 'time'"):
         extinction_rates(mine.drop_vars("time"))
     with pytest.raises(ValueError, match="expected a Run"):
@@ -305,3 +306,12 @@ def test_interval_of_noisy_slopes_covers_and_errors() -> None:
 def test_errors(arguments: tuple[Any, Any, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         exact_extinction_times(*arguments)
+
+
+def test_rates_are_measured_on_a_trajectory_of_unknown_making() -> None:
+    t = np.linspace(0.0, 10.0, 21)
+    mine = xarray.Dataset({"mass": (("group", "time"), np.exp([-0.5 * t, 0.0 * t]))}, {"time": t})
+    rates = extinction_rates(mine)
+    np.testing.assert_allclose(rates.measured, [0.5, 0.0], atol=1e-12)
+    assert np.isnan(rates.theoretical).all() and not rates.dying.any()
+    assert np.isnan(rates.relative_error).all()

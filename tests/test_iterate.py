@@ -350,3 +350,17 @@ def test_a_map_beyond_its_record_fails_with_what_there_is() -> None:
     record = landscapes.Recorded(0.1 * np.arange(51), np.zeros((50, 3)))
     with pytest.raises((ValueError, ed.SolveError), match="outside the record"):
         ed.iterate(REPLICATOR, record, np.ones(3), 60, 0.1)
+
+
+def test_a_table_with_one_row_for_each_step_is_enough() -> None:
+    table = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+
+    def logged(t: float, masses: Array) -> Array:
+        return table[round(t / 0.1)]
+
+    run = ed.iterate(REPLICATOR, logged, [1.0, 1.0], 3, 0.1)
+    assert run.termination is ed.Termination.COMPLETED
+    assert np.isfinite(run.mean_fitness[:3]).all() and np.isnan(run.mean_fitness[3])
+    replayed = landscapes.Recorded([0.0, 0.1, 0.2, 0.3], table)
+    again = ed.iterate(REPLICATOR, replayed, [1.0, 1.0], 3, 0.1)
+    assert again.masses.tolist() == run.masses.tolist() and np.isfinite(again.mean_fitness).all()

@@ -314,3 +314,27 @@ def test_groups_of_a_landscape() -> None:
     assert landscapes.MatrixGame(np.eye(3)).groups == 3
     assert landscapes.Recorded([0.0, 1.0], np.ones((1, 4))).groups == 4
     assert (slope + landscapes.Constant([1.0])).groups == 1
+
+
+def test_a_map_may_miss_the_end_of_a_record_by_rounding() -> None:
+    assert 3 * 0.1 > 0.3  # the time of the third state
+    record = landscapes.Recorded([0.0, 0.1, 0.2, 0.3], [[1.0], [2.0], [3.0]])
+    assert record(3 * 0.1, np.ones(1)) == 3.0
+    early = landscapes.Recorded([0.1 + 0.2, 1.0], [[1.0]])
+    assert early(0.3, np.ones(1)) == 1.0
+    for outside in (0.3 + 1e-12, -1e-12, float("nan")):
+        with pytest.raises(ValueError, match="outside the record"):
+            record(outside, np.ones(1))
+
+
+def test_contributions_of_another_library_meet_masses_of_numpy(library: Library) -> None:
+    c, masses = [1.0, 0.5, 0.0], np.array([1.0, 2.0, 3.0])
+    if library.name == "strict":
+        pytest.importorskip("array_api_strict")
+    landscape = landscapes.LinearDecay(library.array(c), decay=0.1)
+    if library.name != "strict":  # whose device refuses to be read, as here it must be
+        assert landscape(0.0, masses).tolist() == landscapes.LinearDecay(c, 0.1)(0.0, masses).tolist()
+        run = ed.iterate(ed.Replicator(), landscape, masses, 3, 0.1)
+        assert run.masses.tolist() == (
+            ed.iterate(ed.Replicator(), landscapes.LinearDecay(c, 0.1), masses, 3, 0.1).masses.tolist()
+        )

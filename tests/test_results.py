@@ -466,3 +466,11 @@ def test_a_map_that_fails_on_continuing_keeps_all_before() -> None:
     for result in (caught.value.result, ed.extend(run, 3.0, throw=False)):
         np.testing.assert_array_equal(result.t[: len(run.t)], run.t)
         assert result.t_span == pytest.approx((0.0, 2.0))
+
+
+def test_an_ensemble_is_read_only() -> None:
+    ensemble = ed.solve_ensemble(REPLICATOR, landscapes.Constant(C), np.stack((P0, 2 * P0)), (0.0, 1.0))
+    for name in ("t", "masses", "log_masses", "total_mass", "mean_fitness", "extinction_time",
+                 "extinct_at_end", "absorbed_mass"):  # fmt: skip
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(ensemble, name)[...] = 0

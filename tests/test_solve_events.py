@@ -639,3 +639,36 @@ def test_specification_of_extinction() -> None:
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         extinction.threshold = 2.0  # type: ignore[misc]
+
+
+@by_every_method
+def test_a_run_without_survivors_reaches_its_end_and_goes_on(method: Method) -> None:
+    run = ed.solve(
+        REPLICATOR,
+        landscapes.Constant([1.0, 0.0]),
+        [1.0, 1.0],
+        (0.0, 2.0),
+        save_at=[0.0, 2.0],
+        extinction=ed.Extinction(5.0, "absorb"),
+        solver=solver(method),
+    )
+    assert run.t_span == (0.0, 2.0) and run.end_state.t == 2.0
+    longer = ed.extend(run, 3.0, save_at=[2.5, 3.0])
+    assert longer.termination is ed.Termination.ALL_EXTINCT and longer.t_span == (0.0, 3.0)
+    assert longer.t.tolist() == [0.0, 2.0, 2.5, 3.0] and (longer.masses == 0).all()
+
+
+def test_rounding_takes_no_neutral_group_across_the_threshold() -> None:
+    # Each starts at the threshold exactly, which is not below it.
+    fitness = np.array([0.3, 0.3, 0.3, 9.0])  # and that of the absent does not matter
+    start = np.array([0.1, 0.7, 0.4, 0.0])
+    for threshold in start[:3]:
+        run = ed.solve(
+            REPLICATOR,
+            landscapes.Constant(fitness),
+            start,
+            (0.0, 7.0),
+            extinction=ed.Extinction(threshold),
+        )
+        below = start < threshold
+        assert run.extinct_at_end.tolist() == below.tolist() and not len(run.crossings)

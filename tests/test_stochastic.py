@@ -369,6 +369,16 @@ def noisy(landscape: Any = None, span: tuple[float, float] = (0.0, 1.0), **optio
             "two positive",
         ),
         (lambda: wright_fisher_matrix(Replicator(), Constant([0.0, 0.0]), 0), "individuals"),
+        (lambda: noisy_iterate(Replicator(), None, C, 3, 0.1, noise=1.0), "landscape is None"),  # type: ignore[arg-type]
+        (lambda: noisy_iterate(Replicator(), Constant(C), C, 3, 0.1, noise=1.0, scheme="rk"), "scheme is"),  # type: ignore[arg-type]
+        (lambda: noisy_iterate(Replicator(), Constant([1.0]), C, 3, 0.1, noise=1.0), "landscape is made for"),
+        (lambda: wright_fisher(Replicator(), lambda t, x: x * np.nan, [1, 1], 3), "landscape returned"),
+        (
+            lambda: fitness_noise(
+                lambda t, p: p * np.nan, C, (0.0, 1.0), noise=1.0, calculus="ito", step_size=0.1
+            ),
+            "landscape returned",
+        ),
         (lambda: noisy(span=(1.0, 1.0)), "t_span"),
         (lambda: noisy(noise=-1.0), "noise"),
         (lambda: noisy(noise=[1.0, 2.0]), "noise has shape"),
