@@ -253,7 +253,7 @@ def tables(rows: list[Row], *, groups: int, seeds: int, t_end: float) -> list[Ta
                 f"{100 * row['fraction_extinct']:.2f}",
                 f"{100 * row['interval_low']:.2f}–{100 * row['interval_high']:.2f}" if seeds > 1 else "–",
                 f"{100 * row['fraction_at_equilibrium']:.2f}",
-                f"{100 * row['difference']:+.2f}",
+                f"{round(100 * row['difference'], 2) + 0.0:+.2f}",  # no -0.00
                 *(_number(row[f"time_q{quantile:g}"]) for quantile in QUANTILES),
                 _number(row["time_error"], ".0e"),
             )
