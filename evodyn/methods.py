@@ -36,7 +36,8 @@ class Solver(Specification):
     rtol, atol : float, optional
         The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
         ln p is a relative error of p already, whatever p is. (A group far below its mutation floor is held
-        to a thousandth of that relative to the floor.)
+        to a thousandth of that relative to the floor. Where fitness has kinks, as a signal clip makes them,
+        the explicit methods' estimates of their errors are themselves rough: "LSODA" is then closer.)
     max_step : float, optional
         Longest step, in units of time. Lower it for a landscape with features that are short against its
         own time scale and that declares no breakpoints.
