@@ -308,7 +308,7 @@ import sys
 from {__name__} import counted_walk
 from evodyn.sweeps import sweep
 log, folder = sys.argv[1:]
-sweep(counted_walk, [dict(seed=k, log=log, seconds=0.1) for k in range(12)], folder, workers=2)
+sweep(counted_walk, [dict(seed=k, log=log, seconds=0.5) for k in range(12)], folder, workers=2)
 """
 
 
@@ -339,7 +339,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_bits(tmp_path: Path, how: sign
     # What a kill leaves behind is swept away, not read.
     (folder / f".0123.nc.abc{PARTIAL}").write_bytes(b"half a file")
     log.unlink()
-    points = [{"seed": k, "log": str(log), "seconds": 0.1} for k in range(12)]
+    points = [{"seed": k, "log": str(log), "seconds": 0.5} for k in range(12)]
     resumed = sweep(counted_walk, points, folder, workers=2)
     assert len(calls(log)) == 12 - finished
     assert not list(folder.glob(f".*{PARTIAL}"))
