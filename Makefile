@@ -16,12 +16,12 @@ FIGURES := figures$(if $(QUICK),/quick)
 TAKES_discrete_vs_continuous := $(if $(QUICK),15 seconds,2 minutes)
 TAKES_extensions := $(if $(QUICK),10 seconds,1 minute)
 TAKES_extinction := $(if $(QUICK),15 seconds,1 minute)
-TAKES_extinction_rates := $(if $(QUICK),20 seconds,2 minutes)
+TAKES_extinction_rates := $(if $(QUICK),20 seconds,3 minutes)
 TAKES_fixed_points := $(if $(QUICK),20 seconds,2 minutes)
-TAKES_mnist_bridge := $(if $(QUICK),30 seconds,15 minutes)
+TAKES_mnist_bridge := $(if $(QUICK),30 seconds,3 minutes)
 TAKES_noise := $(if $(QUICK),20 seconds,2 minutes)
-TAKES_paper_readings := $(if $(QUICK),1 minute,many hours)
-TAKES_replay := $(if $(QUICK),30 seconds,15 minutes)
+TAKES_paper_readings := $(if $(QUICK),1 minute,2 to 3 hours)
+TAKES_replay := $(if $(QUICK),30 seconds,4 minutes)
 TAKES_trajectories := 5 seconds
 
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ help:
 	@echo "make studies      the studies of the dynamics and their figures (no torch)"
 	@echo "make STUDY        one study of studies/ again, and its figures; what is finished is reused"
 	@echo "make mnist        the paper's experiment on MNIST, its tables beside ours (installs torch)"
-	@echo "make readings     what the paper leaves open: up to 200 runs, hours without a GPU"
+	@echo "make readings     what the paper leaves open: up to 200 runs, 2 to 3 hours on two cores"
 	@echo "make docs         the documentation as HTML, in docs/_build"
 	@echo "make test         all tests (installs torch: about 5.4 GB)"
 	@echo "make test-core    the tests that need no torch"
