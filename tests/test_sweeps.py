@@ -304,9 +304,11 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 SCRIPT = f"""
+import signal
 import sys
 from {__name__} import counted_walk
 from evodyn.sweeps import sweep
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 log, folder = sys.argv[1:]
 sweep(counted_walk, [dict(seed=k, log=log, seconds=0.5) for k in range(12)], folder, workers=2)
 """
