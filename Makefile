@@ -100,6 +100,8 @@ own_figures = $(foreach s,$(SCRIPTS),$(if $(filter-out $(1)/%,$(READS_$(s))),,$(
 
 figures: $(SCRIPTS:%=$(FIGURES)/%.pdf) $(TABLES:%=$(FIGURES)/tables/%.tex)
 
+# The main job by its name; like that of every study, its recipe is made by rules_of_study below.
+extinction: | $(VENV)/.core
 studies: $(filter-out $(WITH_TORCH),$(STUDIES))
 mnist: mnist_bridge
 readings: paper_readings

@@ -18,6 +18,7 @@ from evodyn import landscapes, validation
 from evodyn.arrays import Array, FloatArray, host
 from evodyn.dynamics import Populations, Selection, SelectionMutation, cap_of, inflow_targets
 from evodyn.equilibria import Equilibrium
+from evodyn.labels import about
 from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
 from evodyn.records import Record, record_of
 from evodyn.results import Run
@@ -584,8 +585,5 @@ def diagnostics(run: Run | xarray.Dataset) -> xarray.Dataset:
         "mass_outflow": (budget.outflow, "mutation outflow", "mass/time"),
     }
     dims = ("time", "block") if isinstance(record.dynamics, Populations) else ("time",)
-    variables = {
-        name: (dims, array, {"long_name": label, "units": units})
-        for name, (array, label, units) in values.items()
-    }
-    return xarray.Dataset(variables, {"time": ("time", record.t, {"long_name": "time", "units": "time"})})
+    variables = {name: (dims, array, about(label, units)) for name, (array, label, units) in values.items()}
+    return xarray.Dataset(variables, {"time": ("time", record.t, about("time", "time"))})

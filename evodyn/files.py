@@ -20,6 +20,7 @@ from evodyn import landscapes as _landscapes
 from evodyn.arrays import host, is_foreign
 from evodyn.atomic import replacing
 from evodyn.extinction import Extinction, crossing_table
+from evodyn.labels import about
 from evodyn.results import EndState, Run, Stats, Termination
 from evodyn.specifications import Specification
 
@@ -139,7 +140,7 @@ def _variable(name: str, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarra
     dims, long_name, units = _LABELS[name]
     if values.ndim > len(dims):
         dims = (*dims, "block")
-    return dims, values, {"long_name": long_name, "units": units}
+    return dims, values, about(long_name, units)
 
 
 def dataset(run: Run) -> xarray.Dataset:
@@ -171,7 +172,7 @@ def dataset(run: Run) -> xarray.Dataset:
         variables[f"specification_{name}"] = (
             dims,
             array,
-            {"long_name": f"{name} of the specification", "units": "1"},
+            about(f"{name} of the specification"),
         )
     status = {
         "t_span": run.t_span,
@@ -180,8 +181,8 @@ def dataset(run: Run) -> xarray.Dataset:
         "stats": dataclasses.asdict(run.stats),
     }
     coords = {
-        "time": ("time", run.t, {"long_name": "time", "units": "time"}),
-        "group": ("group", np.arange(run.native.shape[-1]), {"long_name": "group", "units": "1"}),
+        "time": ("time", run.t, about("time", "time")),
+        "group": ("group", np.arange(run.native.shape[-1]), about("group")),
     }
     attributes = {
         "specification": json.dumps(specification, sort_keys=True),
@@ -222,14 +223,14 @@ def labelled_ensemble(ensemble: Ensemble) -> xarray.Dataset:
     variables["termination"] = (
         ("member",),
         terminations,
-        {"long_name": "how the member ended", "units": "1"},
+        about("how the member ended"),
     )
     evaluations = np.array([s.evaluations for s in ensemble.stats])
-    variables["evaluations"] = (("member",), evaluations, {"long_name": "evaluations", "units": "1"})
+    variables["evaluations"] = (("member",), evaluations, about("evaluations"))
     coords = {
-        "member": ("member", np.arange(len(ensemble)), {"long_name": "member", "units": "1"}),
-        "time": ("time", ensemble.t, {"long_name": "time", "units": "time"}),
-        "group": ("group", np.arange(ensemble.masses.shape[-1]), {"long_name": "group", "units": "1"}),
+        "member": ("member", np.arange(len(ensemble)), about("member")),
+        "time": ("time", ensemble.t, about("time", "time")),
+        "group": ("group", np.arange(ensemble.masses.shape[-1]), about("group")),
     }
     specifications = [dataset(run).attrs["specification"] for run in ensemble.runs]
     return xarray.Dataset(variables, coords, {"specifications": json.dumps(specifications)})

@@ -107,7 +107,7 @@ def sweep(
     Examples
     --------
     >>> import tempfile
-    >>> from evodyn.scenarios import Scenario, simulate
+    >>> from evodyn.tasks.extinction import Scenario, simulate
     >>> points = [Scenario(groups=8, heterogeneity=h, t_end=50.0) for h in (0.0, 1.0)]
     >>> results = sweep(simulate, points, tempfile.mkdtemp())
     >>> [float(result.fraction_extinct[-1]) > 0 for result in results]

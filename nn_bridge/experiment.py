@@ -27,6 +27,7 @@ from torch import nn
 import evodyn as ed
 from evodyn import validation
 from evodyn.atomic import replacing
+from evodyn.labels import about
 from evodyn.specifications import Specification
 from evodyn.sweeps import configuration, content_digest
 from nn_bridge.checkpoints import Progress, load_checkpoint, previous, save_checkpoint
@@ -476,7 +477,7 @@ def _dataset(experiment: Experiment, model: nn.Module, data: Dataset, history: d
     table = {dim: np.array(rows, dtype=np.float64).reshape(-1, 3).T for dim, rows in removed.items()}
 
     def variable(dims: str | tuple[str, ...], values: Any, name: str, units: str = "1") -> Any:
-        return dims, values, {"long_name": name, "units": units}
+        return dims, values, about(name, units)
 
     return xr.Dataset(
         {

@@ -20,6 +20,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from evodyn.labels import about
 from evodyn.specifications import Specification
 from nn_bridge.datasets import Dataset, load_dataset
 from nn_bridge.experiment import Experiment, Source, run, trained_network
@@ -215,10 +216,7 @@ def measured(point: Point) -> xr.Dataset:
         "accuracy_at_random": "test accuracy after removal of random groups, mean of five draws",
     }
     kept = result.drop_vars(["histogram", "bin_edge", "loss", "layer"]).assign(
-        {
-            key: ("sparsity", values, {"long_name": described[key], "units": "1"})
-            for key, values in removals.items()
-        }
+        {key: ("sparsity", values, about(described[key])) for key, values in removals.items()}
     )
     total = kept["mass"].sum("group").assign_attrs(long_name="total mass after the epoch", units="1")
     final = kept["mass"].isel(epoch=-1, drop=True).assign_attrs(long_name="final mass", units="1")

@@ -14,6 +14,7 @@ import xarray as xr
 import evodyn as ed
 from evodyn.arrays import FloatArray
 from evodyn.atomic import replacing
+from evodyn.labels import about
 from evodyn.sweeps import content_digest
 from nn_bridge.selector import Selector
 
@@ -74,12 +75,12 @@ class Record:
                 "contribution": (
                     ("step", "group"),
                     self.contributions,
-                    {"long_name": "contribution after the signal's options", "units": "fitness"},
+                    about("contribution after the signal's options", "fitness"),
                 ),
                 "initial_mass": (
                     ("group",),
                     self.initial_masses,
-                    {"long_name": "population mass before the first step", "units": "1"},
+                    about("population mass before the first step"),
                 ),
             },
             attrs={"schema": 1, "step_size": self.step_size, "first_step": self.first_step},

@@ -10,6 +10,7 @@ import xarray as xr
 
 import evodyn as ed
 from evodyn.arrays import FloatArray
+from evodyn.labels import about
 from evodyn.specifications import Specification
 from nn_bridge.experiment import Experiment, Source, run
 from nn_bridge.recording import Record, Recorder
@@ -60,7 +61,7 @@ def recorded(point: Recording) -> xr.Dataset:
             "contribution": (
                 ("step", "group"),
                 record.contributions,
-                {"long_name": "contribution after the signal's options", "units": "fitness"},
+                about("contribution after the signal's options", "fitness"),
             ),
             "mass": result["mass"],
             "accuracy": result["accuracy"],

@@ -115,6 +115,20 @@ TABLES = {
         },
         first_of="seed",
     ),
+    "paper_readings/cells": Table(
+        "Every printed number beside the best single reading, and the reading that comes nearest to it.",
+        {
+            "table": ("Table", ".0f"),
+            "level": ("row", "g"),
+            "dynamics": ("dynamics", ""),
+            "quantity": ("quantity", ""),
+            "printed": ("printed", "g"),
+            "best": ("best reading", ".4g"),
+            "best_reproduces": ("reproduced", ""),
+            "nearest": ("nearest", ".4g"),
+            "nearest_reading": ("by", ""),
+        },
+    ),
     "replay/replay": Table(
         "Recorded signals replayed: largest difference of a log-mass between map and flow, and its bound.",
         {

@@ -23,8 +23,9 @@ from rich.table import Table
 import _shared
 from evodyn import Replicator, landscapes
 from evodyn.discrete_stability import orbits
-from evodyn.map_scenarios import MapScenario, bisected, map_error, step_limits
+from evodyn.labels import about
 from evodyn.sweeps import sweep
+from evodyn.tasks.discrete_vs_continuous import MapScenario, bisected, map_error, step_limits
 
 SCHEMA = 1
 STUDY = "discrete_vs_continuous"
@@ -156,8 +157,8 @@ def assembled_errors(results: list[xr.Dataset], seeds: int) -> xr.Dataset:
     return xr.Dataset(
         variables,
         {
-            "case": ("case", [name for name, _ in CASES], {"long_name": "map and scheme", "units": "1"}),
-            "seed": ("seed", np.arange(seeds), {"long_name": "member drawn from the seed", "units": "1"}),
+            "case": ("case", [name for name, _ in CASES], about("map and scheme")),
+            "seed": ("seed", np.arange(seeds), about("member drawn from the seed")),
             "step_size": results[0].step_size,
             "group": results[0].group,
         },
@@ -185,8 +186,8 @@ def assembled_limits(results: list[xr.Dataset], variants: list[str], grid: list[
     return xr.Dataset(
         variables,
         {
-            "variant": ("variant", variants, {"long_name": "map", "units": "1"}),
-            "decay": ("decay", grid, {"long_name": "density regularisation λ", "units": "1/time/mass"}),
+            "variant": ("variant", variants, about("map")),
+            "decay": ("decay", grid, about("density regularisation λ", "1/time/mass")),
             "trial_step_size": ("trial_step_size", plain[0].step_size.values, plain[0].step_size.attrs),
         },
     )
@@ -220,16 +221,16 @@ def two_groups(*, points: int, length: int) -> xr.Dataset:
         "projection": (lambda a: bool((np.abs(tail(a, 2 * length)) >= 1).any()), 3.5, 5.0),
     }
     measured = [bisected(test, low, high) for test, low, high in tests.values()]
-    about = {"long_name": "normalised step size hλP/N", "units": "1"}
+    step = about("normalised step size hλP/N")
     return xr.Dataset(
         {
-            "orbit": (("twin_step", "kept"), found, {"long_name": "share of a group", "units": "1"}),
-            "landmark_theory": ("landmark", list(LANDMARKS.values()), about),
-            "landmark_measured": ("landmark", measured, about),
+            "orbit": (("twin_step", "kept"), found, about("share of a group")),
+            "landmark_theory": ("landmark", list(LANDMARKS.values()), step),
+            "landmark_measured": ("landmark", measured, step),
         },
         {
-            "twin_step": ("twin_step", grid, about),
-            "landmark": ("landmark", list(tests), {"long_name": "what happens there", "units": "1"}),
+            "twin_step": ("twin_step", grid, step),
+            "landmark": ("landmark", list(tests), about("what happens there")),
         },
     )
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 import _shared
 import evodyn as ed
+from evodyn.labels import about
 
 SCHEMA = 1
 TIGHT = ed.Solver(rtol=1e-11, atol=1e-13)
@@ -72,10 +73,6 @@ def main(
     console.print(table(rows))
     for name, what in (("csv", "Table"), ("nc", "Data")):
         console.print(f"{what + ':':6} {_shared.shown(folder / 'extensions')}.{name}", soft_wrap=True)
-
-
-def _about(long_name: str, units: str = "1") -> dict[str, str]:
-    return {"long_name": long_name, "units": units}
 
 
 def _drawn(name: int, n: int, heterogeneity: float, seed: int) -> np.ndarray:
@@ -137,13 +134,13 @@ def redundancy(seed: int, points: int) -> tuple[xr.Dataset, list[Row]]:
                 "distance": (
                     ("fitness", "start", "redundancy_time"),
                     distance,
-                    _about("distance of the masses from the attractor", "mass"),
+                    about("distance of the masses from the attractor", "mass"),
                 ),
-                "slowest": ((), slowest, _about("slowest eigenvalue", "1/time")),
+                "slowest": ((), slowest, about("slowest eigenvalue", "1/time")),
             },
             {
-                "fitness": ("fitness", ["neutral", "redundancy"], _about("fitness")),
-                "redundancy_time": ("redundancy_time", times, _about("time", "time")),
+                "fitness": ("fitness", ["neutral", "redundancy"], about("fitness")),
+                "redundancy_time": ("redundancy_time", times, about("time", "time")),
             },
         ),
         rows,
@@ -209,22 +206,22 @@ def schedules(
                 "mean_fitness": (
                     ("schedule", "schedule_time"),
                     np.array([runs[name].mean_fitness for name in SCHEDULES]),
-                    _about("mean fitness", "1/time"),
+                    about("mean fitness", "1/time"),
                 ),
                 "balance": (
                     "schedule_time",
                     following,
-                    _about("mean fitness of the balance at the rate of the moment", "1/time"),
+                    about("mean fitness of the balance at the rate of the moment", "1/time"),
                 ),
                 "effective_groups": (
                     ("schedule", "schedule_time"),
                     np.array([ed.diagnostics.effective_number(runs[name]) for name in SCHEDULES]),
-                    _about("effective number of groups"),
+                    about("effective number of groups"),
                 ),
             },
             {
-                "schedule": ("schedule", list(SCHEDULES), _about("mutation rate")),
-                "schedule_time": ("schedule_time", times, _about("time", "time")),
+                "schedule": ("schedule", list(SCHEDULES), about("mutation rate")),
+                "schedule_time": ("schedule_time", times, about("time", "time")),
             },
         ),
         rows,
@@ -270,12 +267,12 @@ def objectives(groups: int, heterogeneity: float, decay: float, seed: int) -> tu
         ("survivors", "surviving groups"),
     )
     values = np.array(simulated)
-    axis = _about("weight of cost")
+    axis = about("weight of cost")
     return (
         xr.Dataset(
-            {name: ("weight", values[:, k], _about(text)) for k, (name, text) in enumerate(names)}
+            {name: ("weight", values[:, k], about(text)) for k, (name, text) in enumerate(names)}
             | {
-                f"{name}_curve": ("fine_weight", curve[:, k], _about(text + " in theory"))
+                f"{name}_curve": ("fine_weight", curve[:, k], about(text + " in theory"))
                 for k, (name, text) in enumerate(names)
             },
             {"weight": ("weight", list(WEIGHTS), axis), "fine_weight": ("fine_weight", fine, axis)},
@@ -348,21 +345,21 @@ def layers(decay: float, points: int) -> tuple[xr.Dataset, list[Row]]:
                 "orbit": (
                     ("regularisation", "layer_start", "layer_time", "layer"),
                     orbits,
-                    _about("share of the first group of each layer"),
+                    about("share of the first group of each layer"),
                 ),
                 "kept": (
                     ("second", "first"),
                     np.multiply.outer(grid * (1 - grid), grid * (1 - grid)),
-                    _about("product of the four shares"),
+                    about("product of the four shares"),
                 ),
-                "level": ("layer_start", product[:, 0], _about("product at the start")),
+                "level": ("layer_start", product[:, 0], about("product at the start")),
             },
             {
-                "regularisation": ("regularisation", list(fitness), _about("density regularisation")),
-                "layer_start": ("layer_start", list(STARTS), _about("share at the start")),
-                "layer_time": ("layer_time", times, _about("time", "time")),
-                "first": ("first", grid, _about("share in the first layer")),
-                "second": ("second", grid, _about("share in the second layer")),
+                "regularisation": ("regularisation", list(fitness), about("density regularisation")),
+                "layer_start": ("layer_start", list(STARTS), about("share at the start")),
+                "layer_time": ("layer_time", times, about("time", "time")),
+                "first": ("first", grid, about("share in the first layer")),
+                "second": ("second", grid, about("share in the second layer")),
             },
         ),
         rows,

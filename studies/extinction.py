@@ -20,9 +20,10 @@ from rich.table import Table
 from scipy import stats
 
 import _shared
-from evodyn import scenarios
-from evodyn.scenarios import Scenario, fraction_extinct_at_equilibrium, simulate
+from evodyn.labels import about
 from evodyn.sweeps import sweep
+from evodyn.tasks import extinction
+from evodyn.tasks.extinction import Scenario, fraction_extinct_at_equilibrium, simulate
 
 SCHEMA = 1
 KINDS = ["lognormal"]
@@ -43,7 +44,7 @@ def main(
         list[float], typer.Option(help="Coefficient of variation of fitness (repeatable).")
     ] = HETEROGENEITIES,
     dynamics: Annotated[
-        list[str], typer.Option(help=f"Any of {', '.join(scenarios.DYNAMICS)} (repeatable).")
+        list[str], typer.Option(help=f"Any of {', '.join(extinction.DYNAMICS)} (repeatable).")
     ] = DYNAMICS,
     decay: Annotated[list[float], typer.Option(help="λ of Eq. 10 (repeatable).")] = DECAYS,
     mutation_rate: Annotated[float, typer.Option(help="μ of Eq. 8, for selection_mutation.")] = 2e-3,
@@ -145,14 +146,14 @@ def assembled(results: list[xr.Dataset], axes: dict[str, list[Any]], seeds: int)
         name: (
             name,
             axes[name],
-            {"long_name": labels[name], "units": "1/time/mass" if name == "decay" else "1"},
+            about(labels[name], "1/time/mass" if name == "decay" else "1"),
         )
         for name in AXES
     }
     coordinates["seed"] = (
         "seed",
         np.arange(seeds),
-        {"long_name": "member drawn from the seed", "units": "1"},
+        about("member drawn from the seed"),
     )
     return xr.Dataset(variables, coordinates | {name: results[0][name] for name in ("time", "group")})
 
@@ -175,10 +176,10 @@ def equilibrium_curve(points: list[Scenario], axes: dict[str, list[Any]], seeds:
     ]
     dims = (*AXES[:3], "curve_heterogeneity")
     shape = (*(len(axes[name]) for name in AXES[:3]), len(grid))
-    about = {"long_name": "mean fraction of groups below the threshold at the attractor", "units": "1"}
-    axis = {"long_name": "coefficient of variation of the contributions", "units": "1"}
+    curve = about("mean fraction of groups below the threshold at the attractor")
+    axis = about("coefficient of variation of the contributions")
     return xr.Dataset(
-        {"equilibrium_curve": (dims, np.reshape(values, shape), about)},
+        {"equilibrium_curve": (dims, np.reshape(values, shape), curve)},
         {"curve_heterogeneity": ("curve_heterogeneity", grid, axis)},
     )
 

@@ -23,8 +23,9 @@ from scipy import stats
 import _shared
 import evodyn as ed
 from evodyn import extinction_theory as theory
-from evodyn.extinction_samples import Sample, measured_rates, simulated_sparsity
+from evodyn.labels import about
 from evodyn.sweeps import sweep
+from evodyn.tasks.extinction_rates import Sample, measured_rates, simulated_sparsity
 
 SCHEMA = 1
 KINDS = ("uniform", "gaussian", "lognormal", "pareto", "two_class")
@@ -180,7 +181,7 @@ def rate_data(samples: Sequence[Sample], results: Sequence[xr.Dataset], groups: 
         variables[f"rate_{name}"] = (
             "rate_case",
             [getattr(sample, name) for sample in samples],
-            {"long_name": name, "units": units},
+            about(name, units),
         )
     return xr.Dataset(variables)
 
@@ -289,16 +290,16 @@ def sparsity_data(prefix: str, rows: list[Row]) -> xr.Dataset:
             f"{prefix}_{name}": (
                 f"{prefix}_case",
                 [row[name] for row in rows],
-                {"long_name": about, "units": unit},
+                about(text, unit),
             )
-            for name, (about, unit) in units.items()
+            for name, (text, unit) in units.items()
         }
     )
 
 
 def correction_data(rows: list[Row]) -> xr.Dataset:
     """Return the finite-size fits as data, in the order of the laws."""
-    about = {
+    described = {
         "limit": "simulation - theory as N goes to infinity",
         "slope": "coefficient of 1/N in simulation - theory",
     }
@@ -307,12 +308,12 @@ def correction_data(rows: list[Row]) -> xr.Dataset:
             f"correction_{name}{suffix}": (
                 "law",
                 [row[name + suffix] for row in rows],
-                {"long_name": ("standard error of " if suffix else "") + text, "units": "1"},
+                about(("standard error of " if suffix else "") + text),
             )
-            for name, text in about.items()
+            for name, text in described.items()
             for suffix in ("", "_error")
         },
-        coords={"law": ("law", list(KINDS), {"long_name": "law of the contributions", "units": "1"})},
+        coords={"law": ("law", list(KINDS), about("law of the contributions"))},
     )
 
 
@@ -335,19 +336,19 @@ def theory_map(threshold: float, points: int) -> xr.Dataset:
             "sparsity": (
                 ("law", "map_decay", "map_heterogeneity"),
                 np.array(values),
-                {"long_name": "fraction extinct at equilibrium in the limit of many groups", "units": "1"},
+                about("fraction extinct at equilibrium in the limit of many groups"),
             )
         },
         coords={
             "map_decay": (
                 "map_decay",
                 decay,
-                {"long_name": "density regularisation λ", "units": "1/time/mass"},
+                about("density regularisation λ", "1/time/mass"),
             ),
             "map_heterogeneity": (
                 "map_heterogeneity",
                 spread,
-                {"long_name": "coefficient of variation of the contributions", "units": "1"},
+                about("coefficient of variation of the contributions"),
             ),
         },
     )
@@ -405,30 +406,30 @@ def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset,
             "best_share": (
                 ("peak_groups", "factor"),
                 simulated,
-                {"long_name": "share of the best group, integrated", "units": "1"},
+                about("share of the best group, integrated"),
             ),
             "best_share_theory": (
                 ("peak_groups", "factor"),
                 expected,
-                {"long_name": "share of the best group at equilibrium", "units": "1"},
+                about("share of the best group at equilibrium"),
             ),
             "mass_over_floor": (
                 ("floor_decay", "group"),
                 np.array(floors),
-                {"long_name": "mass at the end over the mutation mass floor", "units": "1"},
+                about("mass at the end over the mutation mass floor"),
             ),
         },
         coords={
-            "peak_groups": ("peak_groups", sizes, {"long_name": "number of groups", "units": "1"}),
+            "peak_groups": ("peak_groups", sizes, about("number of groups")),
             "factor": (
                 "factor",
                 np.array(FACTORS),
-                {"long_name": "mutation rate over the error threshold", "units": "1"},
+                about("mutation rate over the error threshold"),
             ),
             "floor_decay": (
                 "floor_decay",
                 [0.0, MAIN_DECAY],
-                {"long_name": "density regularisation λ", "units": "1/time/mass"},
+                about("density regularisation λ", "1/time/mass"),
             ),
         },
     )

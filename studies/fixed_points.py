@@ -22,6 +22,7 @@ from rich.table import Table
 import _shared
 import evodyn as ed
 from evodyn import landscapes
+from evodyn.labels import about
 from evodyn.landscapes import LandscapeFunction
 
 SCHEMA = 1
@@ -333,29 +334,29 @@ def flows(side: int) -> xr.Dataset:
     flags = {"flag_values": np.arange(len(CODES), dtype=np.int8), "flag_meanings": " ".join(CODES)}
     return xr.Dataset(
         {
-            "field": (("panel", "node", "share"), fields, {"long_name": "velocity", "units": "1/time"}),
+            "field": (("panel", "node", "share"), fields, about("velocity", "1/time")),
             "node": (("node", "share"), nodes, {"long_name": "where the field is drawn"} | share),
             "path": (
                 ("panel", "trajectory", "moment", "share"),
                 paths,
                 {"long_name": "shares along trajectories"} | share,
             ),
-            "path_time": (("panel", "moment"), times, {"long_name": "time", "units": "time"}),
+            "path_time": (("panel", "moment"), times, about("time", "time")),
             "rest_point": (("panel", "point", "share"), points, {"long_name": "rest points"} | share),
             "stability": (
                 ("panel", "point"),
                 verdicts,
-                {"long_name": "verdict on the rest point, -1 where there is none", "units": "1"} | flags,
+                about("verdict on the rest point, -1 where there is none") | flags,
             ),
             "eigenvalue": (
                 ("panel", "point", "mode", "part"),
                 growth,
-                {"long_name": "eigenvalues on the tangent space", "units": "1/time"},
+                about("eigenvalues on the tangent space", "1/time"),
             ),
         },
         coords={
-            "panel": ("panel", [panel.title for panel in PANELS], {"long_name": "flow", "units": "1"}),
-            "part": ("part", ["real", "imaginary"], {"long_name": "part", "units": "1"}),
+            "panel": ("panel", [panel.title for panel in PANELS], about("flow")),
+            "part": ("part", ["real", "imaginary"], about("part")),
         },
     )
 
@@ -427,22 +428,20 @@ def compared(rows: list[Row], masses: Floats) -> xr.Dataset:
         "slowest_rate": "1/time",
         "t_end": "time",
     }
-    about = {"difference": "largest difference of a mass, relative to the largest mass"}
+    described = {"difference": "largest difference of a mass, relative to the largest mass"}
     variables: dict[str, Any] = {
         name: (
             "case",
             [row[name] for row in rows],
-            {"long_name": about.get(name, name.replace("_", " ")), "units": unit},
+            about(described.get(name, name.replace("_", " ")), unit),
         )
         for name, unit in units.items()
     }
     for name, values in zip(("theory_mass", "simulated_mass"), masses, strict=True):
-        about_mass = {"long_name": name.replace("_", " ") + ", NaN beyond the groups", "units": "mass"}
+        about_mass = about(name.replace("_", " ") + ", NaN beyond the groups", "mass")
         variables[name] = (("case", "group"), values, about_mass)
     labels = [f"{row['dynamics']}: {row['landscape']}" for row in rows]
-    return xr.Dataset(
-        variables, coords={"case": ("case", labels, {"long_name": "dynamics and landscape", "units": "1"})}
-    )
+    return xr.Dataset(variables, coords={"case": ("case", labels, about("dynamics and landscape"))})
 
 
 def verdict_data(rows: list[Row]) -> xr.Dataset:
@@ -457,19 +456,19 @@ def verdict_data(rows: list[Row]) -> xr.Dataset:
             "perturbation_ratio": (
                 "judged",
                 [row["ratio"] for row in rows],
-                {"long_name": "late over initial distance from the rest point", "units": "1"},
+                about("late over initial distance from the rest point"),
             ),
             "growth_rate": (
                 "judged",
                 [row["growth"] for row in rows],
-                {"long_name": "largest real part of an eigenvalue", "units": "1/time"},
+                about("largest real part of an eigenvalue", "1/time"),
             ),
         },
         coords={
             "judged": (
                 "judged",
                 [f"{row['case']}: {row['shares']}" for row in rows],
-                {"long_name": "case and shares at rest", "units": "1"},
+                about("case and shares at rest"),
             )
         },
     )

@@ -26,6 +26,7 @@ from rich.table import Table
 
 import _shared
 import nn_bridge as nb
+from evodyn.labels import about
 from nn_bridge.experiment import DYNAMICS, EpochReport, Experiment, Source, run_all, trained_network
 from nn_bridge.paper import comparison, interval
 
@@ -232,9 +233,9 @@ def joined(experiments: Sequence[Experiment], results: Sequence[xr.Dataset]) -> 
         results, dim="run", data_vars="all", coords="different", compat="equals", combine_attrs="drop"
     )
     return data.assign_coords(
-        run=("run", np.arange(len(results)), {"long_name": "index of the run", "units": "1"}),
-        dynamics=("run", [e.dynamics for e in experiments], {"long_name": "dynamics", "units": "1"}),
-        seed=("run", [e.seed for e in experiments], {"long_name": "seed", "units": "1"}),
+        run=("run", np.arange(len(results)), about("index of the run")),
+        dynamics=("run", [e.dynamics for e in experiments], about("dynamics")),
+        seed=("run", [e.seed for e in experiments], about("seed")),
     )
 
 

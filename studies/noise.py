@@ -20,8 +20,8 @@ from rich.table import Table
 from scipy import stats
 
 import _shared
+from evodyn.labels import about
 from evodyn.landscapes import Constant
-from evodyn.noise_scenarios import Drift, Duel, Estimates, drift, duel, estimates
 from evodyn.stochastic import (
     Calculus,
     fixation_probability,
@@ -31,6 +31,7 @@ from evodyn.stochastic import (
     wright_fisher_matrix,
 )
 from evodyn.sweeps import sweep
+from evodyn.tasks.noise import Drift, Duel, Estimates, drift, duel, estimates
 
 Row = dict[str, Any]
 
@@ -177,12 +178,8 @@ def rate_of(strength: float) -> float:
     return float(strength * RARE["threshold"] * variance)
 
 
-def _about(long_name: str, units: str = "1") -> dict[str, str]:
-    return {"long_name": long_name, "units": units}
-
-
 def _calculus() -> tuple[str, list[str], dict[str, str]]:
-    return "calculus", list(CALCULI), _about("stochastic calculus")
+    return "calculus", list(CALCULI), about("stochastic calculus")
 
 
 def death_times(results: list[xr.Dataset]) -> xr.Dataset:
@@ -209,14 +206,14 @@ def death_times(results: list[xr.Dataset]) -> xr.Dataset:
             "death_curve": (
                 ("calculus", "fine_time"),
                 np.array(curves),
-                _about("inverse Gaussian distribution function"),
+                about("inverse Gaussian distribution function"),
             ),
         }
         | {
             new: ("calculus", [float(r[name]) for r in results], results[0][name].attrs)
             for name, new in names.items()
         },
-        {"calculus": _calculus(), "fine_time": ("fine_time", fine, _about("time", "time"))},
+        {"calculus": _calculus(), "fine_time": ("fine_time", fine, about("time", "time"))},
     )
 
 
@@ -231,17 +228,17 @@ def who_dies(results: list[xr.Dataset]) -> xr.Dataset:
     curves = [
         stats.norm.cdf((level - (gap - share * fine**2) * t) / (fine * math.sqrt(t))) for share in (0.5, 0.0)
     ]
-    axis = _about("noise σ of the better group", "1/√time")
+    axis = about("noise σ of the better group", "1/√time")
     return xr.Dataset(
         {
-            "dead": (("calculus", "noise"), np.reshape(deaths, shape), _about("realisations that died")),
+            "dead": (("calculus", "noise"), np.reshape(deaths, shape), about("realisations that died")),
             "dead_theory": (
                 ("calculus", "noise"),
                 np.reshape([float(r.dead) for r in results], shape),
                 results[0].dead.attrs,
             ),
             "dead_curve": (("calculus", "fine_noise"), np.array(curves), results[0].dead.attrs),
-            "dead_of": ((), results[0].sizes["member"], _about("realisations")),
+            "dead_of": ((), results[0].sizes["member"], about("realisations")),
         },
         {
             "calculus": _calculus(),
@@ -272,18 +269,18 @@ def rescued(
         )
         chain = wright_fisher_matrix(point.dynamics(), Constant([DRIFT_SELECTION, 0.0]), individuals)
         gone_curve.append(float(np.linalg.matrix_power(chain, generations)[point.count, 0]))
-    axis = _about("strength of mutation: 2μq/(εs²), or 2nμq")
+    axis = about("strength of mutation: 2μq/(εs²), or 2nμq")
     rare = [int((r.log_odds.values < level).sum()) for r in fought]
     gone = [int((r.share.values == 0).sum()) for r in drifted]
     return xr.Dataset(
         {
-            "rare": ("strength", rare, _about("realisations below the threshold")),
+            "rare": ("strength", rare, about("realisations below the threshold")),
             "rare_theory": ("strength", [float(r.dead) for r in fought], fought[0].dead.attrs),
             "rare_curve": ("fine_strength", rare_curve, fought[0].dead.attrs),
-            "gone": ("strength", gone, _about("realisations without the group")),
+            "gone": ("strength", gone, about("realisations without the group")),
             "gone_theory": ("strength", [float(r.absent) for r in drifted], drifted[0].absent.attrs),
             "gone_curve": ("fine_strength", gone_curve, drifted[0].absent.attrs),
-            "rescued_of": ((), fought[0].sizes["member"], _about("realisations")),
+            "rescued_of": ((), fought[0].sizes["member"], about("realisations")),
         },
         {
             "strength": ("strength", list(STRENGTHS), axis),
@@ -295,14 +292,14 @@ def rescued(
 def fixation(results: list[xr.Dataset], individuals: int) -> xr.Dataset:
     """Return how often a group fixes for each advantage, beside the exact chance and Kimura's."""
     fine = np.linspace(SELECTIONS[0], SELECTIONS[-1], 101)
-    axis = _about("selective advantage per generation")
+    axis = about("selective advantage per generation")
     start = (individuals // 10) / individuals
     return xr.Dataset(
         {
             "fixed": (
                 "selection",
                 [int((r.share.values == 1).sum()) for r in results],
-                _about("realisations in which the group fixed"),
+                about("realisations in which the group fixed"),
             ),
             "fixed_theory": ("selection", [float(r.fixed) for r in results], results[0].fixed.attrs),
             "kimura": ("selection", [float(r.kimura) for r in results], results[0].kimura.attrs),
@@ -311,7 +308,7 @@ def fixation(results: list[xr.Dataset], individuals: int) -> xr.Dataset:
                 fixation_probability(fine, start, individuals),
                 results[0].kimura.attrs,
             ),
-            "fixed_of": ((), results[0].sizes["member"], _about("realisations")),
+            "fixed_of": ((), results[0].sizes["member"], about("realisations")),
         },
         {
             "selection": ("selection", list(SELECTIONS), axis),
@@ -335,25 +332,25 @@ def stability(results: list[xr.Dataset]) -> xr.Dataset:
             "scatter": (
                 (*dims, "trial"),
                 scatter,
-                _about("squared distance of the shares from their mean over realisations"),
+                about("squared distance of the shares from their mean over realisations"),
             ),
             "share_difference": (
                 dims[1:],
                 difference,
-                _about("largest difference of a share between the maps, same draws"),
+                about("largest difference of a share between the maps, same draws"),
             ),
         },
         {
-            "map": ("map", list(MAPS), _about("map")),
+            "map": ("map", list(MAPS), about("map")),
             "signal_clip": (
                 "signal_clip",
                 [math.inf if c is None else c for c in CLIPS],
-                _about("signal clip κ over the noise σ"),
+                about("signal clip κ over the noise σ"),
             ),
             "estimate_decay": (
                 "estimate_decay",
                 list(DECAYS),
-                _about("density regularisation λ", "1/time/mass"),
+                about("density regularisation λ", "1/time/mass"),
             ),
         },
     )

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import _shared
+from evodyn.labels import about
 from evodyn.sweeps import SweepError, sweep
 from nn_bridge.claims import Claim, claims, clip_floor, duplicated
 from nn_bridge.experiment import Experiment
@@ -447,10 +448,7 @@ def assembled(trials: list[Trial], final: list[Finalist]) -> xr.Dataset:
         "seed": (seeds, "seed"),
     }
     return joint.assign_coords(
-        {
-            key: ("run", list(values), {"long_name": text, "units": "1"})
-            for key, (values, text) in described.items()
-        }
+        {key: ("run", list(values), about(text)) for key, (values, text) in described.items()}
     )
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import _shared
+from evodyn.labels import about
 from evodyn.sweeps import sweep
 from nn_bridge.experiment import Experiment
 from nn_bridge.replay import Recording, Replay, recorded, replayed
@@ -179,7 +180,7 @@ def assembled(
     first = replays[0]
 
     def variable(dims: tuple[str, ...], values: list[Any], name: str, units: str) -> Any:
-        return dims, np.array(values), {"long_name": name, "units": units}
+        return dims, np.array(values), about(name, units)
 
     by_epoch = ("run", "epoch", "group")
     return xr.Dataset(

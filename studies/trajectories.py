@@ -18,6 +18,7 @@ from rich.table import Table
 
 import _shared
 import evodyn as ed
+from evodyn.labels import about
 from evodyn.laws import KINDS
 
 SCHEMA = 1
@@ -136,31 +137,31 @@ def simulated(specification: Row) -> xr.Dataset:
                 np.abs(uncapped.masses - run.masses).max() if name == "replicator" else np.array(np.nan)
             )
 
-    def variable(name: str, *dims: str, about: str, units: str) -> tuple[tuple[str, ...], np.ndarray, Row]:
+    def variable(name: str, *dims: str, text: str, units: str) -> tuple[tuple[str, ...], np.ndarray, Row]:
         stacked = np.stack(cells[name])
         values = stacked.reshape(len(s["decays"]), len(flows), *stacked.shape[1:])
-        return ("decay", "dynamics", *dims), values, {"long_name": about, "units": units}
+        return ("decay", "dynamics", *dims), values, about(text, units)
 
     return xr.Dataset(
         {
-            "mass": variable("mass", "time", "group", about="mass", units="mass"),
+            "mass": variable("mass", "time", "group", text="mass", units="mass"),
             "extinction_time": variable(
-                "died", "group", about="first time strictly below the threshold, integrated", units="time"
+                "died", "group", text="first time strictly below the threshold, integrated", units="time"
             ),
             "closed_form_extinction_time": variable(
-                "exact", "group", about="first time strictly below the threshold, closed form", units="time"
+                "exact", "group", text="first time strictly below the threshold, closed form", units="time"
             ),
-            "equilibrium_mass": variable("rest", "group", about="mass at the attractor", units="mass"),
+            "equilibrium_mass": variable("rest", "group", text="mass at the attractor", units="mass"),
             "gap_to_normalized_growth": variable(
-                "gap", about="largest difference from the masses of Eq. 7 without clip and cap", units="mass"
+                "gap", text="largest difference from the masses of Eq. 7 without clip and cap", units="mass"
             ),
-            "contribution": ("group", drawn, {"long_name": "contribution", "units": "1/time"}),
+            "contribution": ("group", drawn, about("contribution", "1/time")),
         },
         {
-            "decay": ("decay", s["decays"], {"long_name": "λ of Eq. 10", "units": "1/time/mass"}),
-            "dynamics": ("dynamics", list(flows), {"long_name": "dynamics", "units": "1"}),
-            "time": ("time", times, {"long_name": "time", "units": "time"}),
-            "group": ("group", np.arange(n), {"long_name": "group", "units": "1"}),
+            "decay": ("decay", s["decays"], about("λ of Eq. 10", "1/time/mass")),
+            "dynamics": ("dynamics", list(flows), about("dynamics")),
+            "time": ("time", times, about("time", "time")),
+            "group": ("group", np.arange(n), about("group")),
         },
     )
 

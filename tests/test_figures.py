@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,25 +16,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from tests.figure_checks import problems
+from tests.scripts import ROOT, call, module
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "paper_figures"
 NOT_FIGURES = {"style", "tables"}
-
-
-def module(name: str) -> Any:
-    """Return a script of paper_figures as a module; it finds its neighbour by where it stands."""
-    spec = importlib.util.spec_from_file_location(f"figure_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = made
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec.loader.exec_module(made)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return made
 
 
 def studies_of(script: Path) -> list[str]:
@@ -60,16 +43,8 @@ def smoke_run() -> Any:
 
     def run(study: str) -> None:
         if study not in done:
-            paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-            made = subprocess.run(
-                [sys.executable, "-W", "error", str(ROOT / "studies" / f"{study}.py"), "--smoke"],
-                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert made.returncode == 0, made.stderr
-            long = [line for line in made.stdout.splitlines() if len(line.rstrip()) > 80]
+            out, _ = call(f"studies/{study}.py", "--smoke", columns=80)
+            long = [line for line in out.splitlines() if len(line.rstrip()) > 80]
             assert not [line for line in long if os.sep not in line], long
             done.add(study)
 
@@ -78,7 +53,7 @@ def smoke_run() -> Any:
 
 def drawn(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
     """Draw a figure from quick runs into a folder and return it."""
-    script = module(name)
+    script = module(f"paper_figures/{name}.py")
     style = script.style
     kept: list[Figure] = []
 
@@ -179,7 +154,7 @@ def test_texts_that_are_not_drawn_do_not_count() -> None:
 def test_a_caption_tells_run_revision_and_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    style = module("extinction").style
+    style = module("paper_figures/extinction.py").style
     data = xr.Dataset({"a": ("x", np.zeros(2))})
     provenance: dict[str, Any] = {
         "command": ["some.py", "--workers", "2"],
@@ -221,7 +196,7 @@ def test_a_caption_tells_run_revision_and_seeds(
 def test_tables_in_latex_and_markdown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tables = module("tables")
+    tables = module("paper_figures/tables.py")
     monkeypatch.setattr(tables.style, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(tables.style, "FIGURES", tmp_path / "figures")
     table = tables.Table(

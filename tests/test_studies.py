@@ -9,8 +9,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,33 +19,12 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import evodyn as ed
-from evodyn.scenarios import Scenario, fraction_extinct_at_equilibrium, simulate
 from evodyn.sweeps import content_digest
+from evodyn.tasks.extinction import Scenario, fraction_extinct_at_equilibrium, simulate
+from tests.scripts import ROOT, call, command_line, start
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--groups", "40", "--t-end", "60", "--seeds", "2")
 BOTH = ("--heterogeneity", "1", "--heterogeneity", "0")
-
-
-def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
-    """Start a script in a process group of its own."""
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", str(ROOT / script), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": paths, "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def call(script: str, *arguments: str | Path, code: int = 0) -> tuple[str, str]:
-    """Run a script to its end and return what it wrote to standard output and error."""
-    process = start(script, *arguments)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    return out, err
 
 
 def extinction(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
@@ -57,21 +34,7 @@ def extinction(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
     return result.stdout, " ".join(result.stderr.split())
 
 
-def _command_line() -> Any:
-    """Return the study's command line; a script, it finds its neighbour by where it stands."""
-    spec = importlib.util.spec_from_file_location("extinction_study", ROOT / "studies" / "extinction.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(ROOT / "studies"))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOT / "studies"))
-    return module._shared.command_line(module.main)
-
-
-COMMAND = _command_line()
+COMMAND = command_line("extinction")
 
 
 def saved(folder: Path) -> xr.Dataset:

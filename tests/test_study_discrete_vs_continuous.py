@@ -11,17 +11,15 @@ import pytest
 import xarray as xr
 
 from evodyn.discrete_stability import error_constant
-from evodyn.map_scenarios import MapScenario, bisected, map_error, step_limits
-from tests.test_studies import call
+from evodyn.tasks.discrete_vs_continuous import MapScenario, bisected, map_error, step_limits
+from tests.scripts import call, smoke_run
 
 NAME = "discrete_vs_continuous"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp(NAME)
-    out, _ = call(f"studies/{NAME}.py", "--smoke", "--out", folder)
-    return folder, out
+    return smoke_run(NAME, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tests.test_studies import call
+from tests.scripts import call, smoke_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("extensions")
-    out, _ = call("studies/extensions.py", "--smoke", "--out", folder)
-    return folder, out
+    return smoke_run("extensions", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

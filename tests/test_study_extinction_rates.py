@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,43 +13,16 @@ from scipy import stats
 
 from evodyn.dynamics import Replicator
 from evodyn.equilibria import equilibrium
-from evodyn.extinction_samples import Sample, measured_rates, simulated_sparsity
 from evodyn.extinction_theory import equilibrium_sparsity
+from evodyn.tasks.extinction_rates import Sample, measured_rates, simulated_sparsity
+from tests.scripts import call, module, smoke_run
 
-ROOT = Path(__file__).resolve().parent.parent
-PATHS = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS}
-
-
-def _study() -> Any:
-    """Return the study as a module; a script, it finds its neighbour by where it stands."""
-    path = ROOT / "studies" / "extinction_rates.py"
-    spec = importlib.util.spec_from_file_location("extinction_rates_study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
-
-
-STUDY = _study()
+STUDY = module("studies/extinction_rates.py")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The smoke run: its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("extinction_rates")
-    script = ROOT / "studies" / "extinction_rates.py"
-    command = [sys.executable, "-W", "error", str(script), "--smoke", "--out", str(folder)]
-    result = subprocess.run(
-        [*command, "--out", str(folder)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
-    )
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+    return smoke_run("extinction_rates", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +139,5 @@ def test_what_is_written_says_what_it_is(finished: tuple[Path, str], data: xr.Da
 
 
 def test_the_figure_is_drawn_beside_its_data(finished: tuple[Path, str]) -> None:
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        str(ROOT / "paper_figures" / "phase_diagram.py"),
-        str(finished[0]),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
-    assert result.returncode == 0, result.stderr
+    call("paper_figures/phase_diagram.py", finished[0])
     assert all((finished[0] / f"phase_diagram.{kind}").stat().st_size > 500 for kind in ("pdf", "png", "txt"))

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-ROOT = Path(__file__).resolve().parent.parent
-PATHS = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS}
+from tests.scripts import call, smoke_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The smoke run: its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("fixed_points")
-    script = ROOT / "studies" / "fixed_points.py"
-    command = [sys.executable, "-W", "error", str(script), "--smoke", "--out", str(folder)]
-    result = subprocess.run(
-        [*command, "--out", str(folder)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT
-    )
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+    return smoke_run("fixed_points", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +105,5 @@ def test_what_is_written_says_what_it_is(finished: tuple[Path, str], data: xr.Da
 
 
 def test_the_figure_is_drawn_beside_its_data(finished: tuple[Path, str]) -> None:
-    command = [sys.executable, "-W", "error", str(ROOT / "paper_figures" / "simplex.py"), str(finished[0])]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
-    assert result.returncode == 0, result.stderr
+    call("paper_figures/simplex.py", finished[0])
     assert all((finished[0] / f"simplex.{kind}").stat().st_size > 500 for kind in ("pdf", "png", "txt"))

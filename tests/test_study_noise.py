@@ -11,17 +11,15 @@ import pytest
 import scipy.stats
 import xarray as xr
 
-from evodyn.noise_scenarios import Drift, Duel, Estimates, drift, duel, estimates
-from tests.test_studies import call
+from evodyn.tasks.noise import Drift, Duel, Estimates, drift, duel, estimates
+from tests.scripts import call, smoke_run
 
 SIGNIFICANT = 1e-4  # chance that a right theory fails in one of the tests here
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("noise")
-    out, _ = call("studies/noise.py", "--smoke", "--out", folder)
-    return folder, out
+    return smoke_run("noise", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,9 @@ import xarray as xr
 from scipy.special import softmax
 from typer.testing import CliRunner
 
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
+from tests.scripts import command_line
 
-
-def _command_line() -> Any:
-    """Return the study's command line; a script, it finds its neighbour by where it stands."""
-    spec = importlib.util.spec_from_file_location("trajectories_study", STUDIES / "trajectories.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(STUDIES))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(STUDIES))
-    return module._shared.command_line(module.main)
-
-
-COMMAND = _command_line()
+COMMAND = command_line("trajectories")
 
 
 @pytest.fixture(scope="module")

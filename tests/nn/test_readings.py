@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from nn_bridge.readings import (
     search,
 )
 from nn_bridge.training import loader_generator
+from tests.scripts import module
 
 pytestmark = pytest.mark.nn
 
@@ -395,15 +394,8 @@ def test_claims_and_what_is_to_be_corrected() -> None:
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> Any:
-    folder = Path(__file__).parents[2] / "studies"
-    monkeypatch.syspath_prepend(str(folder))
-    spec = importlib.util.spec_from_file_location("paper_readings", folder / "paper_readings.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "paper_readings", module)
-    spec.loader.exec_module(module)
-    return module
+def study() -> Any:
+    return module("studies/paper_readings.py")
 
 
 def test_the_study_runs_and_goes_on_where_it_was(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import xarray as xr
 
 from nn_bridge.experiment import Experiment
 from nn_bridge.replay import Recording, Replay, record_of, recorded, replayed
+from tests.scripts import call
 
 SMALL: dict[str, Any] = {"epochs": 2, "train_samples": 640, "test_samples": 200, "widths": (784, 24, 12, 10)}
 EXPERIMENT = Experiment(**SMALL, relative="mean", smoothing=0.5, step_size=5e-3)
@@ -121,11 +120,9 @@ def test_fitness_that_was_clipped_itself_is_refused() -> None:
 
 def test_the_study_prints_and_saves_what_it_found(tmp_path: Path) -> None:
     arguments = ["--smoke", "--reading", "smoothed", "--dynamics", "replicator", "--out", str(tmp_path)]
-    script = Path(__file__).parents[2] / "studies" / "replay.py"
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "is the network's; the flow is within the bound" in " ".join(done.stdout.split())
-    assert all(len(line) <= 80 for line in done.stdout.splitlines() if tmp_path.name not in line)
+    out, _ = call("studies/replay.py", *arguments, columns=80)
+    assert "is the network's; the flow is within the bound" in " ".join(out.split())
+    assert all(len(line) <= 80 for line in out.splitlines() if tmp_path.name not in line)
     rows = list(csv.DictReader((tmp_path / "replay.csv").read_text().splitlines()))
     assert [row["map_is_network"] for row in rows] == ["True", "", ""]
     data = xr.load_dataset(tmp_path / "replay.nc", engine="h5netcdf")

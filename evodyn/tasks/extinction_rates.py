@@ -1,8 +1,4 @@
-"""Populations drawn alike and integrated: the tasks that the study of extinction rates sweeps.
-
-They live here, not in the study, because the processes that run a sweep find them by name in an installed
-package.
-"""
+"""Populations drawn alike and integrated: the tasks that the study of extinction rates sweeps."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ import numpy as np
 from evodyn import validation
 from evodyn.arrays import FloatArray
 from evodyn.dynamics import Replicator
+from evodyn.labels import about
 from evodyn.laws import KINDS, contributions
 
 if TYPE_CHECKING:
@@ -148,8 +145,7 @@ def simulated_sparsity(sample: Sample) -> xr.Dataset:
             solver=Solver(method="LSODA", rtol=1e-4, atol=1e-5),
         )
         extinct[member] = np.count_nonzero(run.masses[-1] < sample.threshold)
-    about = {"long_name": "groups below the threshold at the end", "units": "1"}
-    return xr.Dataset({"extinct": ("population", extinct, about)})
+    return xr.Dataset({"extinct": ("population", extinct, about("groups below the threshold at the end"))})
 
 
 def measured_rates(sample: Sample) -> xr.Dataset:
@@ -202,9 +198,9 @@ def measured_rates(sample: Sample) -> xr.Dataset:
         name: (
             "group",
             np.where(rates.dying, rate, math.nan),
-            {"long_name": f"decay rate, {name}", "units": "1/time"},
+            about(f"decay rate, {name}", "1/time"),
         )
         for name, rate in values.items()
     }
-    end_of_run = ((), end, {"long_name": "end of the run", "units": "time"})
+    end_of_run = ((), end, about("end of the run", "time"))
     return xr.Dataset(variables | {"t_end": end_of_run})

@@ -1,8 +1,4 @@
-"""The discrete maps beside the flow and beside their own limits: the tasks of the study of the maps.
-
-They live here, not in the study, because the processes and clusters that run a sweep find them by name in
-an installed package.
-"""
+"""The discrete maps beside the flow and beside their own limits: the tasks of the study of the maps."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -30,16 +26,17 @@ from evodyn.dynamics import (
 from evodyn.equilibria import equilibrium
 from evodyn.integration import Solver, solve
 from evodyn.iteration import iterate
+from evodyn.labels import about
 from evodyn.landscapes import LinearDecay
 from evodyn.laws import KINDS, contributions
 from evodyn.results import Termination
+from evodyn.tasks import specification
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["MAPS", "MapScenario", "bisected", "map_error", "step_limits"]
 
-SCHEMA = 1
 MAPS = ("replicator", "normalized_growth", "selection_mutation")
 """The maps of Eqs. 12, 13 and 14."""
 OUTCOMES = ("settles", "settles after projections", "keeps moving", "overflows")
@@ -182,21 +179,21 @@ def map_error(scenario: MapScenario) -> xr.Dataset:
     largest = float(np.abs(constant).max())
     return xr.Dataset(
         {
-            "error": ("step_size", size, _label("largest difference of a mass from the flow", "mass")),
-            "predicted_error": ("step_size", steps * largest, _label("its leading term in theory", "mass")),
-            "constant": ("group", constant, _label("error constant in theory", "mass/time")),
+            "error": ("step_size", size, about("largest difference of a mass from the flow", "mass")),
+            "predicted_error": ("step_size", steps * largest, about("its leading term in theory", "mass")),
+            "constant": ("group", constant, about("error constant in theory", "mass/time")),
             "measured_constant": (
                 "group",
                 2 * quotients[-1] - quotients[-2],
-                _label("error over step size, extrapolated to none", "mass/time"),
+                about("error over step size, extrapolated to none", "mass/time"),
             ),
-            "order": ((), float(np.log2(size[-2] / size[-1])), _label("order of convergence", "1")),
+            "order": ((), float(np.log2(size[-2] / size[-1])), about("order of convergence")),
         },
         {
-            "step_size": ("step_size", steps, _label("step size", "time")),
-            "group": ("group", np.arange(scenario.groups), _label("group", "1")),
+            "step_size": ("step_size", steps, about("step size", "time")),
+            "group": ("group", np.arange(scenario.groups), about("group")),
         },
-        {"specification": _specification(scenario)},
+        {"specification": specification(scenario)},
     )
 
 
@@ -280,10 +277,10 @@ def step_limits(scenario: MapScenario) -> xr.Dataset:
     }
     outcomes = [_outcome(scenario, dynamics, landscape, h) for h in scenario.step_sizes]
     return xr.Dataset(
-        {name: ((), value, _label(text, "time")) for name, (value, text) in values.items()}
-        | {"outcome": ("step_size", np.array(outcomes, dtype=np.int64), _label("outcome", "1"))},
-        {"step_size": ("step_size", np.array(scenario.step_sizes, dtype=float), _label("step size", "time"))},
-        {"specification": _specification(scenario), "outcomes": json.dumps(OUTCOMES)},
+        {name: ((), value, about(text, "time")) for name, (value, text) in values.items()}
+        | {"outcome": ("step_size", np.array(outcomes, dtype=np.int64), about("outcome"))},
+        {"step_size": ("step_size", np.array(scenario.step_sizes, dtype=float), about("step size", "time"))},
+        {"specification": specification(scenario), "outcomes": json.dumps(OUTCOMES)},
     )
 
 
@@ -330,11 +327,3 @@ def bisected(beyond: Callable[[float], bool], low: float, high: float, *, rounds
         middle = math.sqrt(low * high)
         low, high = (low, middle) if beyond(middle) else (middle, high)
     return math.sqrt(low * high)
-
-
-def _specification(scenario: MapScenario) -> str:
-    return json.dumps({"schema": SCHEMA, "scenario": dataclasses.asdict(scenario)}, sort_keys=True)
-
-
-def _label(long_name: str, units: str) -> dict[str, Any]:
-    return {"long_name": long_name, "units": units}

@@ -1,13 +1,8 @@
-"""One population under a chosen heterogeneity of fitness: the task that the extinction study sweeps.
-
-It lives here, not in the study, because the processes and clusters that run a sweep find it by name in
-an installed package.
-"""
+"""One population under a chosen heterogeneity of fitness: the task that the extinction study sweeps."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,7 +11,9 @@ from evodyn import validation
 from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation
 from evodyn.extinction import Extinction
+from evodyn.labels import about
 from evodyn.laws import KINDS, contributions
+from evodyn.tasks import specification
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DYNAMICS", "Scenario", "fraction_extinct_at_equilibrium", "simulate"]
 
-SCHEMA = 1
 DYNAMICS = ("replicator", "normalized_growth", "selection_mutation")
 """The names of the dynamics that a scenario can have."""
 
@@ -225,44 +221,38 @@ def simulate(scenario: Scenario) -> xr.Dataset:
     fraction = np.mean(run.log_masses < extinction.log_threshold, axis=1)
     return xr.Dataset(
         {
-            "fraction_extinct": ("time", fraction, _label("fraction of groups below the threshold", "1")),
-            "contribution": ("group", drawn, _label("contribution", "1/time")),
+            "fraction_extinct": ("time", fraction, about("fraction of groups below the threshold")),
+            "contribution": ("group", drawn, about("contribution", "1/time")),
             "extinction_time": (
                 "group",
                 np.array(run.extinction_time),
-                _label("first time strictly below the threshold, integrated", "time"),
+                about("first time strictly below the threshold, integrated", "time"),
             ),
-            "extinct_at_end": ("group", np.array(run.extinct_at_end), _label("extinct at the end", "1")),
+            "extinct_at_end": ("group", np.array(run.extinct_at_end), about("extinct at the end")),
             "closed_form_extinction_time": (
                 "group",
                 closed_form,
-                _label("first time strictly below the threshold, closed form", "time"),
+                about("first time strictly below the threshold, closed form", "time"),
             ),
-            "equilibrium_mass": ("group", resting, _label("mass at the attractor", "mass")),
+            "equilibrium_mass": ("group", resting, about("mass at the attractor", "mass")),
             "fraction_extinct_at_equilibrium": (
                 (),
                 float(np.mean(resting < scenario.threshold)),
-                _label("fraction of groups below the threshold at the attractor", "1"),
+                about("fraction of groups below the threshold at the attractor"),
             ),
             "recoveries": (
                 (),
                 int(np.sum(run.crossings.direction > 0)),
-                _label("times that a group came back above the threshold", "1"),
+                about("times that a group came back above the threshold"),
             ),
-            "evaluations": ((), run.stats.evaluations, _label("evaluations of the landscape", "1")),
+            "evaluations": ((), run.stats.evaluations, about("evaluations of the landscape")),
         },
         coords={
-            "time": ("time", run.t, _label("time", "time")),
-            "group": ("group", np.arange(scenario.groups), _label("group", "1")),
+            "time": ("time", run.t, about("time", "time")),
+            "group": ("group", np.arange(scenario.groups), about("group")),
         },
         attrs={
-            "specification": json.dumps(
-                {"schema": SCHEMA, "scenario": dataclasses.asdict(scenario)}, sort_keys=True
-            ),
+            "specification": specification(scenario),
             "method": run.stats.method,
         },
     )
-
-
-def _label(long_name: str, units: str) -> dict[str, str]:
-    return {"long_name": long_name, "units": units}

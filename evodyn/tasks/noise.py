@@ -1,15 +1,10 @@
-"""Noisy populations beside what theory says of them: the tasks of the study of noise.
-
-They live here, not in the study, because the processes and clusters that run a sweep find them by name in
-an installed package.
-"""
+"""Noisy populations beside what theory says of them: the tasks of the study of noise."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import scipy.stats
@@ -17,6 +12,7 @@ import scipy.stats
 from evodyn import validation
 from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.labels import about
 from evodyn.landscapes import Constant, LinearDecay, contributions
 from evodyn.stochastic import (
     Calculus,
@@ -29,13 +25,13 @@ from evodyn.stochastic import (
     wright_fisher,
     wright_fisher_matrix,
 )
+from evodyn.tasks import specification
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["Drift", "Duel", "Estimates", "drift", "duel", "estimates"]
 
-SCHEMA = 1
 _OVERSHOOT = 0.5826  # -ζ(1/2)/√(2π): a level looked at in steps acts as if it were so many σ√h further off
 
 
@@ -160,14 +156,14 @@ def duel(point: Duel) -> xr.Dataset:
             mean, p_value = float(law.mean()), float(scipy.stats.kstest(times, law.cdf).pvalue)
     return xr.Dataset(
         {
-            "log_odds": ("member", odds, _label("log-odds of group 0 at the end", "1")),
-            "death_time": ("member", times, _label("first time below the threshold", "time")),
-            "dead": ((), dead, _label("chance of being below the threshold in theory", "1")),
-            "mean_death_time": ((), mean, _label("mean death time in theory", "time")),
-            "death_time_p_value": ((), p_value, _label("chance of so great a distance from theory", "1")),
+            "log_odds": ("member", odds, about("log-odds of group 0 at the end")),
+            "death_time": ("member", times, about("first time below the threshold", "time")),
+            "dead": ((), dead, about("chance of being below the threshold in theory")),
+            "mean_death_time": ((), mean, about("mean death time in theory", "time")),
+            "death_time_p_value": ((), p_value, about("chance of so great a distance from theory")),
         },
-        {"member": ("member", np.arange(point.members), _label("realisation", "1"))},
-        {"specification": _specification(point)},
+        {"member": ("member", np.arange(point.members), about("realisation"))},
+        {"specification": specification(point)},
     )
 
 
@@ -263,13 +259,13 @@ def drift(point: Drift) -> xr.Dataset:
         kimura = float(fixation_probability(point.selection, point.count / n, n))
     return xr.Dataset(
         {
-            "share": ("member", np.array(runs.masses[:, -1, 0]), _label("share at the end", "1")),
-            "absent": ((), float(law[0]), _label("chance of absence in theory", "1")),
-            "fixed": ((), float(law[-1]), _label("chance of fixation in theory", "1")),
-            "kimura": ((), kimura, _label("Kimura's chance of fixation", "1")),
+            "share": ("member", np.array(runs.masses[:, -1, 0]), about("share at the end")),
+            "absent": ((), float(law[0]), about("chance of absence in theory")),
+            "fixed": ((), float(law[-1]), about("chance of fixation in theory")),
+            "kimura": ((), kimura, about("Kimura's chance of fixation")),
         },
-        {"member": ("member", np.arange(point.members), _label("realisation", "1"))},
-        {"specification": _specification(point)},
+        {"member": ("member", np.arange(point.members), about("realisation"))},
+        {"specification": specification(point)},
     )
 
 
@@ -371,20 +367,12 @@ def estimates(point: Estimates) -> xr.Dataset:
     totals = final.sum(axis=1)
     return xr.Dataset(
         {
-            "total_mass": ("member", totals / point.groups, _label("total mass, relative to the start", "1")),
-            "share": (("member", "group"), final / totals[:, None], _label("share at the end", "1")),
+            "total_mass": ("member", totals / point.groups, about("total mass, relative to the start")),
+            "share": (("member", "group"), final / totals[:, None], about("share at the end")),
         },
         {
-            "member": ("member", np.arange(point.members), _label("realisation", "1")),
-            "group": ("group", np.arange(point.groups), _label("group", "1")),
+            "member": ("member", np.arange(point.members), about("realisation")),
+            "group": ("group", np.arange(point.groups), about("group")),
         },
-        {"specification": _specification(point)},
+        {"specification": specification(point)},
     )
-
-
-def _specification(point: Duel | Drift | Estimates) -> str:
-    return json.dumps({"schema": SCHEMA, "point": dataclasses.asdict(point)}, sort_keys=True)
-
-
-def _label(long_name: str, units: str) -> dict[str, Any]:
-    return {"long_name": long_name, "units": units}
