@@ -12,7 +12,7 @@ import style
 
 def main() -> None:
     """Draw the figure from results/extensions/extensions.nc, or from the folder given as argument."""
-    data = style.read("extensions", "extensions.nc")
+    data = style.read("extensions", "extensions.nc").isel(member=0)
     described = style.specification(data)
     style.start()
     figure, panels = plt.subplots(2, 2, figsize=(style.WIDTH, 4.9))
@@ -42,6 +42,7 @@ def main() -> None:
             "(d) Two layers of two groups each, the first gaining by matching the second, which loses by it: "
             "share of the first group in either. Closed orbits run along the contours of the product of "
             f"all shares (grey); density regularisation within the layers (λ = {decay:g}, dark) ends them.",
+            *([f"The first of {described['seeds']} populations."] if described["seeds"] > 1 else []),
         ],
     )
 

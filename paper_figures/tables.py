@@ -90,6 +90,7 @@ TABLES = {
     "extensions/extensions": Table(
         "Redundancy, schedules of mutation, accuracy against cost, and coupled layers.",
         {"part": ("part", ""), "quantity": ("quantity", ""), **COMPARED},
+        first_of="member",
     ),
     "mnist_bridge/table1": Table(
         "Table 1 of the paper beside the same experiment here, first seed.",

@@ -22,7 +22,7 @@ FLOOR = 2e-5
 
 def main() -> None:
     """Draw the figure from results/trajectories/trajectories.nc, or from the folder given as argument."""
-    data = style.read("trajectories", "trajectories.nc")
+    data = style.read("trajectories", "trajectories.nc").isel(member=0)
     given = style.specification(data)
     threshold = given["threshold"]
     style.start()
@@ -51,6 +51,7 @@ def main() -> None:
             f"(a, d) Replicator. (b, e) Normalised growth with rates clipped at {given['signal_clip']:g} and "
             "total mass capped at its initial value; without both it is (a, d). (c, f) Selection with "
             f"mutation at rate {given['mutation_rate']:g} to a mass of 1.",
+            *([f"The first of {given['seeds']} populations."] if given["seeds"] > 1 else []),
         ],
     )
 
