@@ -19,6 +19,7 @@ from rich.table import Table
 
 import _shared
 from evodyn.extinction_theory import mutation_mass_floor
+from evodyn.labels import about
 from evodyn.laws import KINDS
 from evodyn.sweeps import sweep
 from evodyn.tasks.extinction import DYNAMICS
@@ -87,9 +88,7 @@ def main(
         options: Row = {"workers": workers, "scheduler": scheduler, "fresh": fresh}
         with _shared.progress("Trajectories") as progress:
             results = sweep(trajectory, points, folder / "points", progress=progress, **options)
-    data = xr.merge(results, join="outer", compat="no_conflicts", combine_attrs="override")
-    data = data.sel(dynamics=list(DYNAMICS))
-    data.attrs.clear()
+    data = assembled(results, seeds, decays)
     specification = settings | {
         "schema": SCHEMA,
         "study": "trajectories",
@@ -108,6 +107,29 @@ def main(
         console.print(line, soft_wrap=True)
     for what, suffix in (("Table:", "csv"), ("Data: ", "nc")):
         console.print(f"{what} {_shared.shown(folder / f'trajectories.{suffix}')}", soft_wrap=True)
+
+
+def assembled(results: list[xr.Dataset], seeds: int, decays: list[float]) -> xr.Dataset:
+    """Return all runs along member, decay and dynamics; only members differ in their contributions."""
+    shape, first = (seeds, len(decays), len(DYNAMICS)), results[0]
+    data = xr.Dataset(
+        {
+            str(name): (
+                ("member", "decay", "dynamics", *variable.dims),
+                np.stack([result[name].values for result in results]).reshape(*shape, *variable.shape),
+                variable.attrs,
+            )
+            for name, variable in first.data_vars.items()
+        },
+        {
+            "member": ("member", np.arange(seeds), about("population drawn from the seed")),
+            "decay": ("decay", decays, about("λ of Eq. 10", "1/time/mass")),
+            "dynamics": ("dynamics", list(DYNAMICS), about("dynamics")),
+            "time": first.time,
+            "group": first.group,
+        },
+    )
+    return data.assign(contribution=data.contribution.isel(decay=0, dynamics=0, drop=True))
 
 
 def table_rows(data: xr.Dataset, specification: Row) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,35 @@ import xarray as xr
 from scipy.special import softmax
 from typer.testing import CliRunner
 
-from tests.scripts import command_line
+from evodyn.tasks.trajectories import Trajectory, trajectory
+from tests.scripts import call, command_line
 
 COMMAND = command_line("trajectories")
+
+
+def run(folder: Path, *options: str) -> tuple[xr.Dataset, list[dict[str, str]], str, str]:
+    """Run the study at its smallest: its data, the rows of its table, and what it printed where."""
+    result = CliRunner().invoke(COMMAND, ["--smoke", "--out", str(folder), *options])
+    assert result.exit_code == 0, result.output
+    data = xr.load_dataset(folder / "trajectories.nc", engine="h5netcdf", decode_times=False)
+    with (folder / "trajectories.csv").open(newline="") as file:
+        return data, list(csv.DictReader(file)), result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[xr.Dataset, list[dict[str, str]], str]:
     """The smoke run: its data, the rows of its table, and what it printed."""
-    folder = tmp_path_factory.mktemp("trajectories")
-    result = CliRunner().invoke(COMMAND, ["--smoke", "--out", str(folder)])
-    assert result.exit_code == 0, result.output
-    data = xr.load_dataset(folder / "trajectories.nc", engine="h5netcdf", decode_times=False)
-    with (folder / "trajectories.csv").open(newline="") as file:
-        return data, list(csv.DictReader(file)), result.stdout
+    data, rows, out, _ = run(tmp_path_factory.mktemp("trajectories"))
+    return data.isel(member=0), rows, out
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset, list[dict[str, str]], str]:
+    """The smoke run with two populations and two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    data, rows, out, err = run(folder, "--seeds", "2", "--workers", "2")
+    assert "0 of 12 points reused" in err
+    return folder, data, rows, out
 
 
 def value(rows: list[dict[str, str]], decay: float, dynamics: str, quantity: str, column: str) -> float:
@@ -100,12 +116,89 @@ def test_the_rest_under_eq_10_is_water_filling(finished: Any) -> None:
     assert "…" not in out
 
 
-def test_the_same_seed_gives_the_same_and_another_does_not(tmp_path: Path, finished: Any) -> None:
-    arguments = ["--smoke", "--out", str(tmp_path), "--seed"]
-    for seed, same in (("0", True), ("1", False)):
-        assert CliRunner().invoke(COMMAND, [*arguments, seed]).exit_code == 0
-        again = xr.load_dataset(tmp_path / "trajectories.nc", engine="h5netcdf", decode_times=False)
-        assert again.equals(finished[0]) is same
+def test_the_first_of_two_populations_is_the_only_one_and_processes_change_nothing(
+    finished: Any, two: Any
+) -> None:
+    _, data, rows, _ = two
+    assert list(data.dynamics.values) == ["replicator", "normalized_growth", "selection_mutation"]
+    assert data.contribution.dims == ("member", "group")
+    xr.testing.assert_equal(data.isel(member=0), finished[0])
+    assert [row for row in rows if row["member"] == "0"] == finished[1]
+    assert len(rows) == 2 * len(finished[1])
+    point = Trajectory(
+        groups=10, heterogeneity=0.5, dynamics="normalized_growth", saved_times=241, decay=0.3, member=1
+    )
+    direct, cell = trajectory(point), data.sel(member=1, decay=0.3, dynamics=point.dynamics)
+    for name, variable in direct.data_vars.items():
+        np.testing.assert_array_equal(cell[name], variable)
+    assert not np.isin(direct.contribution, finished[0].contribution).any()
+
+
+def test_a_second_run_reuses_what_is_there_unless_told_otherwise(two: Any, tmp_path: Path) -> None:
+    folder, data, *_ = two
+    shutil.copytree(folder / "points", tmp_path / "points")
+    for gone in list(tmp_path.glob("points/*.nc"))[:3]:
+        gone.unlink()
+    again, *_, err = run(tmp_path, "--seeds", "2")
+    assert "9 of 12 points reused" in err
+    xr.testing.assert_equal(again, data)
+    *_, err = run(tmp_path, "--fresh", "--groups", "3")
+    assert "0 of 6 points reused" in err
+    *_, err = run(tmp_path, "--fresh", "--groups", "3")
+    assert "0 of 6 points reused" in err
+
+
+def test_the_table_shows_the_worst_difference_of_all_populations(two: Any) -> None:
+    _, _, rows, out = two
+    assert "The first of 2 populations" in out
+    checked = 0
+    for line in out.splitlines():
+        for quantity, worst in (
+            ("earliest extinction", min),  # a lower bound, which no population may break
+            ("total mass, largest", max),
+            ("largest mass at the end", lambda found: max(found, key=abs)),
+        ):
+            if quantity in line:
+                decay, equation, *_, simulation, difference = line.split()
+                name = {"6": "replicator", "7": "normalized_growth", "8": "selection_mutation"}[equation]
+                first, second = (
+                    row
+                    for row in rows
+                    if (float(row["decay"]), row["dynamics"]) == (float(decay), name)
+                    and row["quantity"] == quantity
+                )
+                assert difference == f"{worst([float(row['difference']) for row in (first, second)]):+.1e}"
+                assert simulation == f"{float(first['simulation']):.4g}"
+                checked += 1
+    assert checked == 8
+
+
+def test_another_seed_draws_another_population(tmp_path: Path, finished: Any) -> None:
+    other = run(tmp_path, "--seed", "1", "--groups", "3")[0].contribution
+    assert not np.isin(other, finished[0].contribution).any()
+
+
+def test_the_figure_tells_of_several_populations(two: Any) -> None:
+    call("paper_figures/trajectories.py", two[0])
+    caption = (two[0] / "trajectories.txt").read_text()
+    assert "10 groups" in caption
+    assert "The first of 2 populations." in caption
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"signal_clip": 0.0}, "signal_clip is 0.0"),
+        ({"dynamics": "moran"}, "dynamics is 'moran'"),
+        ({"decay": -1.0}, "decay is -1.0"),
+        ({"dynamics": "selection_mutation"}, "mutation_rate is 0.0"),
+        ({"saved_times": 2}, "saved_times is 2"),
+        ({"member": -1}, "member is -1"),
+    ],
+)
+def test_bad_points_are_named(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Trajectory(**values)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +209,7 @@ def test_the_same_seed_gives_the_same_and_another_does_not(tmp_path: Path, finis
         (("--kind", "normal"), "kind is 'normal'"),
         (("--mutation-rate", "-1"), "mutation_rate is -1.0"),
         (("--signal-clip", "0"), "signal_clip is 0.0"),
+        (("--seeds", "0"), "seeds"),
     ],
 )
 def test_bad_options_are_named(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

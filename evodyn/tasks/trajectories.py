@@ -64,11 +64,10 @@ def trajectory(point: Trajectory) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Along ``member``, ``decay`` and ``dynamics``, each of length 1: `mass` over ``time`` and ``group``;
-        along ``group`` `extinction_time` (inf if never), `closed_form_extinction_time` and
-        `equilibrium_mass` (NaN where theory has none); `gap_to_normalized_growth`, the largest difference
-        of a mass from Eq. 7 without clip and cap (NaN but for Eq. 6). Along ``member`` and ``group``:
-        `contribution`.
+        Along ``time`` and ``group``: `mass`. Along ``group``: `contribution`, `extinction_time` (inf if
+        never), `closed_form_extinction_time` and `equilibrium_mass` (NaN where theory has none). Scalar:
+        `gap_to_normalized_growth`, the largest difference of a mass from Eq. 7 without clip and cap (NaN
+        but for Eq. 6).
 
     Raises
     ------
@@ -77,7 +76,7 @@ def trajectory(point: Trajectory) -> xr.Dataset:
 
     Examples
     --------
-    >>> result = trajectory(Trajectory(groups=4, kind="two_class", heterogeneity=0.5, decay=0.0)).squeeze()
+    >>> result = trajectory(Trajectory(groups=4, kind="two_class", heterogeneity=0.5, decay=0.0))
     >>> float(result.extinction_time[0].round(4)), float(result.closed_form_extinction_time[0].round(4))
     (7.6004, 7.6004)
     """
@@ -101,8 +100,9 @@ def trajectory(point: Trajectory) -> xr.Dataset:
     closed = replicator and point.has_closed_form
     exact = exact_extinction_times(drawn, np.ones(point.groups), point.threshold) if closed else unknown
     gap = float(np.abs(solved(NormalizedGrowth()).masses - run.masses).max()) if replicator else np.nan
-    found = xr.Dataset(
+    return xr.Dataset(
         {
+            "contribution": ("group", drawn, about("contribution", "1/time")),
             "mass": (("time", "group"), np.array(run.masses), about("mass", "mass")),
             "extinction_time": (
                 "group",
@@ -126,12 +126,8 @@ def trajectory(point: Trajectory) -> xr.Dataset:
             ),
         },
         {
-            "member": ((), point.member, about("population drawn from the seed")),
-            "decay": ((), point.decay, about("λ of Eq. 10", "1/time/mass")),
-            "dynamics": ((), point.dynamics, about("dynamics")),
             "time": ("time", run.t, about("time", "time")),
             "group": ("group", np.arange(point.groups), about("group")),
         },
         {"specification": specification(point)},
-    ).expand_dims(["member", "decay", "dynamics"])
-    return found.assign(contribution=(("member", "group"), [drawn], about("contribution", "1/time")))
+    )
