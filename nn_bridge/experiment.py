@@ -1,7 +1,7 @@
 """The paper's experiment (section 8) and its variations: train, then remove groups and measure the accuracy.
 
 One `Experiment` is one training run, completely specified. `run` carries it out and returns a labelled
-dataset; `run_all` carries out many, in processes, and neither ever does finished work again.
+dataset; it never does finished work again. For many of them see `nn_bridge.parallel`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +35,7 @@ from nn_bridge.selector import Selector
 from nn_bridge.signals import Contribution
 from nn_bridge.training import accuracy, loader_generator, shuffled, train_epoch
 
-__all__ = ["DYNAMICS", "EpochReport", "Experiment", "Source", "run", "run_all", "trained_network"]
+__all__ = ["DYNAMICS", "EpochReport", "Experiment", "Source", "run", "trained_network"]
 
 SCHEMA = 1
 DYNAMICS = ("replicator", "normalized", "mutation")
@@ -503,118 +500,3 @@ def _dataset(experiment: Experiment, model: nn.Module, data: Dataset, history: d
             "threshold": variable("threshold", np.array(experiment.thresholds), "mass below which to remove"),
         },
     )
-
-
-# Many experiments
-
-
-def run_all(
-    experiments: Sequence[Experiment],
-    directory: str | os.PathLike[str],
-    source: Source | None = None,
-    *,
-    workers: int = 1,
-    fresh: bool = False,
-    on_epoch: Callable[[int, EpochReport], None] | None = None,
-    keep_networks: bool = True,
-) -> Iterator[tuple[int, xr.Dataset]]:
-    """Carry out experiments, several at a time, and yield (index, result) as they finish.
-
-    Parameters
-    ----------
-    experiments : sequence of Experiment
-        What to do.
-    directory, source, fresh
-        As for `run`.
-    workers : int, optional
-        Number of processes (1: this one). On a GPU several of them share it.
-    on_epoch : callable, optional
-        ``on_epoch(index, report)``, called in this process after every epoch of any of them.
-    keep_networks : bool, optional
-        Keep each run's last checkpoint, for `trained_network`.
-
-    Yields
-    ------
-    tuple of int and xarray.Dataset
-        Index of an experiment and its result. The results do not depend on `workers`.
-    """
-    source = source or Source()
-    if validation.count("workers", workers) == 1:
-        for index, experiment in enumerate(experiments):
-            reported = None if on_epoch is None else functools.partial(on_epoch, index)
-            result = run(experiment, directory, source, fresh=fresh, on_epoch=reported)
-            yield index, _tidied(experiment, directory, source, keep_networks, result)
-        return
-    context = multiprocessing.get_context("spawn")  # CUDA and threads survive no fork
-    reports: Any = context.Queue()
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(), reports)
-    )
-    with pool:
-        waiting = {
-            pool.submit(_in_worker, experiment, directory, source, fresh, index): index
-            for index, experiment in enumerate(experiments)
-        }
-        listener = threading.Thread(target=_listen, args=(reports, on_epoch), daemon=True)
-        listener.start()
-        try:
-            for future in as_completed(waiting):
-                index = waiting[future]
-                result = future.result()
-                yield index, _tidied(experiments[index], directory, source, keep_networks, result)
-        finally:
-            for future in waiting:
-                future.cancel()
-            reports.put(None)
-            listener.join()
-
-
-def _tidied(
-    experiment: Experiment,
-    directory: str | os.PathLike[str],
-    source: Source,
-    keep_network: bool,
-    result: xr.Dataset,
-) -> xr.Dataset:
-    if not keep_network:
-        _files(_identity(experiment, source), directory)[1].unlink(missing_ok=True)
-    return result
-
-
-def _in_worker(
-    experiment: Experiment,
-    directory: str | os.PathLike[str],
-    source: Source,
-    fresh: bool,
-    index: int,
-) -> xr.Dataset:
-    return run(
-        experiment,
-        directory,
-        source,
-        fresh=fresh,
-        on_epoch=lambda report: _worker_reports.put((index, report)),
-    )
-
-
-def _listen(reports: Any, on_epoch: Callable[[int, EpochReport], None] | None) -> None:
-    while (item := reports.get()) is not None:
-        if on_epoch is not None:
-            on_epoch(*item)
-
-
-_worker_reports: Any = None
-"""In a worker: where its reports go."""
-
-
-def _begin_worker(parent: int, reports: Any) -> None:
-    """Connect this worker, and end it when the process that started it is gone, however it went."""
-    global _worker_reports
-    _worker_reports = reports
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -36,6 +36,7 @@ def main() -> None:
         for name, options in specification["readings"].items()
     )
     reading, dynamics = str(run.reading.item()), str(run.dynamics.item())
+    seeds = ", ".join(f"seed {seed}" for seed in specification["seeds"])
     steps = [f"{size:.3g}" for size in data.step_size.values]
     same = ", and its masses bit for bit" if data["identical"].values.all() else ""
     style.save(
@@ -43,7 +44,7 @@ def main() -> None:
         "replay",
         [
             "The signals of a training network (784-512-256-10, MNIST) recorded at every step, and replayed "
-            f"through evodyn with the contributions held between steps, seed {specification['seed']}.",
+            f"through evodyn with the contributions held between steps, {seeds}.",
             f"(a) Masses of {SHOWN} of the {data.sizes['group']} neurons, by rank at the end, under the "
             f"{reading} reading with {dynamics} dynamics: in the network after every epoch (points) and by "
             "the flow (lines); dashed, the clip floor and ceiling (1 ± η κ) to the power of the step.",

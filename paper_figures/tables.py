@@ -139,6 +139,7 @@ TABLES = {
             "bound": ("bound", ".2e"),
             "order": ("order", ".3f"),
         },
+        first_of="seed",
     ),
 }
 """Tables by STUDY/FILE without .csv; make finds them here, one to a line with its key first."""

@@ -46,9 +46,9 @@ Row = dict[str, Any]
 
 def main(
     groups: Annotated[int, typer.Option(min=48, help="Number of groups N, each of mass 1 at first.")] = 768,
-    populations: Annotated[int, typer.Option(min=2, help="Populations for every heterogeneity.")] = 8,
     threshold: Annotated[float, typer.Option(help="Mass below which a group counts as extinct.")] = 0.02,
     seed: _shared.Seed = 0,
+    seeds: Annotated[int, typer.Option(min=2, help="Populations for every heterogeneity.")] = 8,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
@@ -62,7 +62,7 @@ def main(
     """
     started = time.perf_counter()
     if smoke:
-        groups, populations = min(groups, 48), min(populations, 4)
+        groups, seeds = min(groups, 48), min(seeds, 4)
     sizes = [groups >> k for k in (5, 4, 3, 2, 1, 0) if groups >> k >= SMALLEST]
     budget = 4 * groups  # of all populations of one size
     with _shared.reporting():
@@ -78,7 +78,7 @@ def main(
                 groups=groups if decay == MAIN_DECAY else max(48, groups // 2),
                 heterogeneity=h,
                 decay=decay,
-                populations=populations if decay == MAIN_DECAY else 1,
+                populations=seeds if decay == MAIN_DECAY else 1,
                 threshold=threshold,
                 seed=seed,
             )
@@ -119,7 +119,7 @@ def main(
         "schema": SCHEMA,
         "study": "extinction_rates",
         "groups": groups,
-        "populations": populations,
+        "populations": seeds,
         "threshold": threshold,
         "seed": seed,
         "main_decay": MAIN_DECAY,
@@ -138,7 +138,7 @@ def main(
     )
     console = Console(width=80, highlight=False)
     console.print(rate_table(rate_rows))
-    console.print(sparsity_table(main_rows, groups, populations))
+    console.print(sparsity_table(main_rows, groups, seeds))
     for line in verdict(main_rows):
         console.print(line)
     console.print(correction_table(corrections, sizes))

@@ -27,8 +27,9 @@ from rich.table import Table
 import _shared
 import nn_bridge as nb
 from evodyn.labels import about
-from nn_bridge.experiment import DYNAMICS, EpochReport, Experiment, Source, run_all, trained_network
+from nn_bridge.experiment import DYNAMICS, EpochReport, Experiment, Source, trained_network
 from nn_bridge.paper import comparison, interval
+from nn_bridge.parallel import run_all
 
 SCHEMA = 1
 SMOKE: dict[str, Any] = {"epochs": 2, "train_samples": 2560, "test_samples": 1000}
@@ -58,13 +59,15 @@ def main(
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
     workers: _shared.Workers = 1,
+    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Run the paper's experiment and print its two tables beside the paper's numbers.
 
     Writes table1.csv, table2.csv, summary.json, trajectories.nc (masses, histograms and curves of all runs)
     and half.safetensors (the network without half of its groups; half.onnx too, with the extra "onnx") to
     results/mnist_bridge. There is a checkpoint after every epoch: killed at any moment, the same command
-    goes on from there, to the same numbers bit for bit.
+    goes on from there, to the same numbers bit for bit. With --scheduler the folder has to be one that
+    all machines of the cluster see.
     """
     started = time.perf_counter()
     base: Row = {"dataset": dataset, **(SMOKE if smoke else {})}
@@ -78,7 +81,9 @@ def main(
         experiments = [
             Experiment(**{"dynamics": d, "seed": seed + k, **base}) for k in range(seeds) for d in DYNAMICS
         ]
-        results = carried_out(experiments, folder / "runs", source, workers=workers, fresh=fresh)
+        results = carried_out(
+            experiments, folder / "runs", source, workers=workers, scheduler=scheduler, fresh=fresh
+        )
         half = halved(experiments[0], folder, source)
     rows = {number: compared(number, experiments, results) for number in (1, 2)}
     intervals = {number: over_seeds(number, rows[number]) for number in (1, 2)} if seeds > 1 else {}
@@ -130,14 +135,12 @@ def main(
 
 
 def carried_out(
-    experiments: Sequence[Experiment], folder: Path, source: Source, *, workers: int, fresh: bool
+    experiments: Sequence[Experiment], folder: Path, source: Source, **options: Any
 ) -> list[xr.Dataset]:
     """Return the results in the order of the experiments, showing each run's progress."""
     results: dict[int, xr.Dataset] = {}
     with bars(experiments) as show:
-        for index, result in run_all(
-            experiments, folder, source, workers=workers, fresh=fresh, on_epoch=show
-        ):
+        for index, result in run_all(experiments, folder, source, on_epoch=show, **options):
             results[index] = result
             masses = result["mass"].values[-1]
             loss, accuracy = float(result["loss"][-1]), float(result["accuracy"][-1])

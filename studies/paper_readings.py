@@ -130,6 +130,7 @@ def main(
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
     workers: _shared.Workers = 1,
+    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Run a family of readings of the paper's experiment and score each against all 48 printed numbers.
 
@@ -144,7 +145,7 @@ def main(
         finalists = 1
     folder = _shared.folder("paper_readings", out=out, smoke=smoke)
     literal = Experiment(seed=seed, **(SMOKE if smoke else {}))
-    runs = Runs(folder / "runs", device=device, workers=workers, fresh=fresh)
+    runs = Runs(folder / "runs", device=device, workers=workers, scheduler=scheduler, fresh=fresh)
     with _shared.reporting():
         per_finalist = 2 * (seeds - 1) + 3  # replicator and mutation by seed, normalised, the other target
         limit = budget - (finalists + 1) * per_finalist
@@ -180,12 +181,17 @@ class Runs:
         "cpu" or "cuda".
     workers : int
         Processes.
+    scheduler : str or None
+        Address of a Dask scheduler, in place of processes.
     fresh : bool
         Compute finished runs again.
     """
 
-    def __init__(self, directory: Path, *, device: str, workers: int, fresh: bool) -> None:
-        self.directory, self.device, self.workers, self.fresh = directory, device, workers, fresh
+    def __init__(
+        self, directory: Path, *, device: str, workers: int, scheduler: str | None, fresh: bool
+    ) -> None:
+        self.directory, self.device, self.fresh = directory, device, fresh
+        self.workers, self.scheduler = workers, scheduler
         self.stages: dict[str, int] = {}
         self.failures: list[Row] = []
 
@@ -218,6 +224,7 @@ class Runs:
                 points,
                 self.directory,
                 workers=self.workers,
+                scheduler=self.scheduler,
                 fresh=fresh,
                 progress=progress,
             )

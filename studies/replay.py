@@ -48,10 +48,12 @@ def main(
     ] = DYNAMICS,
     device: Annotated[str, typer.Option(help="cpu or cuda, for the training.")] = "cpu",
     seed: _shared.Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted up from --seed.")] = 1,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
     workers: _shared.Workers = 1,
+    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Record the signals of training networks and replay them through the map and the flow.
 
@@ -67,15 +69,26 @@ def main(
         for name in reading:
             if name not in READINGS:
                 raise ValueError(f"reading is {name!r}; expected one of {', '.join(READINGS)}.")
-        labels = [(name, kind) for name in dict.fromkeys(reading) for kind in dict.fromkeys(dynamics)]
+        labels = [
+            (name, kind, seed + k)
+            for k in range(seeds)
+            for name in dict.fromkeys(reading)
+            for kind in dict.fromkeys(dynamics)
+        ]
         experiments = []
-        for name, kind in labels:
-            options: Row = {"dynamics": kind, "seed": seed} | READINGS[name] | (SMOKE if smoke else {})
+        for name, kind, number in labels:
+            options: Row = {"dynamics": kind, "seed": number} | READINGS[name] | (SMOKE if smoke else {})
             experiments.append(Experiment(**options))
         points = [Recording(experiment, device) for experiment in experiments]
         with _shared.progress("Training") as progress:
             records = sweep(
-                recorded, points, folder / "records", workers=workers, fresh=fresh, progress=progress
+                recorded,
+                points,
+                folder / "records",
+                workers=workers,
+                scheduler=scheduler,
+                fresh=fresh,
+                progress=progress,
             )
         replays: list[Replay] = []
         with _shared.progress("Replaying") as progress:
@@ -89,7 +102,7 @@ def main(
         "study": "replay",
         "readings": {name: READINGS[name] for name in dict.fromkeys(reading)},
         "dynamics": list(dict.fromkeys(dynamics)),
-        "seed": seed,
+        "seeds": list(range(seed, seed + seeds)),
         "smoke": smoke,
         "device": device,
     }
@@ -108,7 +121,7 @@ def main(
         console.print(f"{what} {_shared.shown(folder / name)}", soft_wrap=True)
 
 
-def table_rows(reading: str, dynamics: str, replay: Replay) -> list[Row]:
+def table_rows(reading: str, dynamics: str, seed: int, replay: Replay) -> list[Row]:
     """Return one row for each step size of the map."""
     rows = []
     distances = replay.distances.max(axis=1)
@@ -117,6 +130,7 @@ def table_rows(reading: str, dynamics: str, replay: Replay) -> list[Row]:
             {
                 "reading": reading,
                 "dynamics": dynamics,
+                "seed": seed,
                 "step_size": float(size),
                 "map_is_network": replay.identical if k == 0 else "",
                 "map_from_network": float(np.abs(replay.maps[0] / replay.network - 1).max())
@@ -140,13 +154,15 @@ def table(rows: Sequence[Row]) -> Table:
         title_justify="left",
         padding=(0, 1, 0, 0),
     )
-    made.add_column("signal, dynamics", no_wrap=True)
+    several = len({row["seed"] for row in rows}) > 1
+    made.add_column("signal, dynamics" + (" seed" if several else ""), no_wrap=True)
     for name in ("step", "same", "masses", "distance", "bound", "order"):
         made.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         first = row["map_is_network"] != ""
+        name = f"{row['reading']}, {row['dynamics']}" + (f" {row['seed']}" if several else "")
         made.add_row(
-            f"{row['reading']}, {row['dynamics']}" if first else "",
+            name if first else "",
             f"{row['step_size']:.2e}",
             ("yes" if row["map_is_network"] else "NO") if first else "",
             f"{row['lowest_mass']:.3f}–{row['highest_mass']:.3f}" if first else "",
@@ -174,7 +190,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def assembled(
-    labels: Sequence[tuple[str, str]], records: Sequence[xr.Dataset], replays: Sequence[Replay]
+    labels: Sequence[tuple[str, str, int]], records: Sequence[xr.Dataset], replays: Sequence[Replay]
 ) -> Any:
     """Return all replays as one dataset with dimension `run`."""
     first = replays[0]
@@ -207,8 +223,11 @@ def assembled(
             ),
         },
         coords={
-            "reading": variable(("run",), [reading for reading, _ in labels], "scaling of the signal", "1"),
-            "dynamics": variable(("run",), [dynamics for _, dynamics in labels], "dynamics", "1"),
+            "reading": variable(
+                ("run",), [reading for reading, _, _ in labels], "scaling of the signal", "1"
+            ),
+            "dynamics": variable(("run",), [dynamics for _, dynamics, _ in labels], "dynamics", "1"),
+            "seed": variable(("run",), [seed for _, _, seed in labels], "seed", "1"),
             "step_size": variable(("step_size",), list(first.step_sizes), "step size", "1/fitness"),
             "time": variable(("epoch",), list(first.times), "end of the epoch", "1/fitness"),
             "layer": ("group", records[0]["layer"].values, records[0]["layer"].attrs),

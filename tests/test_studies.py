@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib
 import importlib.util
@@ -288,3 +289,14 @@ def test_scenarios_differ_in_nothing_but_their_draws() -> None:
     assert saved_at[0] == 0
     assert saved_at[-1] == one.t_end
     assert (np.diff(saved_at) > 0).all()
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "studies").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_all_studies_share_their_options(script: Path) -> None:
+    (main,) = (
+        node
+        for node in ast.parse(script.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "main"
+    )
+    options = {argument.arg for argument in main.args.args}
+    assert {"seed", "seeds", "out", "fresh", "smoke", "workers", "scheduler"} <= options

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,9 @@ from scipy import stats
 
 import evodyn as ed
 from nn_bridge import load_mnist, population_layers
-from nn_bridge.experiment import DYNAMICS, EpochReport, Experiment, Source, run, run_all, trained_network
+from nn_bridge.experiment import DYNAMICS, EpochReport, Experiment, Source, run, trained_network
 from nn_bridge.paper import BASELINE, comparison, interval, printed_table
+from nn_bridge.parallel import run_all
 
 pytestmark = pytest.mark.nn
 
@@ -176,8 +178,7 @@ def test_a_killed_run_goes_on_to_the_same_result_bit_for_bit(tmp_path: Path, sou
 def test_workers_change_nothing(tmp_path: Path, source: Source) -> None:
     experiments = [Experiment(**TINY | {"seed": seed}) for seed in (0, 1)]
     seen: list[tuple[int, int]] = []
-    alone = dict(run_all(experiments, tmp_path / "alone", source, keep_networks=False))
-    assert not list((tmp_path / "alone").glob("*.pt"))
+    alone = dict(run_all(experiments, tmp_path / "alone", source))
     together = dict(
         run_all(
             experiments,
@@ -190,6 +191,19 @@ def test_workers_change_nothing(tmp_path: Path, source: Source) -> None:
     assert all(same(alone[k], together[k]) for k in (0, 1))
     assert not same(alone[0], alone[1])
     assert sorted(seen) == [(k, epoch) for k in (0, 1) for epoch in range(4)]
+
+
+def test_a_cluster_changes_nothing(tmp_path: Path, source: Source) -> None:
+    experiments = [Experiment(**TINY | {"seed": seed, "epochs": 1}) for seed in (0, 1)]
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        scheduler = cluster.scheduler_address
+        found = dict(run_all(experiments, tmp_path / "cluster", source, scheduler=scheduler))
+    assert all(same(found[k], run(e, tmp_path / "here", source)) for k, e in enumerate(experiments))
+    assert len(list((tmp_path / "cluster").glob("*.nc"))) == 2
+    with pytest.raises(ValueError, match=r"workers is 2 and scheduler 'tcp://127\.0\.0\.1:9'"):
+        next(run_all(experiments, tmp_path, source, workers=2, scheduler="tcp://127.0.0.1:9"))
 
 
 # The printed tables

@@ -119,11 +119,13 @@ def test_fitness_that_was_clipped_itself_is_refused() -> None:
 
 
 def test_the_study_prints_and_saves_what_it_found(tmp_path: Path) -> None:
-    arguments = ["--smoke", "--reading", "smoothed", "--dynamics", "replicator", "--out", str(tmp_path)]
-    out, _ = call("studies/replay.py", *arguments, columns=80)
+    options = "--smoke --seeds 2 --reading smoothed --dynamics replicator"
+    out, _ = call("studies/replay.py", *options.split(), "--out", tmp_path, columns=80)
     assert "is the network's; the flow is within the bound" in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines() if tmp_path.name not in line)
     rows = list(csv.DictReader((tmp_path / "replay.csv").read_text().splitlines()))
-    assert [row["map_is_network"] for row in rows] == ["True", "", ""]
+    assert "…" not in out
+    assert [row["seed"] for row in rows] == ["0"] * 3 + ["1"] * 3
+    assert [row["map_is_network"] for row in rows] == 2 * ["True", "", ""]
     data = xr.load_dataset(tmp_path / "replay.nc", engine="h5netcdf")
     np.testing.assert_array_equal(data["map_mass"][0, 0], data["network_mass"][0])
