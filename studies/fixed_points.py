@@ -24,218 +24,29 @@ import evodyn as ed
 from evodyn import landscapes
 from evodyn.labels import about
 from evodyn.landscapes import LandscapeFunction
+from evodyn.sweeps import sweep
+from evodyn.tasks.fixed_points import (
+    CLASSICS,
+    PAIRS,
+    PERTURBATION,
+    RELAXATIONS,
+    STABILITY_FLAGS,
+    Classic,
+    Pair,
+    confront,
+    judge,
+    rock_paper_scissors,
+)
 
-SCHEMA = 1
+SCHEMA = 2
 FILES = {"Table: ": "fixed_points.csv", "Data:  ": "fixed_points.nc"}
 SMALL = 5  # groups of the games
-RELAXATIONS = 35.0  # of the slowest mode, e^-35 = 6e-16
-PERTURBATION = 1e-5
 PROBES = 5
 SIDE = 15  # points along one side of the vector fields
 TRAJECTORY_TIMES = 161
 
 Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]
-
-
-# --- Theory against integration ------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A dynamics on a landscape, and the masses that the flow starts from."""
-
-    dynamics_name: str
-    landscape_name: str
-    dynamics: ed.Dynamics
-    landscape: LandscapeFunction
-    start: Floats
-
-
-def cases(groups: int, few: int, seed: int) -> list[Case]:
-    """Return every dynamics on every family of landscapes: `groups` where theory has a closed form.
-
-    Linear systems and Newton's iteration, which work on dense matrices, get `few`, and games are small.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = {"closed form": groups, "dense": few, "game": SMALL}
-    chosen = [case for kind, n in sizes.items() for case in _cases(n, rng) if _kind(case) == kind]
-    order = list(dict.fromkeys(case.dynamics_name for case in chosen))
-    return sorted(chosen, key=lambda case: order.index(case.dynamics_name))
-
-
-def _kind(case: Case) -> str:
-    if case.landscape_name == "MatrixGame":
-        return "game"
-    dense = isinstance(case.dynamics, ed.Selection) or isinstance(case.landscape, Saturating)
-    return "dense" if dense or case.landscape_name == "Redundancy" else "closed form"
-
-
-def _cases(n: int, rng: np.random.Generator) -> list[Case]:
-    c = landscapes.contributions("lognormal", n=n, heterogeneity=1.0, rng=rng)
-    distinct = c.copy()
-    distinct[int(c.argmax())] += 0.5  # the slowest rate is the gap between the best two
-    # Groups limit themselves, and compete through eight features that they share more or less.
-    features = rng.uniform(0.0, 1.0, (n, 8))
-    similarity = np.eye(n) + features @ features.T / n
-    families: dict[str, LandscapeFunction] = {
-        "Constant": landscapes.Constant(distinct),
-        "LinearDecay": landscapes.LinearDecay(c, 0.5),
-        "Entropic": landscapes.Entropic(c, 0.5),
-        "both": landscapes.Entropic(c, 0.5) + landscapes.LinearDecay(np.zeros(n), 0.1),
-        "Redundancy": landscapes.Redundancy(c, similarity, 1.0),
-        "c/(1 + p)": Saturating(rng.uniform(1.0, 1.5, n)),
-        "MatrixGame": landscapes.MatrixGame(0.3 * rng.uniform(-1.0, 1.0, (n, n)) - np.eye(n)),
-    }
-    dynamics: dict[str, ed.Dynamics] = {
-        "Replicator": ed.Replicator(),
-        "NormalizedGrowth": ed.NormalizedGrowth(mass_cap=float(n)),
-        "Mutation to 1/N": ed.SelectionMutation(0.5),
-        "Mutation to 1": ed.SelectionMutation(0.5, target=1.0),
-        "Mutation to m_i": ed.SelectionMutation(0.5, target=rng.uniform(0.5, 1.5, n)),
-        "Populations": ed.Populations(ed.Replicator(), (n // 2, n - n // 2)),
-        "Selection": ed.Selection(growing),
-    }
-    # Without comparison with the mean only what limits every group by itself has a rest point.
-    limited = ("LinearDecay", "Entropic", "both")
-    return [
-        Case(name, family, chosen, landscape, np.ones(n))
-        for name, chosen in dynamics.items()
-        for family, landscape in families.items()
-        if name != "Selection" or family in limited
-    ]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Saturating:
-    """Fitness c/(1 + p): a landscape of one's own, without a derivative."""
-
-    contribution: Floats
-
-    def __call__(self, t: float, masses: Floats) -> Floats:
-        return self.contribution / (1.0 + masses)
-
-    @property
-    def groups(self) -> int:
-        return len(self.contribution)
-
-
-def growing(masses: Any, fitness: Any) -> Any:
-    """Return fitness itself as the growth rate, with no mean to compare with: Lotka and Volterra's form."""
-    return fitness
-
-
-def confronted(case: Case) -> tuple[Row, Floats, Floats]:
-    """Return the row of a case, and the masses at rest in theory and at the end of the integration."""
-    started = time.perf_counter()
-    total: Any = None
-    if isinstance(case.dynamics, ed.Populations):
-        total = [case.start[block].sum() for block, _ in case.dynamics.blocks(len(case.start))]
-    elif not isinstance(case.dynamics, ed.SelectionMutation | ed.Selection):
-        total = case.start.sum()
-    point = ed.equilibrium(case.dynamics, case.landscape, total_mass=total, eigenvalues=True)
-    slowest = -float(np.asarray(point.eigenvalues)[0].real)
-    if isinstance(case.dynamics, ed.SelectionMutation):
-        slowest = min(slowest, float(case.dynamics.rate(0.0)))  # of total mass
-    t_end = (RELAXATIONS + np.log(len(case.start))) / slowest
-    # Never a closed form on this side.
-    method: Any = "DOP853" if case.landscape_name == "Constant" else "auto"
-    run = ed.solve(
-        case.dynamics,
-        case.landscape,
-        case.start,
-        (0.0, t_end),
-        save_at=[t_end],
-        solver=ed.Solver(method=method, rtol=1e-11, atol=1e-11),
-    )
-    theory, simulated = np.array(point.masses), run.masses[-1]
-    row: Row = {
-        "dynamics": case.dynamics_name,
-        "landscape": case.landscape_name,
-        "groups": len(theory),
-        "survivors": int(point.survivors.sum()),
-        "theory_mean_fitness": float(np.mean(point.mean_fitness)),
-        "simulated_mean_fitness": float(np.mean(run.mean_fitness[-1])),
-        "difference": float(np.abs(simulated - theory).max() / theory.max()),
-        "way": float(np.abs(case.start / case.start.sum() - theory / theory.sum()).max()),
-        "residual": point.residual,
-        "stability": point.stability.name,
-        "slowest_rate": slowest,
-        "t_end": float(t_end),
-        "theory": point.method,
-        "integrator": run.stats.method,
-        "seconds": time.perf_counter() - started,
-    }
-    return row, theory, simulated
-
-
-# --- Verdicts against perturbations --------------------------------------------------------------------
-
-
-def rock_paper_scissors(win: float) -> landscapes.MatrixGame:
-    """Return the game in which a win pays `win` and a defeat costs 1."""
-    return landscapes.MatrixGame([[0.0, -1.0, win], [win, 0.0, -1.0], [-1.0, win, 0.0]])
-
-
-CLASSICS: dict[str, LandscapeFunction] = {
-    "hawk and dove": landscapes.MatrixGame([[-1.0, 4.0], [0.0, 2.0]]),
-    "coordination": landscapes.MatrixGame([[2.0, 0.0], [0.0, 1.0]]),
-    "dominance": landscapes.MatrixGame([[1.0, 5.0], [0.0, 3.0]]),
-    "rock-paper-scissors, inward": rock_paper_scissors(1.5),
-    "rock-paper-scissors, zero-sum": rock_paper_scissors(1.0),
-    "rock-paper-scissors, outward": rock_paper_scissors(0.5),
-    "neutral game": landscapes.MatrixGame(np.zeros((3, 3))),
-    "constant, best two tied": landscapes.Constant([2.0, 1.0, 2.0]),
-    "Eq. 10": landscapes.LinearDecay([3.0, 2.0, 0.0], 1.0),
-    "Eq. 10, tied at the level": landscapes.LinearDecay([3.0, 2.0, 1.0], 1.0),
-    "twins, equally fit": landscapes.Redundancy([1.0, 1.0, 0.8], [[1, 1, 0], [1, 1, 0], [0, 0, 1]], 1.0),
-    "twins, unequally fit": landscapes.Redundancy([1.0, 0.9, 0.8], [[1, 1, 0], [1, 1, 0], [0, 0, 1]], 1.0),
-    "indefinite overlap": landscapes.Redundancy([2.0, 1.0], [[4.0, 2.2], [2.2, 1.0]], 0.5),
-}
-FATES = {"STABLE": "return", "UNSTABLE": "leave", "NEUTRAL": "stay near"}
-
-
-def fate(landscape: LandscapeFunction, point: ed.Equilibrium, probes: int, rng: np.random.Generator) -> float:
-    """Return how far the farthest of a few perturbations is in the end, relative to where it started."""
-    masses, total = point.masses, point.masses.sum()
-    worst = 0.0
-    for _ in range(probes):
-        start = masses + PERTURBATION * total * rng.uniform(0.1, 1.0, len(masses)) * np.where(
-            point.survivors, rng.choice([-1.0, 1.0], len(masses)), 1.0
-        )
-        start *= total / start.sum()
-        # A group exactly at the water level is lost only as 1/t.
-        slow = point.stability is ed.Stability.STABLE and np.asarray(point.eigenvalues)[0].real > -1e-9
-        t_end = 1e8 if slow else 200.0
-        run = ed.solve(
-            ed.Replicator(), landscape, start, (0.0, t_end), solver=ed.Solver(rtol=1e-9, atol=1e-9)
-        )
-        away = np.abs(run.masses - masses).max(axis=1)
-        # An orbit's distance swings: its largest at late times counts.
-        worst = max(worst, float(away[len(away) // 2 :].max() / away[0]))
-    return worst
-
-
-def judged(probes: int, seed: int) -> list[Row]:
-    """Return the verdict on every rest point of the classical cases, and what perturbations of it do."""
-    rows = []
-    for name, landscape in CLASSICS.items():
-        rng = np.random.default_rng(seed)
-        for point in ed.all_equilibria(ed.Replicator(), landscape, total_mass=3.0):
-            ratio = fate(landscape, point, probes, rng)
-            seen = "return" if ratio < 0.1 else "leave" if ratio > 10 else "stay near"
-            rows.append(
-                {
-                    "case": name,
-                    "shares": " ".join(f"{share:.4g}" for share in point.masses / point.masses.sum()),
-                    "verdict": point.stability.name,
-                    "growth": float(np.asarray(point.eigenvalues)[0].real),
-                    "ratio": ratio,
-                    "perturbations": seen,
-                    "agree": seen == FATES.get(point.stability.name),
-                }
-            )
-    return rows
 
 
 # --- Flows of three groups, for the figure -------------------------------------------------------------
@@ -294,7 +105,7 @@ PANELS = (
         ),
     ),
 )
-CODES = [member.name for member in ed.Stability]
+CODES = list(ed.Stability)
 
 
 def simplex_nodes(side: int) -> Floats:
@@ -328,10 +139,9 @@ def flows(side: int) -> xr.Dataset:
         found = ed.all_equilibria(panel.dynamics, panel.landscape, total_mass=None if mutation else 1.0)
         for j, point in enumerate(found):
             modes = np.asarray(point.eigenvalues)
-            points[k, j], verdicts[k, j] = point.masses, CODES.index(point.stability.name)
+            points[k, j], verdicts[k, j] = point.masses, CODES.index(point.stability)
             growth[k, j, :, 0], growth[k, j, :, 1] = modes.real, modes.imag
     share = {"units": "1"}
-    flags = {"flag_values": np.arange(len(CODES), dtype=np.int8), "flag_meanings": " ".join(CODES)}
     return xr.Dataset(
         {
             "field": (("panel", "node", "share"), fields, about("velocity", "1/time")),
@@ -346,7 +156,7 @@ def flows(side: int) -> xr.Dataset:
             "stability": (
                 ("panel", "point"),
                 verdicts,
-                about("verdict on the rest point, -1 where there is none") | flags,
+                about("verdict on the rest point, -1 where there is none") | STABILITY_FLAGS,
             ),
             "eigenvalue": (
                 ("panel", "point", "mode", "part"),
@@ -372,8 +182,12 @@ def main(
         int, typer.Option(min=2 * SMALL, help="Number of groups where it needs dense matrices.")
     ] = 96,
     seed: _shared.Seed = 0,
+    seeds: _shared.Seeds = 1,
     out: _shared.Out = None,
+    fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
+    workers: _shared.Workers = 1,
+    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Compare rest points with long integrations, and stability verdicts with perturbations.
 
@@ -382,24 +196,32 @@ def main(
     """
     started = time.perf_counter()
     if smoke:
-        groups, few = min(groups, 40), min(few, 16)
-    with _shared.reporting(), _shared.progress("Integrating") as progress:
-        chosen = cases(groups, few, seed)
-        rows, masses = [], np.full((2, len(chosen), groups), np.nan)
-        for k, case in enumerate(chosen):
-            row, theory, simulated = confronted(case)
-            rows.append(row)
-            masses[0, k, : len(theory)], masses[1, k, : len(theory)] = theory, simulated
-            progress(k + 1, len(chosen))
-        verdicts = judged(1 if smoke else PROBES, seed)
-        data = flows(SIDE).merge(compared(rows, masses)).merge(verdict_data(verdicts))
+        groups, few = min(groups, 24), min(few, 16)
     folder = _shared.folder("fixed_points", out=out, smoke=smoke)
+    options: Row = {"workers": workers, "scheduler": scheduler, "fresh": fresh}
+    with _shared.reporting():
+        pairs = [
+            Pair(dynamics, family, size(dynamics, family, groups, few), seed, member)
+            for dynamics, family in PAIRS
+            for member in range(seeds)
+        ]
+        classics = [Classic(name, 1 if smoke else PROBES, seed) for name in CLASSICS]
+        with _shared.progress("Integrating") as progress:
+            ends = sweep(confront, pairs, folder / "pairs", progress=progress, **options)
+        with _shared.progress("Perturbing") as progress:
+            verdicts = sweep(judge, classics, folder / "classics", progress=progress, **options)
+        rows = [table_row(pair, end) for pair, end in zip(pairs, ends, strict=True)]
+        judged = xr.concat(verdicts, "judged", combine_attrs="override")
+        data = flows(SIDE).merge(compared(pairs, ends)).merge(judged)
+        data = data.drop_encoding()  # the first file's, which would cut longer text to its length
     specification = {
         "schema": SCHEMA,
         "study": "fixed_points",
         "groups": groups,
         "few": few,
         "seed": seed,
+        "seeds": seeds,
+        "probes": classics[0].probes,
         "relaxations": RELAXATIONS,
         "perturbation": PERTURBATION,
         "total_mass": 1.0,
@@ -410,79 +232,52 @@ def main(
     )
     _shared.write_csv(rows, folder / "fixed_points.csv")
     console = Console(width=80, highlight=False)
-    console.print(comparison_table(rows))
+    console.print(comparison_table(rows, seeds))
     console.print(verdict_table(verdicts))
-    for line in (*notes(rows, verdicts), *(f"{w} {_shared.shown(folder / n)}" for w, n in FILES.items())):
+    written = (f"{what} {_shared.shown(folder / name)}" for what, name in FILES.items())
+    for line in (*notes(rows, seeds, judged), *written):
         console.print(line, soft_wrap=True)
 
 
-def compared(rows: list[Row], masses: Floats) -> xr.Dataset:
-    """Return the comparison as data: one entry for each dynamics on each landscape."""
-    units = {
-        "groups": "1",
-        "survivors": "1",
-        "theory_mean_fitness": "1/time",
-        "simulated_mean_fitness": "1/time",
-        "difference": "1",
-        "residual": "1",
-        "slowest_rate": "1/time",
-        "t_end": "time",
-    }
-    described = {"difference": "largest difference of a mass, relative to the largest mass"}
-    variables: dict[str, Any] = {
-        name: (
-            "case",
-            [row[name] for row in rows],
-            about(described.get(name, name.replace("_", " ")), unit),
-        )
-        for name, unit in units.items()
-    }
-    for name, values in zip(("theory_mass", "simulated_mass"), masses, strict=True):
-        about_mass = about(name.replace("_", " ") + ", NaN beyond the groups", "mass")
-        variables[name] = (("case", "group"), values, about_mass)
-    labels = [f"{row['dynamics']}: {row['landscape']}" for row in rows]
-    return xr.Dataset(variables, coords={"case": ("case", labels, about("dynamics and landscape"))})
+def size(dynamics: str, family: str, groups: int, few: int) -> int:
+    """Return the number of groups: `few` for linear systems and Newton's iteration, on dense matrices."""
+    if family == "MatrixGame":
+        return SMALL
+    return few if dynamics == "Selection" or family in ("Redundancy", "c/(1 + p)") else groups
 
 
-def verdict_data(rows: list[Row]) -> xr.Dataset:
-    """Return the verdicts as data: one entry for each rest point of the classical cases."""
-    return xr.Dataset(
-        {
-            "verdict": (
-                "judged",
-                [CODES.index(row["verdict"]) for row in rows],
-                {"long_name": "verdict", "units": "1", "flag_meanings": " ".join(CODES)},
-            ),
-            "perturbation_ratio": (
-                "judged",
-                [row["ratio"] for row in rows],
-                about("late over initial distance from the rest point"),
-            ),
-            "growth_rate": (
-                "judged",
-                [row["growth"] for row in rows],
-                about("largest real part of an eigenvalue", "1/time"),
-            ),
-        },
-        coords={
-            "judged": (
-                "judged",
-                [f"{row['case']}: {row['shares']}" for row in rows],
-                about("case and shares at rest"),
-            )
-        },
+def table_row(pair: Pair, end: xr.Dataset) -> Row:
+    """Return a pair and what was found for it, number by number."""
+    row = {
+        "dynamics": pair.dynamics,
+        "landscape": pair.family,
+        "member": pair.member,
+        "groups": pair.groups,
+    }
+    numbers = {str(name): end[name].item() for name in end.data_vars if not end[name].dims}
+    return row | numbers | {name: end.attrs[name] for name in ("stability", "theory", "integrator")}
+
+
+def compared(pairs: list[Pair], ends: list[xr.Dataset]) -> xr.Dataset:
+    """Return the comparison as data: one entry for each draw of each dynamics on each landscape."""
+    joint = xr.concat(ends, "case", join="outer", combine_attrs="override")
+    labels = [f"{pair.dynamics}: {pair.family}" for pair in pairs]
+    return joint.assign_coords(
+        case=("case", labels, about("dynamics and landscape")),
+        member=("case", [pair.member for pair in pairs], about("member drawn from the seed")),
     )
 
 
-def comparison_table(rows: list[Row]) -> Table:
-    """Return the table theory | simulation | difference."""
+def comparison_table(rows: list[Row], seeds: int) -> Table:
+    """Return the table theory | simulation | difference, one line for each pair."""
     table = _table("Mean fitness at rest; diff.: largest of a mass, relative to the largest mass")
     for name in ("dynamics", "landscape"):
         table.add_column(name, no_wrap=True)
     for name in ("N", "alive", "theory", "simulation", "diff."):
         table.add_column(name, justify="right", no_wrap=True)
     former = ""
-    for row in rows:
+    for k in range(0, len(rows), seeds):
+        row = rows[k]
         table.add_row(
             row["dynamics"] if row["dynamics"] != former else "",
             row["landscape"],
@@ -490,32 +285,33 @@ def comparison_table(rows: list[Row]) -> Table:
             f"{row['survivors']}",
             f"{round(row['theory_mean_fitness'], 6) + 0.0:.6f}",
             f"{round(row['simulated_mean_fitness'], 6) + 0.0:.6f}",
-            f"{row['difference']:.0e}",
+            f"{max(draw['difference'] for draw in rows[k : k + seeds]):.0e}",
         )
         former = row["dynamics"]
     return table
 
 
-def verdict_table(rows: list[Row]) -> Table:
-    """Return the table of verdicts: one line for each case and verdict."""
+def verdict_table(verdicts: list[xr.Dataset]) -> Table:
+    """Return the table of verdicts: one line for each case, verdict and fate."""
     table = _table("Verdicts, and what perturbations of every rest point do")
     for name in ("case", "verdict"):
         table.add_column(name, no_wrap=True)
     for name in ("points", "simulation", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
-    former = ""
-    for name, verdict, seen in dict.fromkeys((r["case"], r["verdict"], r["perturbations"]) for r in rows):
-        ratios = [
-            r["ratio"] for r in rows if (r["case"], r["verdict"], r["perturbations"]) == (name, verdict, seen)
-        ]
-        table.add_row(
-            name if name != former else "",
-            verdict.lower(),
-            f"{len(ratios)}",
-            seen,
-            f"{max(ratios):.0e}" if len(ratios) == 1 else f"{min(ratios):.0e}–{max(ratios):.0e}",
-        )
-        former = name
+    for name, found in zip(CLASSICS, verdicts, strict=True):
+        lines: dict[tuple[int, str], list[float]] = {}
+        for code, fate, ratio in zip(
+            found.verdict.values, found.fate.values, found.perturbation_ratio.values, strict=True
+        ):
+            lines.setdefault((int(code), str(fate)), []).append(float(ratio))
+        for k, ((code, fate), ratios) in enumerate(lines.items()):
+            table.add_row(
+                "" if k else name,
+                CODES[code].name.lower(),
+                f"{len(ratios)}",
+                fate,
+                f"{max(ratios):.0e}" if len(ratios) == 1 else f"{min(ratios):.0e}–{max(ratios):.0e}",
+            )
     return table
 
 
@@ -523,15 +319,16 @@ def _table(title: str) -> Table:
     return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
 
 
-def notes(rows: list[Row], verdicts: list[Row]) -> list[str]:
+def notes(rows: list[Row], seeds: int, judged: xr.Dataset) -> list[str]:
     """Return the lines that explain the tables."""
     worst = max(row["difference"] for row in rows)
-    agreeing = sum(row["agree"] for row in verdicts)
     return [
-        f"Largest difference {worst:.1e} over {len(rows)} pairs; target 1e-10. Integrated for",
+        f"Largest difference {worst:.1e} over {len(rows) // seeds} pairs; target 1e-10. Integrated for",
         f"{RELAXATIONS:g} times the slowest relaxation time. Mutation: SelectionMutation, its target;",
         "both: Entropic + LinearDecay; Selection: growth at the rate of fitness itself.",
-        f"{agreeing} of {len(verdicts)} verdicts are borne out. Ratio: late over initial distance of the",
+        f"Draws of every pair: {seeds}; mean fitness is that of the first.",
+        f"{int(judged.borne_out.sum())} of {judged.sizes['judged']} verdicts are borne out. "
+        "Ratio: late over initial distance of the",
         "perturbations (below 0.1 they return, above 10 they leave).",
         "",
     ]
