@@ -22,7 +22,7 @@ TAKES_mnist_bridge := $(if $(QUICK),30 seconds,3 minutes)
 TAKES_noise := $(if $(QUICK),20 seconds,2 minutes)
 TAKES_paper_readings := $(if $(QUICK),1 minute,2 to 3 hours)
 TAKES_replay := $(if $(QUICK),30 seconds,4 minutes)
-TAKES_trajectories := 5 seconds
+TAKES_trajectories := 10 seconds
 
 .DEFAULT_GOAL := help
 .PHONY: help setup studies figures mnist readings test test-core check docs bench clean
@@ -87,12 +87,10 @@ NEEDED := $(sort $(foreach script,$(SCRIPTS),$(READS_$(script))) $(TABLES:=.csv)
 
 STUDIES := $(filter-out _shared,$(basename $(notdir $(wildcard studies/*.py))))
 WITH_TORCH := $(basename $(notdir $(shell grep -l nn_bridge studies/*.py)))
-# Not every study has points to share out.
-WITH_WORKERS := $(basename $(notdir $(shell grep -l _shared.Workers studies/*.py)))
 
 environment = $(VENV)/$(if $(filter $(1),$(WITH_TORCH)),.nn,.core)
 takes = $(or $(TAKES_$(1)),as long as it takes (nobody has measured it))
-study = $(RUN) studies/$(1).py$(if $(QUICK), --smoke)$(if $(filter $(1),$(WITH_WORKERS)), --workers $$(WORKERS))
+study = $(RUN) studies/$(1).py$(if $(QUICK), --smoke) --workers $$(WORKERS)
 files = $(filter $(1)/%,$(NEEDED))
 read_by = $(sort $(foreach file,$(READS_$(1)),$(call files,$(firstword $(subst /, ,$(file))))))
 drawn = $(addprefix $(FIGURES)/$(1).,pdf png txt)

@@ -261,12 +261,10 @@ def _file(folder: Path, key: str) -> Path:
 
 def _read(path: Path, identity: str) -> xr.Dataset | None:
     """Return the result on file; None if there is none, or none that is whole."""
-    import xarray as xr
-
     if not path.exists():
         return None
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
+        dataset = _loaded(path)
         note = json.loads(dataset.attrs["sweep"])
         problem = (
             "" if note.pop("digest") == content_digest(dataset) else "its content does not match its hash"
@@ -281,10 +279,15 @@ def _read(path: Path, identity: str) -> xr.Dataset | None:
     return dataset
 
 
-def _write(path: Path, dataset: xr.Dataset, identity: str) -> xr.Dataset:
-    """Save a result and return it as a later sweep will read it."""
+def _loaded(path: Path) -> xr.Dataset:
+    """Return a result without its file's encoding, in which joined texts would be cut to its lengths."""
     import xarray as xr
 
+    return xr.load_dataset(path, engine="h5netcdf").drop_encoding()
+
+
+def _write(path: Path, dataset: xr.Dataset, identity: str) -> xr.Dataset:
+    """Save a result and return it as a later sweep will read it."""
     note = json.loads(identity) | {"digest": content_digest(dataset)}
     with replacing(path) as temporary:
         noted = dataset.assign_attrs(sweep=json.dumps(note, sort_keys=True))
@@ -295,7 +298,7 @@ def _write(path: Path, dataset: xr.Dataset, identity: str) -> xr.Dataset:
             if variable.dtype.kind == "f"
         }
         noted.to_netcdf(temporary, engine="h5netcdf", encoding=plain)
-        written = xr.load_dataset(temporary, engine="h5netcdf")
+        written = _loaded(temporary)
         if content_digest(written) != note["digest"]:
             raise ValueError(
                 f"the result of {note['function']} changes when it is saved as NetCDF; expected variables of "

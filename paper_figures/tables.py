@@ -71,6 +71,7 @@ TABLES = {
             "simulated_mean_fitness": ("simulation", ".6g"),
             "difference": ("difference", ".1e"),
         },
+        first_of="member",
     ),
     "discrete_vs_continuous/discrete_vs_continuous": Table(
         "The maps of Eqs. 12-14 against the flow: error constants, orders and limits of the step.",

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
@@ -27,6 +29,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from evodyn.atomic import replacing
 from evodyn.files import provenance as origin
@@ -44,10 +47,12 @@ __all__ = [
     "Smoke",
     "Workers",
     "command_line",
+    "comparison",
     "folder",
     "progress",
     "provenance",
     "reporting",
+    "stacked",
     "write_csv",
     "write_json",
     "write_netcdf",
@@ -155,6 +160,50 @@ def _revision() -> str | None:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     return None
+
+
+def stacked(results: Sequence[xr.Dataset], axes: Mapping[str, Any]) -> xr.Dataset:
+    """Return the results of a sweep as one dataset with a leading dimension for each of `axes`.
+
+    Parameters
+    ----------
+    results : sequence of Dataset
+        All with the same variables and coordinates; the last axis varies fastest.
+    axes : mapping
+        Name of a dimension -> its coordinate as (name, values, attributes).
+    """
+    import xarray as xr
+
+    lengths = [len(values) for _, values, _ in axes.values()]
+    variables = {
+        str(name): (
+            (*axes, *first.dims),
+            np.stack([result[name].values for result in results]).reshape(*lengths, *first.shape),
+            first.attrs,
+        )
+        for name, first in results[0].data_vars.items()
+    }
+    return xr.Dataset(variables, {**axes, **results[0].coords})
+
+
+def comparison(title: str, rows: Sequence[Mapping[str, Any]], *, digits: int = 6) -> Table:
+    """Return the table theory | simulation | difference of rows with these keys, `part` and `quantity`."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in ("", "quantity"):
+        table.add_column(name, no_wrap=True)
+    for name in ("theory", "simulation", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    former = None
+    for row in rows:
+        table.add_row(
+            row["part"] if row["part"] != former else "",
+            row["quantity"],
+            f"{row['theory']:.{digits}g}",
+            f"{row['simulation']:.{digits}g}",
+            f"{row['difference']:+.1e}",
+        )
+        former = row["part"]
+    return table
 
 
 def write_netcdf(

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 import xarray as xr
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -109,7 +108,13 @@ def main(
             bounds = sweep(step_limits, limits, folder / "limits", progress=progress, **options)
     data = xr.merge(
         [
-            assembled_errors(found, seeds),
+            _shared.stacked(
+                found,
+                {
+                    "case": ("case", [name for name, _ in CASES], about("map and scheme")),
+                    "seed": ("seed", np.arange(seeds), about("member drawn from the seed")),
+                },
+            ),
             assembled_limits(bounds, list(variants), grid),
             two_groups(points=361 if not smoke else 73, length=length),
         ]
@@ -141,28 +146,6 @@ def main(
         f"Data:  {_shared.shown(folder / STUDY)}.nc",
     ):
         console.print(line, soft_wrap=True)
-
-
-def assembled_errors(results: list[xr.Dataset], seeds: int) -> xr.Dataset:
-    """Return the measured errors along case and seed."""
-    shape = (len(CASES), seeds)
-    variables = {
-        str(name): (
-            ("case", "seed", *first.dims),
-            np.stack([result[name].values for result in results]).reshape(*shape, *first.shape),
-            first.attrs,
-        )
-        for name, first in results[0].data_vars.items()
-    }
-    return xr.Dataset(
-        variables,
-        {
-            "case": ("case", [name for name, _ in CASES], about("map and scheme")),
-            "seed": ("seed", np.arange(seeds), about("member drawn from the seed")),
-            "step_size": results[0].step_size,
-            "group": results[0].group,
-        },
-    )
 
 
 def assembled_limits(results: list[xr.Dataset], variants: list[str], grid: list[float]) -> xr.Dataset:
@@ -282,29 +265,14 @@ def tables(rows: list[Row], *, seeds: int, groups: int) -> list[Table]:
     errors = [row for row in rows if row["quantity"] in ("error constant", "order")]
     pair = [row for row in rows if row["part"] == "two groups"]
     limits = [row for row in rows if row not in errors and row not in pair]
-    made = []
-    for title, part in (
-        (f"Global error against the flow: {groups} groups, {seeds} seeds", errors),
-        (f"Step sizes at which the maps leave the flow: {groups} groups", limits),
-        ("Two equal groups, Euler map (Eq. 12)", pair),
-    ):
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-        table.add_column("map", no_wrap=True)
-        table.add_column("quantity", no_wrap=True)
-        for name in ("theory", "simulation", "difference"):
-            table.add_column(name, justify="right", no_wrap=True)
-        last = None
-        for row in part:
-            table.add_row(
-                row["part"] if row["part"] != last else "",
-                row["quantity"],
-                f"{row['theory']:.6g}",
-                f"{row['simulation']:.6g}",
-                f"{row['difference']:+.1e}",
-            )
-            last = row["part"]
-        made.append(table)
-    return made
+    return [
+        _shared.comparison(title, part)
+        for title, part in (
+            (f"Global error against the flow: {groups} groups, {seeds} seeds", errors),
+            (f"Step sizes at which the maps leave the flow: {groups} groups", limits),
+            ("Two equal groups, Euler map (Eq. 12)", pair),
+        )
+    ]
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ from typing import Annotated, Any
 
 import typer
 import xarray as xr
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 import _shared
 from evodyn.sweeps import sweep
@@ -77,9 +75,9 @@ def main(
     )
     _shared.write_csv(rows, folder / "extensions.csv")
     console = Console(width=80, highlight=False)
-    console.print(table(rows))
+    console.print(_shared.comparison("Extensions of the flow", printed(rows), digits=5))
     if seeds > 1:
-        console.print(f"The first of {seeds} populations; diff.: the largest of all of them.\n")
+        console.print(f"The first of {seeds} populations; difference: the largest of all of them.\n")
     for name, what in (("csv", "Table"), ("nc", "Data")):
         console.print(f"{what + ':':6} {_shared.shown(folder / 'extensions')}.{name}", soft_wrap=True)
 
@@ -100,27 +98,14 @@ def table_rows(point: Extension, result: xr.Dataset) -> list[Row]:
     ]
 
 
-def table(rows: list[Row]) -> Table:
-    """Return the table theory | simulation | difference: the first population, the largest difference."""
-    made = Table(title="Extensions of the flow", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    made.add_column("", no_wrap=True)
-    made.add_column("quantity", no_wrap=True)
-    for name in ("theory", "simulation", "diff."):
-        made.add_column(name, justify="right", no_wrap=True)
-    last = None
-    for row in rows:
-        if row["member"]:
-            continue
-        same = [r["difference"] for r in rows if (r["part"], r["quantity"]) == (row["part"], row["quantity"])]
-        made.add_row(
-            row["part"] if row["part"] != last else "",
-            row["quantity"],
-            f"{row['theory']:.5g}",
-            f"{row['simulation']:.5g}",
-            f"{max(same, key=abs):+.0e}",
-        )
-        last = row["part"]
-    return made
+def printed(rows: list[Row]) -> list[Row]:
+    """Return the first population's rows, with the largest difference of all populations."""
+
+    def worst(row: Row) -> float:
+        same = [r for r in rows if (r["part"], r["quantity"]) == (row["part"], row["quantity"])]
+        return max((float(r["difference"]) for r in same), key=abs)
+
+    return [row | {"difference": worst(row)} for row in rows if not row["member"]]
 
 
 if __name__ == "__main__":

@@ -126,36 +126,15 @@ def _scenario(axis_values: Row, settings: Row, mutation_rate: float) -> Scenario
 
 def assembled(results: list[xr.Dataset], axes: dict[str, list[Any]], seeds: int) -> xr.Dataset:
     """Return all results as one dataset with a dimension for each axis and one for the seeds."""
-    dims = (*AXES, "seed")
-    shape = (*(len(axes[name]) for name in AXES), seeds)
-    variables = {
-        str(name): (
-            (*dims, *first.dims),
-            np.stack([result[name].values for result in results]).reshape(*shape, *first.shape),
-            first.attrs,
-        )
-        for name, first in results[0].data_vars.items()
-    }
     labels = {
-        "kind": "law of the contributions",
-        "dynamics": "dynamics",
-        "decay": "density regularisation λ",
-        "heterogeneity": "coefficient of variation of the contributions",
+        "kind": about("law of the contributions"),
+        "dynamics": about("dynamics"),
+        "decay": about("density regularisation λ", "1/time/mass"),
+        "heterogeneity": about("coefficient of variation of the contributions"),
     }
-    coordinates: dict[str, Any] = {
-        name: (
-            name,
-            axes[name],
-            about(labels[name], "1/time/mass" if name == "decay" else "1"),
-        )
-        for name in AXES
-    }
-    coordinates["seed"] = (
-        "seed",
-        np.arange(seeds),
-        about("member drawn from the seed"),
-    )
-    return xr.Dataset(variables, coordinates | {name: results[0][name] for name in ("time", "group")})
+    coordinates: dict[str, Any] = {name: (name, axes[name], labels[name]) for name in AXES}
+    members = ("seed", np.arange(seeds), about("member drawn from the seed"))
+    return _shared.stacked(results, coordinates | {"seed": members})
 
 
 def equilibrium_curve(points: list[Scenario], axes: dict[str, list[Any]], seeds: int) -> xr.Dataset:

@@ -213,7 +213,6 @@ def main(
         rows = [table_row(pair, end) for pair, end in zip(pairs, ends, strict=True)]
         judged = xr.concat(verdicts, "judged", combine_attrs="override")
         data = flows(SIDE).merge(compared(pairs, ends)).merge(judged)
-        data = data.drop_encoding()  # the first file's, which would cut longer text to its length
     specification = {
         "schema": SCHEMA,
         "study": "fixed_points",

@@ -111,22 +111,12 @@ def main(
 
 def assembled(results: list[xr.Dataset], seeds: int, decays: list[float]) -> xr.Dataset:
     """Return all runs along member, decay and dynamics; only members differ in their contributions."""
-    shape, first = (seeds, len(decays), len(DYNAMICS)), results[0]
-    data = xr.Dataset(
-        {
-            str(name): (
-                ("member", "decay", "dynamics", *variable.dims),
-                np.stack([result[name].values for result in results]).reshape(*shape, *variable.shape),
-                variable.attrs,
-            )
-            for name, variable in first.data_vars.items()
-        },
+    data = _shared.stacked(
+        results,
         {
             "member": ("member", np.arange(seeds), about("population drawn from the seed")),
             "decay": ("decay", decays, about("λ of Eq. 10", "1/time/mass")),
             "dynamics": ("dynamics", list(DYNAMICS), about("dynamics")),
-            "time": first.time,
-            "group": first.group,
         },
     )
     return data.assign(contribution=data.contribution.isel(decay=0, dynamics=0, drop=True))

@@ -83,7 +83,7 @@ def test_the_table_shows_the_largest_difference_of_all_populations(two: tuple[Pa
         (line,) = (line for line in two[1].splitlines() if quantity in line)
         same = [float(row["difference"]) for row in rows if row["quantity"] == quantity]
         assert len(same) == 2
-        assert line.split()[-1] == f"{max(same, key=abs):+.0e}"
+        assert line.split()[-1] == f"{max(same, key=abs):+.1e}"
         ahead.add(same.index(max(same, key=abs)))
     assert ahead == {0, 1}  # so that taking either population's would be seen
 

@@ -56,6 +56,10 @@ def odd_seeds_fail(point: Any) -> xr.Dataset:
     return random_walk(point)
 
 
+def named(point: Any) -> xr.Dataset:
+    return xr.Dataset({"name": ("row", [point["name"]])})
+
+
 def returns_a_number(point: Any) -> Any:
     return 1.0
 
@@ -370,3 +374,13 @@ def _current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_joined_texts_are_saved_whole(tmp_path: Path) -> None:
+    points = [{"name": "one"}, {"name": "a longer one"}]
+    joined = xr.concat(sweep(named, points, tmp_path / "points"), "row")
+    joined.to_netcdf(tmp_path / "joined.nc", engine="h5netcdf")
+    assert xr.load_dataset(tmp_path / "joined.nc", engine="h5netcdf").name.values.tolist() == [
+        "one",
+        "a longer one",
+    ]
