@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -330,9 +331,11 @@ def trained_network(
     identity = _identity(experiment, source or Source())
     _, checkpoint = _files(identity, directory)
     model, optimizer, selector, order = _start(experiment, "cpu")
-    progress = load_checkpoint(
-        checkpoint, model, optimizer, selector, config=json.loads(identity), generators={"order": order}
-    )
+    with warnings.catch_warnings():  # other threads or another device matter where training goes on
+        warnings.filterwarnings("ignore", ".* was saved under other conditions", UserWarning)
+        progress = load_checkpoint(
+            checkpoint, model, optimizer, selector, config=json.loads(identity), generators={"order": order}
+        )
     if progress is None or progress.epoch < experiment.epochs:
         raise ValueError(f"{checkpoint} is no checkpoint of a finished run; expected one: run it first.")
     return model

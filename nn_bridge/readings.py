@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -199,9 +198,7 @@ def measured(point: Point) -> xr.Dataset:
     experiment, source = point.experiment, Source(point.device)
     with tempfile.TemporaryDirectory() as directory:
         result = run(experiment, directory, source)
-        with warnings.catch_warnings():  # a network trained on another device is meant to be read here
-            warnings.simplefilter("ignore", UserWarning)
-            model = trained_network(experiment, directory, source).to(point.device)
+        model = trained_network(experiment, directory, source).to(point.device)
     data = _test_data(experiment.dataset, experiment.standardise, experiment.test_samples, point.device)
     rng = np.random.default_rng(experiment.seed)
     removals = {

@@ -120,9 +120,13 @@ def test_a_run_reports_stores_and_is_not_done_twice(tmp_path: Path, source: Sour
     assert same(run(experiment, tmp_path, source, fresh=True), result)
 
 
-def test_the_removals_are_those_of_the_trained_network(tmp_path: Path, source: Source) -> None:
+def test_the_removals_are_those_of_the_trained_network(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = Experiment(**TINY)
     result = run(experiment, tmp_path, source)
+    # Nothing is trained any further, so that other threads than those of the training are no cause to warn.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     model = trained_network(experiment, tmp_path, source)
     masses = torch.cat([layer.masses for layer in population_layers(model)]).numpy()
     assert np.array_equal(masses, result["mass"].values[-1])
