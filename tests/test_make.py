@@ -62,7 +62,7 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / ".venv" / installed).write_text("")
     studies = {"alpha": ["alpha.nc", "rows.csv"], "beta": ["beta.nc"]}
     for name, files in studies.items():
-        imports = "# uses _shared.Workers" if name == "alpha" else "# imports nn_bridge"
+        imports = "" if name == "alpha" else "# imports nn_bridge"
         code = STUDY.format(name=name, files=files, imports=imports)
         (tmp_path / "studies" / f"{name}.py").write_text(code)
     figures = {"one": [("alpha", "alpha.nc")], "two": [("alpha", "alpha.nc"), ("beta", "beta.nc")]}
@@ -98,7 +98,7 @@ def change(path: Path) -> None:
     os.utime(path)
 
 
-EVERYTHING = ["figure one", "figure three", "figure two", "study alpha --workers 2", "study beta"]
+EVERYTHING = ["figure one", "figure three", "figure two", "study alpha --workers 2", "study beta --workers 2"]
 
 
 def test_missing_studies_run_once_then_nothing_does(tree: Path) -> None:
@@ -117,7 +117,7 @@ def test_missing_studies_run_once_then_nothing_does(tree: Path) -> None:
 def test_a_deleted_result_rebuilds_exactly_what_depends_on_it(tree: Path) -> None:
     make(tree, "figures")
     (tree / "results" / "beta" / "beta.nc").unlink()
-    assert make(tree, "figures")[0] == ["figure three", "figure two", "study beta"]
+    assert make(tree, "figures")[0] == ["figure three", "figure two", "study beta --workers 2"]
     (tree / "results" / "alpha" / "rows.csv").unlink()
     # The other file of the study is written again too.
     ran = make(tree, "figures")[0]
@@ -144,7 +144,7 @@ def test_quick_figures_have_studies_and_folders_of_their_own(tree: Path) -> None
     assert ran == [
         *(f"figure {name} --quick" for name in ("one", "three", "two")),
         "study alpha --smoke --workers 2",
-        "study beta --smoke",
+        "study beta --smoke --workers 2",
         "table alpha/rows --quick",
     ]
     assert make(tree, "figures", "QUICK=1")[0] == []
@@ -173,4 +173,4 @@ def test_a_study_by_its_name_runs_again_and_draws_what_is_its_alone(tree: Path) 
     time.sleep(0.01)
     assert make(tree, "alpha")[0] == ["figure one", "study alpha --workers 2"]
     assert make(tree, "studies")[0] == ["figure one", "study alpha --workers 2"]  # beta needs torch
-    assert make(tree, "beta", "QUICK=1")[0] == ["figure three --quick", "study beta --smoke"]
+    assert make(tree, "beta", "QUICK=1")[0] == ["figure three --quick", "study beta --smoke --workers 2"]
