@@ -8,6 +8,9 @@ RUN := $(VENV)/bin/python
 # Without byte-compiling everything: most of what is installed is never imported.
 PIP := $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check
 
+# Libraries are compiled once, also where (as in many containers) bytecode is not to be kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 # make figures QUICK=1 has its own studies (--smoke), results/quick and figures/quick.
 RESULTS := results$(if $(QUICK),/quick)
 FIGURES := figures$(if $(QUICK),/quick)
