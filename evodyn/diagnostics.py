@@ -68,6 +68,15 @@ class PriceDecomposition(Specification):
         E_x[dz/dt], the total derivative along the trajectory.
     mutation : array
         (μM/P)(z̄_m - z̄), with z̄_m the mean over the mutation target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> parts = PriceDecomposition(
+    ...     mean=np.array([5.0]), selection=np.array([2.5]), transmission=np.zeros(1), mutation=-np.ones(1)
+    ... )
+    >>> parts.rate
+    array([1.5])
     """
 
     mean: FloatArray
@@ -93,6 +102,15 @@ class MassBudget(Specification):
         Σ p_i g_i without mutation: 0 up to rounding, unless a signal clip acts.
     inflow, outflow : array
         μM and μP.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> budget = MassBudget(
+    ...     total=np.array([3.0]), selection=np.zeros(1), inflow=np.array([0.5]), outflow=np.array([1.5])
+    ... )
+    >>> budget.rate
+    array([-1.])
     """
 
     total: FloatArray

@@ -90,7 +90,24 @@ def _check_shapes(masses: Array, fitness: Array) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dynamics(Specification, ABC):
-    """Base of the dynamics: `velocity` and `step` from growth rates and inflow."""
+    """Base of the dynamics: `velocity` and `step` from growth rates and inflow.
+
+    Examples
+    --------
+    A dynamics of one's own says how fast groups grow, and everything else follows: here fitness itself,
+    which with density dependence is competition of the kind of Lotka and Volterra.
+
+    >>> import dataclasses
+    >>> import evodyn as ed
+    >>> @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    ... class LotkaVolterra(ed.Dynamics):
+    ...     def growth_rates(self, masses, fitness, *, time=0.0):
+    ...         return fitness
+    >>> landscape = ed.landscapes.LinearDecay([1.0, 2.0], decay=1.0)
+    >>> run = ed.solve(LotkaVolterra(), landscape, [0.1, 0.1], (0.0, 40.0))
+    >>> run.masses[-1].round(6)
+    array([1., 2.])
+    """
 
     @abstractmethod
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:

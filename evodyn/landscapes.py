@@ -51,7 +51,24 @@ LandscapeFunction = Callable[[float, Array], Array]
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Landscape(Specification, ABC):
-    """Base of the landscapes defined here; not needed for landscapes of your own."""
+    """Base of the landscapes defined here; not needed for landscapes of your own.
+
+    Examples
+    --------
+    What a landscape of one's own gains from it: it adds up with others, and is saved with a run.
+
+    >>> import dataclasses
+    >>> import evodyn as ed
+    >>> @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    ... class Crowding(ed.landscapes.Landscape):
+    ...     strength: float
+    ...
+    ...     def __call__(self, t, masses):
+    ...         return -self.strength * masses**2
+    >>> landscape = ed.landscapes.Constant([1.0, 0.0]) + Crowding(0.5)
+    >>> ed.solve(ed.Replicator(), landscape, [1.0, 1.0], (0.0, 50.0)).masses[-1].round(6)
+    array([1.5, 0.5])
+    """
 
     @abstractmethod
     def __call__(self, t: float, masses: Array) -> Array:

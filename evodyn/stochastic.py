@@ -78,6 +78,14 @@ class StochasticRuns(Specification):
     extinction_time : array, shape (M, N)
         End of the first step after which a mass is strictly below the threshold (is zero, if there is
         none); 0 for a group that starts there, inf if never.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> neutral = ed.landscapes.Constant([0.0, 0.0])
+    >>> runs = ed.stochastic.wright_fisher(ed.Replicator(), neutral, [5, 5], 3, members=4, rng=0)
+    >>> runs.masses.shape, runs.t
+    ((4, 4, 2), array([0., 1., 2., 3.]))
     """
 
     model: str
