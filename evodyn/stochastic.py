@@ -544,7 +544,8 @@ def wright_fisher(
     if (start != np.round(start)).any() or not individuals:
         raise ValueError("counts has fractions, or is 0; expected whole numbers of individuals.")
     dynamics.check(len(start))
-    _check_landscape(dynamics, landscape, 0.0, start / individuals)
+    shares = start / individuals
+    _check_landscape(dynamics, landscape, 0.0, shares)
     members = validation.count("members", members)
     n_generations, save_every = (
         validation.count("n_generations", n_generations),
@@ -552,7 +553,7 @@ def wright_fisher(
     )
     step_size = validation.positive("step_size", step_size)
     generators: list[np.random.Generator] = [member_rng(rng, k) for k in range(members)]
-    revivable = bool(np.any(np.asarray(dynamics.inflow(start / individuals)) > 0))
+    revivable = bool(np.any(np.asarray(dynamics.inflow(shares, np.asarray(landscape(0.0, shares)))) > 0))
 
     def advance(k: int, shares: FloatArray, draws: FloatArray) -> FloatArray:
         t = k * step_size
