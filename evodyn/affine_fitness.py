@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +11,17 @@ import scipy.linalg
 import scipy.optimize
 
 from evodyn import landscapes
-from evodyn.arrays import FloatArray, host
+from evodyn.arrays import FloatArray
 from evodyn.specifications import Specification
 from evodyn.stability import tangent_basis
 
-__all__ = ["AffineFitness", "affine_fitness"]
+__all__ = ["AffineFitness", "affine_fitness", "fitted"]
 
 BoolArray = npt.NDArray[np.bool_]
 _BLOCK_PIVOTS = 50
 _RANK_TOLERANCE = 1e-11
+_MOST_PROBED = 200  # groups: each is one more question
+_FIT = 1e-11  # relative deviations below this are rounding of what was asked
 _POSITIVE = 1e-13  # relative to the block's total mass; below it a mass is rounding
 
 
@@ -200,7 +203,7 @@ def _most_central(matrix: FloatArray, right: FloatArray, k: int) -> FloatArray:
 def affine_fitness(
     landscape: landscapes.LandscapeFunction, blocks: tuple[slice, ...], totals: FloatArray
 ) -> AffineFitness | None:
-    """Return `landscape` as affine fitness, or None if it is not affine in the masses.
+    """Return `landscape` as affine fitness, or None if it does not say that it is affine in the masses.
 
     Examples
     --------
@@ -210,20 +213,56 @@ def affine_fitness(
     array([[0. , 1.5],
            [0.5, 1. ]])
     """
-    n, total = blocks[-1].stop, float(totals.sum())
-    intercept, slope = np.zeros(n), np.zeros((n, n))
-    for term in landscape.terms if isinstance(landscape, landscapes.Sum) else (landscape,):
-        # Exact types: a subclass may mean something else.
-        if type(term) is landscapes.Constant:
-            intercept += host(term.contribution)
-        elif type(term) is landscapes.LinearDecay:
-            intercept += host(term.contribution)
-            slope -= term.decay * np.eye(n)
-        elif type(term) is landscapes.Redundancy:
-            intercept += host(term.contribution)
-            slope -= term.strength * host(term.similarity)
-        elif type(term) is landscapes.MatrixGame:
-            slope += host(term.payoff) / total
-        else:
-            return None
-    return AffineFitness(intercept, slope, blocks, totals)
+    form = landscapes.affine(landscape, blocks[-1].stop, float(totals.sum()))
+    return None if form is None else AffineFitness(*form, blocks, totals)
+
+
+def fitted(
+    function: Callable[[FloatArray], FloatArray], blocks: tuple[slice, ...], totals: FloatArray
+) -> AffineFitness | None:
+    """Return a function of the masses as affine fitness if, at random masses, it is affine to rounding.
+
+    What all groups of a block have in common does not count, for only differences matter. None if the
+    function is not affine, or has too many groups to find out.
+
+    Parameters
+    ----------
+    function : callable
+        Masses, shape (N,), to values, shape (N,).
+    blocks, totals
+        As for `AffineFitness`; the masses asked for have these totals.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> def function(masses):
+    ...     return np.array([3 * masses[1], 1.0]) + masses[0] ** 2
+    >>> found = fitted(function, (slice(0, 2),), np.ones(1))
+    >>> found.rest_point(np.array([True, True]))[0].round(12)
+    array([0.66666667, 0.33333333])
+    """
+    n = blocks[-1].stop
+    if n > _MOST_PROBED:
+        return None
+    rng = np.random.default_rng(0)
+    points = np.empty((2 * n + 8, n))
+    for block, total in zip(blocks, totals, strict=True):
+        # From even to very uneven masses: what is affine only near the middle is not affine.
+        for k, spread in enumerate(np.geomspace(0.1, 10.0, len(points))):
+            weights = rng.gamma(1.0 / spread, size=block.stop - block.start) + 1e-9
+            points[k, block] = total * weights / weights.sum()
+    try:
+        with np.errstate(all="ignore"):
+            values = np.array([function(point) for point in points], dtype=float)
+    except Exception:
+        return None  # not made for all masses with these totals
+    if not np.isfinite(values).all():
+        return None
+    size = float(np.abs(values).max())
+    for block in blocks:
+        values[:, block] -= values[:, block].mean(axis=1, keepdims=True)
+    columns = np.column_stack((np.ones(len(points)), points / totals.sum()))
+    coefficients = np.linalg.lstsq(columns, values, rcond=None)[0]
+    if not np.abs(columns @ coefficients - values).max() <= _FIT * size:
+        return None
+    return AffineFitness(coefficients[0], coefficients[1:].T / totals.sum(), blocks, totals)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn import landscapes, validation
-from evodyn.arrays import Array, FloatArray, host
-from evodyn.dynamics import Populations, Selection, SelectionMutation, cap_of, inflow_targets
+from evodyn.arrays import Array, FloatArray, frozen
+from evodyn.dynamics import cap_of, clip_acts
 from evodyn.equilibria import Equilibrium
 from evodyn.labels import about
 from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
@@ -42,15 +42,6 @@ __all__ = [
     "price_decomposition",
 ]
 
-# Landscapes whose fitness does not drift in time, or only jumps.
-_STILL = (
-    landscapes.Constant,
-    landscapes.LinearDecay,
-    landscapes.Entropic,
-    landscapes.MatrixGame,
-    landscapes.Redundancy,
-    landscapes.Recorded,
-)
 Trait = npt.ArrayLike | Callable[[float, Array], Array]
 
 
@@ -221,8 +212,6 @@ def _derivative(
     masses: FloatArray,
 ) -> FloatArray:
     """Return dz_i/dt along the trajectory, by central differences along the velocity and in time."""
-    if isinstance(trait, landscapes.Constant):
-        return np.zeros(len(logs))
     with np.errstate(divide="ignore", invalid="ignore"):
         rates = growth + np.where(inflow > 0, inflow / masses, 0.0)
     rates = np.where(np.isfinite(rates), rates, 0.0)
@@ -230,22 +219,22 @@ def _derivative(
     ahead, behind = (fitness_at_log_masses(trait, t, logs + sign * width * rates) for sign in (1, -1))
     with np.errstate(invalid="ignore"):
         change = (ahead - behind) / (2 * width)
-        terms = trait.terms if isinstance(trait, landscapes.Sum) else (trait,)
+        terms = getattr(trait, "terms", (trait,))
         change = change + sum(_drift(term, record, t, logs) for term in terms)
     return _finite(change, masses)
 
 
-def _drift(term: LandscapeFunction, record: Record, t: float, logs: FloatArray) -> FloatArray | float:
+def _drift(trait: LandscapeFunction, record: Record, t: float, logs: FloatArray) -> FloatArray | float:
     """Return ∂φ/∂t at fixed masses, by central differences within the time span and between breakpoints."""
-    if type(term) in _STILL:
+    if getattr(trait, "autonomous", None):
         return 0.0
     step = 2.0**-22 * (1 + abs(t))
     early, late = max(t - step, float(record.t[0])), min(t + step, float(record.t[-1]))
-    for jump in landscapes.breakpoints(term, (early, late)):
+    for jump in landscapes.breakpoints(trait, (early, late)):
         early, late = (max(early, float(jump)), late) if jump <= t else (early, min(late, t))
     if late <= early:
         return 0.0
-    after, before = (fitness_at_log_masses(term, time, logs) for time in (late, early))
+    after, before = (fitness_at_log_masses(trait, time, logs) for time in (late, early))
     slope: FloatArray = (np.asarray(after) - np.asarray(before)) / (late - early)
     return slope
 
@@ -256,11 +245,8 @@ def _finite(values: Array, masses: FloatArray) -> FloatArray:
 
 
 def _shaped(record: Record, values: npt.ArrayLike) -> FloatArray:
-    """Return (T, K) as such for a `Populations` dynamics, as (T,) otherwise."""
-    array = np.asarray(values, dtype=np.float64)
-    array = array if isinstance(record.dynamics, Populations) else array[:, 0]
-    array.flags.writeable = False
-    return array
+    """Return one value for each time and block, shape (T, K), in the shape in which results have them."""
+    return frozen(record.shaped(np.asarray(values, dtype=np.float64)))
 
 
 # --- Diversity -----------------------------------------------------------------------------------------
@@ -392,7 +378,8 @@ def diversity_half_life(run: Run | xarray.Dataset, *, order: float = 1.0) -> flo
             before, after = np.log(values[j - 1]), np.log(values[j])
             part = (before - math.log(goal)) / (before - after)
             lives[k] = record.t[j - 1] + part * (record.t[j] - record.t[j - 1]) - record.t[0]
-    return lives if isinstance(record.dynamics, Populations) else float(lives[0])
+    shaped = record.shaped(lives)
+    return shaped if shaped.ndim else float(shaped)
 
 
 # --- Distance and potential ----------------------------------------------------------------------------
@@ -469,48 +456,33 @@ def potential(run: Run | xarray.Dataset) -> FloatArray:
     dynamics, landscape = record.known("a potential")
     masses, logs = record.masses, record.log_masses
     n = masses.shape[1]
-    barrier = np.zeros(len(record.t))
+    barrier = landscapes.potential(landscape, masses, logs)
+    if barrier is None:
+        raise ValueError(
+            f"run has the landscape {landscape!r}, whose potential is not known; expected terms that state "
+            "one (an asymmetric payoff has none)."
+        )
     for block, member in dynamics.blocks(n):
-        if isinstance(member, Selection) or getattr(member, "signal_clip", None) is not None:
+        law, inflow = (
+            member.mass_law(block.stop - block.start),
+            member.steady_inflow(block.stop - block.start),
+        )
+        if not member.compares_with_mean or clip_acts(member):
             raise ValueError(
-                f"run has the dynamics {member!r}, for which no potential is known; expected one without a "
-                "signal clip or a function."
+                f"run has the dynamics {member!r}, for which no potential is known; expected a comparison "
+                "with the mean, without a signal clip."
             )
-        if isinstance(member, SelectionMutation):
-            targets = inflow_targets(member, block.stop - block.start)
-            rate = member.rate(0.0)
-            total = masses[:, block].sum(axis=1)
-            if rate and (callable(member.mutation_rate) or not np.allclose(total, targets.sum(), rtol=1e-9)):
-                raise ValueError(
-                    "run has mutation that changes in time, or a total mass that is not its target's; "
-                    "expected P = M throughout: no potential is known otherwise."
-                )
-            fed = targets > 0
-            barrier += rate * (logs[:, block][:, fed] @ targets[fed])
-    for term in landscape.terms if isinstance(landscape, landscapes.Sum) else (landscape,):
-        barrier = barrier + _potential(term, masses, logs)
+        if inflow is not None and not inflow.any() and law == (0.0, 0.0):
+            continue
+        total = masses[:, block].sum(axis=1)
+        if law is None or inflow is None or not np.allclose(total, law[1], rtol=1e-9):
+            raise ValueError(
+                "run has mutation that changes in time, or a total mass that is not its target's; "
+                "expected P = M throughout: no potential is known otherwise."
+            )
+        fed = inflow > 0
+        barrier = barrier + logs[:, block][:, fed] @ inflow[fed]
     return barrier
-
-
-def _potential(term: LandscapeFunction, masses: FloatArray, logs: FloatArray) -> FloatArray:
-    value: FloatArray
-    if isinstance(term, landscapes.MatrixGame):
-        payoff = host(term.payoff)
-        if np.array_equal(payoff, payoff.T):
-            value = ((masses @ payoff) * masses).sum(axis=1) / (2 * masses.sum(axis=1))
-            return value
-        raise ValueError("landscape has an asymmetric payoff; expected a symmetric one for a potential.")
-    known = landscapes.Constant | landscapes.LinearDecay | landscapes.Entropic | landscapes.Redundancy
-    if not isinstance(term, known):
-        raise ValueError(f"landscape contains {term!r}, for which no potential is known.")
-    value = masses @ host(term.contribution)
-    if isinstance(term, landscapes.LinearDecay):
-        value = value - term.decay * (masses**2).sum(axis=1) / 2
-    elif isinstance(term, landscapes.Entropic):
-        value = value - term.temperature * (masses * (np.where(masses > 0, logs, 0.0) - 1)).sum(axis=1)
-    elif isinstance(term, landscapes.Redundancy):
-        value = value - term.strength * ((masses @ host(term.similarity)) * masses).sum(axis=1) / 2
-    return value
 
 
 # --- Mass ----------------------------------------------------------------------------------------------
@@ -549,7 +521,7 @@ def mass_budget(run: Run | xarray.Dataset) -> MassBudget:
     for row, (t, masses, phi) in enumerate(zip(record.t, record.masses, fitness, strict=True)):
         for k, (block, member) in enumerate(members):
             own = masses[block]
-            rate = member.rate(float(t)) if isinstance(member, SelectionMutation) else 0.0
+            rate = member.rate(float(t))
             growth = member.growth_rates(own, phi[block], time=float(t))
             inflow = np.sum(member.inflow(own, phi[block], time=float(t)) + np.zeros(len(own)))
             parts[:, row, k] = own.sum(), own @ (growth + rate * (own > 0)), inflow, rate * own.sum()
@@ -602,6 +574,6 @@ def diagnostics(run: Run | xarray.Dataset) -> xarray.Dataset:
         "mass_inflow": (budget.inflow, "mutation inflow", "mass/time"),
         "mass_outflow": (budget.outflow, "mutation outflow", "mass/time"),
     }
-    dims = ("time", "block") if isinstance(record.dynamics, Populations) else ("time",)
+    dims = ("time", "block")[: fisher.mean.ndim]
     variables = {name: (dims, array, about(label, units)) for name, (array, label, units) in values.items()}
     return xarray.Dataset(variables, {"time": ("time", record.t, about("time", "time"))})

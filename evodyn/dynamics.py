@@ -99,6 +99,8 @@ class _Plain:
     """Greatest total mass; None without one."""
     signal_clip: float | None = None
     """Bound on |φ_i - φ̄|; None without one."""
+    autonomous: bool | None = None
+    """Whether rates do not depend on time; None where that is to be found out."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +129,7 @@ class Dynamics(_Plain, Specification, ABC):
         own = vars(cls)
         # What a base says of its flow holds no longer where the flow is another.
         if "growth_rates" in own or "inflow" in own:
-            for name in {"mass_law", "steady_inflow"} - set(own):
+            for name in {"autonomous", "mass_law", "steady_inflow"} - set(own):
                 setattr(cls, name, getattr(Dynamics, name))
         if "growth_rates" in own and "compares_with_mean" not in own:
             cls.compares_with_mean = False
@@ -330,6 +332,7 @@ class MeanComparison(Dynamics):
     """
 
     compares_with_mean = True
+    autonomous = True
     signal_clip: float | None
 
     def __post_init__(self) -> None:
@@ -517,6 +520,11 @@ class SelectionMutation(MeanComparison):
     def inflow(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
         return self.rate(time) * self.target_masses(masses)
 
+    @property
+    def autonomous(self) -> bool:  # type: ignore[override]
+        """Whether the mutation rate is a number."""
+        return not callable(self.mutation_rate)
+
     def mass_law(self, n: int) -> tuple[float, float] | None:
         if clip_acts(self) or callable(self.mutation_rate):
             return None
@@ -686,6 +694,12 @@ class Populations(Dynamics):
     def compares_with_mean(self) -> bool:  # type: ignore[override]
         """Whether growth rates are φ_i - φ̄ in every block."""
         return all(member.compares_with_mean for _, member in self.blocks(0))
+
+    @property
+    def autonomous(self) -> bool | None:  # type: ignore[override]
+        """Whether no block's rates depend on time; None where a block does not say."""
+        answers = [member.autonomous for _, member in self.blocks(0)]
+        return False if False in answers else None if None in answers else True
 
     def mass_law(self, n: int) -> tuple[tuple[float, float] | None, ...]:  # type: ignore[override]
         """Return the law of each block's total mass."""

@@ -9,19 +9,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import warnings
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
-from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, Populations
-from evodyn.equilibrium_problem import BoolArray, RestPointProblem, SeparableFitness, size_of
-from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
-from evodyn.rest_point_search import NoRestPointError, Solution, solution
+from evodyn.arrays import FloatArray, frozen
+from evodyn.dynamics import Dynamics
+from evodyn.equilibrium_problem import BoolArray, RestPointProblem, size_of
+from evodyn.landscapes import LandscapeFunction, Separable, fitness_at_log_masses
+from evodyn.rest_point_search import NoRestPointError, Solution, UndecidedError, solution
 from evodyn.specifications import Specification
-from evodyn.stability import ComplexArray, Stability, classify, tangent_basis
+from evodyn.stability import ComplexArray, Stability, classify
 
 __all__ = ["Equilibrium", "all_equilibria", "equilibrium"]
 
@@ -146,7 +146,15 @@ def equilibrium(
     if eigenvalues not in ("auto", True, False):
         raise ValueError(f"eigenvalues is {eigenvalues!r}; expected 'auto', True or False.")
     problem = RestPointProblem.of(dynamics, landscape, total_mass, support, start)
-    return _certified(problem, solution(problem), eigenvalues)
+    found = solution(problem)
+    for (block, _), asked in zip(problem.blocks, problem.asked, strict=True):
+        own = float(found.masses[block].sum())
+        if not math.isnan(asked) and not math.isclose(asked, own, rel_tol=1e-9):
+            raise ValueError(
+                f"total_mass is {asked:g}, and the masses of the rest point sum to {own:g}; expected no "
+                "total_mass, for the dynamics does not conserve it and the rest point decides."
+            )
+    return _certified(problem, found, eigenvalues)
 
 
 def all_equilibria(
@@ -185,9 +193,14 @@ def all_equilibria(
     >>> [(e.masses.round(3).tolist(), e.stability.name) for e in all_equilibria(Replicator(), game)]
     [([1.0, 0.0], 'UNSTABLE'), ([0.0, 1.0], 'UNSTABLE'), ([0.667, 0.333], 'STABLE')]
     """
-    problem = RestPointProblem.of(dynamics, landscape, total_mass, None, None)
+    problem = RestPointProblem.of(dynamics, landscape, total_mass, selectable=False)
+    if not np.isnan(problem.asked).all():
+        raise ValueError(
+            f"total_mass is {total_mass!r}, and the dynamics does not conserve total mass; expected no "
+            "total_mass, for every rest point has its own."
+        )
     if problem.mutates:
-        if problem.separable is None or problem.clipped:
+        if problem.separable is None or problem.general or problem.clipped:
             raise ValueError(
                 "dynamics has mutation and the landscape is not constant or density-regulated; expected "
                 "dynamics without mutation: use equilibrium, with start for other rest points."
@@ -198,7 +211,7 @@ def all_equilibria(
             f"there are {problem.n} groups; expected at most {_MOST_SUPPORTS}, for every support is tried: "
             "use equilibrium, with support or start."
         )
-    found = []
+    found, open_questions = [], []
     for size in range(1, problem.n + 1):
         for chosen in itertools.combinations(range(problem.n), size):
             support = np.zeros(problem.n, dtype=bool)
@@ -208,8 +221,18 @@ def all_equilibria(
             candidate = dataclasses.replace(problem, present=support, exact=True)
             try:
                 found.append(_certified(candidate, solution(candidate), "auto"))
+            except UndecidedError:
+                open_questions.append(list(chosen))
             except NoRestPointError:
                 continue
+    if open_questions:
+        warnings.warn(
+            f"the search did not converge for {len(open_questions)} sets of survivors, such as "
+            f"{open_questions[0]}, and nothing shows that they have no rest point: ask equilibrium for "
+            "them with support, or with a start near by.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return tuple(found)
 
 
@@ -228,7 +251,7 @@ def _certified(
     means, growth = problem.growth(masses, fitness)
     if problem.mutates:
         logs = np.log(masses[survivors]) if log_masses is None else log_masses[survivors]
-        growth[survivors] += here.inflow_rates(logs)
+        growth[survivors] += here.inflow_rates(logs, masses, fitness)
     unrest = _take_out(growth, survivors)
     invasion = growth
     if log_masses is not None:
@@ -244,7 +267,7 @@ def _certified(
         logs = np.log(masses[survivors]) if log_masses is None else log_masses[survivors]
         scale += size_of(here.log_jacobian(logs))
         if wanted:
-            spectrum = _internal_eigenvalues(here, logs)
+            spectrum = here.internal_eigenvalues(logs)
     elif problem.separable is not None:
         scale += problem.separable.decay * float(masses.max()) + problem.separable.temperature
     scale = scale or 1.0
@@ -254,12 +277,13 @@ def _certified(
         spectrum = np.concatenate((spectrum, invasion[~survivors]))
         spectrum = spectrum[np.argsort(-spectrum.real, kind="stable")]
         spectrum.flags.writeable = False
-    for array in (masses, survivors, invasion, means):
+    means = problem.dynamics.shaped(means)
+    for array in (masses, survivors, invasion):
         array.flags.writeable = False
     return Equilibrium(
         masses=masses,
         survivors=survivors,
-        mean_fitness=means if isinstance(problem.dynamics, Populations) else float(means[0]),
+        mean_fitness=frozen(means) if means.ndim else float(means),
         invasion_rates=invasion,
         residual=residual,
         eigenvalues=spectrum,
@@ -279,33 +303,6 @@ def _take_out(growth: FloatArray, survivors: BoolArray) -> float:
     return greatest
 
 
-def _internal_eigenvalues(problem: RestPointProblem, logs: FloatArray) -> ComplexArray:
-    """Return the eigenvalues among the survivors, total masses fixed.
-
-    In the coordinates √p_i δln p_i the tangent space is orthogonal to √p, and every potential game is
-    symmetric.
-    """
-    bases = []
-    for (block, _), total in zip(problem.blocks, problem.totals, strict=True):
-        inside = np.zeros(problem.n, dtype=bool)
-        inside[block] = True
-        own = logs[inside[problem.present]]
-        bases.append(np.eye(len(own)) if math.isnan(total) else tangent_basis(np.exp((own - own.max()) / 2)))
-    basis = scipy.linalg.block_diag(*bases)
-    jacobian = problem.log_jacobian(logs, projected=True)
-    ratios = (logs[:, None] - logs) / 2
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Where there is no interaction, a ratio of masses beyond floating point does not matter.
-        scaled = basis.T @ np.where(jacobian == 0, 0.0, jacobian * np.exp(ratios)) @ basis
-    if not scaled.size:
-        return np.empty(0, dtype=complex)
-    if not np.isfinite(scaled).all():
-        return np.full(len(scaled), complex(math.nan, math.nan))
-    if np.abs(scaled - scaled.T).max() <= 1e-13 * np.abs(scaled).max():
-        return np.linalg.eigvalsh((scaled + scaled.T) / 2).astype(complex)
-    return np.linalg.eigvals(scaled).astype(complex)
-
-
 def _verdict(
     problem: RestPointProblem,
     invasion: FloatArray,
@@ -318,18 +315,17 @@ def _verdict(
         return Stability.INDETERMINATE
     absent = ~problem.present
     slope = None
-    if not problem.mutates and not problem.general:
-        affine = problem.affine
-        if affine is not None:
-            face = problem.present | (absent & (np.abs(invasion) <= 1e-9 * scale))
-            basis = affine.tangent(face)
-            slope = basis.T @ affine.slope[np.ix_(face, face)] @ basis
+    affine = problem.affine
+    if affine is not None:
+        face = problem.present | (absent & (np.abs(invasion) <= 1e-9 * scale))
+        basis = affine.tangent(face)
+        slope = basis.T @ affine.slope[np.ix_(face, face)] @ basis
     return classify(spectrum, invasion[absent], scale=scale, slope=slope)
 
 
 def _separable_verdict(
     problem: RestPointProblem,
-    fitness: SeparableFitness,
+    fitness: Separable,
     invasion: FloatArray,
     scale: float,
 ) -> Stability:
@@ -346,7 +342,9 @@ def _separable_verdict(
         return Stability.STABLE
     for block, _ in problem.blocks:
         # Constant fitness: groups that mutation does not feed share the best contribution in any way.
-        free = problem.inflow[block] == 0
+        free = np.ones(block.stop - block.start, dtype=bool)
+        if problem.mutates and problem.steady is not None:
+            free = problem.steady[block] == 0
         tied = np.count_nonzero(free & (problem.present[block] | (invasion[block] >= -rounding)))
         if tied > 1:
             return Stability.NEUTRAL

@@ -9,35 +9,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from evodyn import landscapes, validation
-from evodyn.affine_fitness import AffineFitness, affine_fitness
-from evodyn.arrays import FloatArray, host
-from evodyn.dynamics import (
-    Dynamics,
-    Populations,
-    Selection,
-    SelectionMutation,
-    cap_of,
-    inflow_targets,
-    mean_fitness,
-    rate_bound,
-)
-from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
+from evodyn.affine_fitness import AffineFitness, affine_fitness, fitted
+from evodyn.arrays import FloatArray
+from evodyn.dynamics import Dynamics, cap_of, clip_acts, inflow_targets, mean_fitness
+from evodyn.landscapes import LandscapeFunction, Separable, fitness_at_log_masses
+from evodyn.stability import ComplexArray, tangent_basis
 
-__all__ = ["BoolArray", "RestPointProblem", "SeparableFitness", "size_of"]
+__all__ = ["BoolArray", "RestPointProblem", "size_of"]
 
 BoolArray = npt.NDArray[np.bool_]
 _EPS = 2.0**-52
-
-
-@dataclasses.dataclass(frozen=True)
-class SeparableFitness:
-    """Fitness φ_i = c_i - λp_i - T ln p_i."""
-
-    contribution: FloatArray
-    decay: float
-    temperature: float
+_PROBES = 4  # random masses at which a question is put that has no declared answer
+_SAME = 1e-9  # relative differences below this are rounding of what was probed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +35,13 @@ class RestPointProblem:
     n: int
     blocks: tuple[tuple[slice, Dynamics], ...]
     totals: FloatArray  # (K,); NaN where the rest point itself decides
-    inflow: FloatArray  # (N,), μm_i
+    asked: FloatArray  # (K,), total masses that the rest point must turn out to have; NaN where any will do
+    steady: FloatArray | None  # (N,), the inflow where it depends on nothing, such as μm_i
     present: BoolArray  # (N,), groups that may have mass
     exact: bool  # whether all of them must
     start: FloatArray | None
-    separable: SeparableFitness | None
+    separable: Separable | None
+    affine: AffineFitness | None = None  # for linear systems, where there is no closed form
 
     @classmethod
     def of(
@@ -61,74 +49,87 @@ class RestPointProblem:
         dynamics: Dynamics,
         landscape: LandscapeFunction,
         total_mass: Any,
-        support: Any,
-        start: Any,
+        support: Any = None,
+        start: Any = None,
+        *,
+        selectable: bool = True,
     ) -> RestPointProblem:
+        """Check the question; `selectable` tells whether `support` and `start` can be named as remedies."""
         if not isinstance(dynamics, Dynamics):
             raise ValueError(f"dynamics is {dynamics!r}; expected Replicator, NormalizedGrowth, ...")
         if not callable(landscape):
             raise ValueError(f"landscape is {landscape!r}; expected a callable (t, masses) -> fitness.")
         masses = None if start is None else validation.finite_array("start", start, ndim=1, least=0.0)
-        n = _groups(dynamics, landscape, masses, support)
+        n = _groups(dynamics, landscape, masses, support, selectable)
         dynamics.check(n)
         blocks = dynamics.blocks(n)
-        for _, member in blocks:
-            if isinstance(member, SelectionMutation) and callable(member.mutation_rate):
-                raise ValueError(
-                    "mutation_rate is a function of time; expected a number: no rest point without one."
-                )
-        _check_autonomous(landscape, n)
-        inflow = np.broadcast_to(0.0, (n,))
-        if any(isinstance(member, SelectionMutation) for _, member in blocks):
-            inflow = rate_bound(dynamics, n, 0.0) * inflow_targets(dynamics, n)
-        present = _present(support, masses, inflow, blocks, n)
-        return cls(
+        _check_autonomous(dynamics, landscape, n)
+        steady = dynamics.steady_inflow(n)
+        totals, asked = _totals(dynamics, landscape, n, total_mass, masses, selectable)
+        problem = cls(
             dynamics=dynamics,
             landscape=landscape,
             n=n,
             blocks=blocks,
-            totals=_totals(blocks, landscape, n, total_mass, masses),
-            inflow=inflow,
-            present=present,
+            totals=totals,
+            asked=asked,
+            steady=steady,
+            present=_present(support, masses, _Feeding(dynamics, landscape, n, steady), blocks, n),
             exact=support is not None,
             start=masses,
-            separable=_separable(landscape, n),
+            separable=landscapes.separable(landscape, n),
         )
+        return dataclasses.replace(problem, affine=problem._affine())
+
+    def _affine(self) -> AffineFitness | None:
+        """Return fitness, up to what is common to a block, as affine in the masses, if it is.
+
+        Of a general dynamics it is the growth rates that are: at rest all of them are 0, and where total mass
+        is conserved that is the same as being equal.
+        """
+        closed_form = self.separable is not None and not self.general
+        if closed_form or self.mutates or np.isnan(self.totals).any():
+            return None
+        blocks = tuple(block for block, _ in self.blocks)
+        declared = None if self.general else affine_fitness(self.landscape, blocks, self.totals)
+        return fitted(self.growth_at, blocks, self.totals) if declared is None else declared
 
     @functools.cached_property
     def mutates(self) -> bool:
-        """Whether mutation feeds any group."""
-        mutation = any(isinstance(member, SelectionMutation) for _, member in self.blocks)
-        return mutation and bool(self.inflow.any())
+        """Whether there is any inflow."""
+        return self.steady is None or bool(self.steady.any())
 
     @property
     def clipped(self) -> bool:
-        """Whether a clip may act at the rest point itself: only mutation holds φ_i - φ̄ away from 0."""
+        """Whether a clip may act at the rest point itself: only inflow holds φ_i - φ̄ away from 0."""
         return any(
-            isinstance(member, SelectionMutation)
-            and member.signal_clip is not None
-            and self.inflow[block].any()
+            member.signal_clip is not None and (self.steady is None or self.steady[block].any())
             for block, member in self.blocks
         )
 
     @property
+    def clips(self) -> BoolArray:
+        """Whether a clip may act on the way to the rest point, in each block; shape (K,)."""
+        return np.array([clip_acts(member) for _, member in self.blocks])
+
+    @property
     def general(self) -> bool:
-        """Whether some block follows Eq. 5 with a function of the user's."""
-        return any(isinstance(member, Selection) for _, member in self.blocks)
+        """Whether some block's growth rates are not φ_i - φ̄, or its inflow depends on its state."""
+        return self.steady is None or not all(member.compares_with_mean for _, member in self.blocks)
 
     @property
     def drifts(self) -> bool:
         """Whether total mass may change on the way to the rest point, in a way that is not known."""
-        return self.general or any(getattr(m, "signal_clip", None) is not None for _, m in self.blocks)
+        return any(member.mass_law(block.stop - block.start) is None for block, member in self.blocks)
 
-    @property
-    def affine(self) -> AffineFitness | None:
-        """The landscape as fitness affine in the masses, if it is."""
-        return affine_fitness(self.landscape, tuple(block for block, _ in self.blocks), self.totals)
+    def growth_at(self, masses: FloatArray) -> FloatArray:
+        """Return per-capita growth rates at positive masses; where they are φ_i - φ̄, fitness itself."""
+        fitness = np.asarray(self.landscape(0.0, masses), dtype=float)
+        return self.dynamics.growth_rates(masses, fitness) if self.general else fitness
 
     def equal_start(self) -> FloatArray:
         """Return the mutation target, and equal masses for present groups that it does not feed."""
-        guess = np.where(self.inflow > 0, inflow_targets(self.dynamics, self.n), 0.0)
+        guess = inflow_targets(self.dynamics, self.n)
         for (block, _), total in zip(self.blocks, self.totals, strict=True):
             members = self.present[block]
             share = (1.0 if math.isnan(total) else total) / members.sum()
@@ -139,17 +140,26 @@ class RestPointProblem:
 
     def rates(self, logs: FloatArray) -> FloatArray:
         """Return d ln p_i/dt of the present groups."""
-        log_masses = np.full(self.n, -math.inf)
-        log_masses[self.present] = logs
+        log_masses = self.everywhere(logs)
         masses = np.exp(log_masses)
         fitness = np.asarray(fitness_at_log_masses(self.landscape, 0.0, log_masses), dtype=float)
         growth: FloatArray = self.dynamics.growth_rates(masses, fitness)[self.present]
-        return growth + self.inflow_rates(logs)
+        return growth + self.inflow_rates(logs, masses, fitness)
 
-    def inflow_rates(self, logs: FloatArray) -> FloatArray:
-        """Return μm_i/p_i of the present groups."""
-        with np.errstate(divide="ignore"):
-            rates: FloatArray = np.exp(np.log(self.inflow[self.present]) - logs)
+    def everywhere(self, logs: FloatArray) -> FloatArray:
+        """Return log-masses of all groups, -inf where they are absent."""
+        log_masses = np.full(self.n, -math.inf)
+        log_masses[self.present] = logs
+        return log_masses
+
+    def inflow_rates(self, logs: FloatArray, masses: FloatArray, fitness: FloatArray) -> FloatArray:
+        """Return f_i/p_i of the present groups, given log-masses of those and masses and fitness of all."""
+        inflow = self.steady
+        if inflow is None:
+            known = np.where(masses > 0, fitness, 0.0)
+            inflow = np.asarray(self.dynamics.inflow(masses, known), dtype=float) + np.zeros(self.n)
+        with np.errstate(divide="ignore", over="ignore"):
+            rates: FloatArray = np.exp(np.log(inflow[self.present]) - logs)
         return rates
 
     def error(self, logs: FloatArray) -> FloatArray:
@@ -177,8 +187,7 @@ class RestPointProblem:
 
         With `projected`, up to what the projection onto the tangent space removes.
         """
-        log_masses = np.full(self.n, -math.inf)
-        log_masses[self.present] = logs
+        log_masses = self.everywhere(logs)
         slopes = None if self.general else landscapes.linearization(self.landscape, 0.0, log_masses)
         if slopes is None:
             width = _EPS ** (1 / 3)
@@ -202,40 +211,61 @@ class RestPointProblem:
             excess = fitness[alive] - shares @ fitness[alive]
             mean = shares @ derivative[rows]
             mean[rows] += shares * excess
-            clip = getattr(member, "signal_clip", None)
-            acting = np.ones(len(excess)) if clip is None else (np.abs(excess) < clip).astype(float)
+            clip = math.inf if member.signal_clip is None else member.signal_clip
+            acting = (np.abs(excess) < clip).astype(float)
             if projected and not math.isnan(total):  # then no clip acts
                 mean = np.zeros(len(mean))
             jacobian[rows] = acting[:, None] * (derivative[rows] - mean)
-        jacobian -= np.diag(self.inflow_rates(logs))
+        jacobian -= np.diag(self.inflow_rates(logs, masses, fitness))
         return jacobian
+
+    def internal_eigenvalues(self, logs: FloatArray) -> ComplexArray:
+        """Return the eigenvalues among the present groups, conserved total masses fixed.
+
+        In the coordinates √p_i δln p_i the tangent space is orthogonal to √p, and every potential game is
+        symmetric.
+        """
+        bases = []
+        for (block, _), total in zip(self.blocks, self.totals, strict=True):
+            inside = np.zeros(self.n, dtype=bool)
+            inside[block] = True
+            own = logs[inside[self.present]]
+            free = math.isnan(total)
+            bases.append(np.eye(len(own)) if free else tangent_basis(np.exp((own - own.max()) / 2)))
+        basis = scipy.linalg.block_diag(*bases)
+        jacobian = self.log_jacobian(logs, projected=True)
+        ratios = (logs[:, None] - logs) / 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Where there is no interaction, a ratio of masses beyond floating point does not matter.
+            scaled = basis.T @ np.where(jacobian == 0, 0.0, jacobian * np.exp(ratios)) @ basis
+        if not scaled.size:
+            return np.empty(0, dtype=complex)
+        if not np.isfinite(scaled).all():
+            return np.full(len(scaled), complex(math.nan, math.nan))
+        if np.abs(scaled - scaled.T).max() <= 1e-13 * np.abs(scaled).max():
+            return np.linalg.eigvalsh((scaled + scaled.T) / 2).astype(complex)
+        return np.linalg.eigvals(scaled).astype(complex)
 
     def rate_scale(self, logs: FloatArray) -> float:
         """Return the size of fitness and of its derivative, to which rounding is relative."""
-        log_masses = np.full(self.n, -math.inf)
-        log_masses[self.present] = logs
-        fitness = np.asarray(fitness_at_log_masses(self.landscape, 0.0, log_masses), dtype=float)
-        return size_of(fitness) + size_of(self.log_jacobian(logs)) or 1.0
+        fitness = fitness_at_log_masses(self.landscape, 0.0, self.everywhere(logs))
+        return size_of(np.asarray(fitness, dtype=float)) + size_of(self.log_jacobian(logs)) or 1.0
 
     def growth(self, masses: FloatArray, fitness: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return each block's mean fitness, and all per-capita growth rates, of the absent when rare."""
         if self.separable is not None and not (self.general or self.mutates or self.separable.temperature):
             # Without masks, which for a million groups would cost more than the rest point itself.
             means = np.array([masses[b] @ fitness[b] / masses[b].sum() for b, _ in self.blocks])
-            # A density term means that the landscape has made a new array, which may be overwritten.
-            growth = fitness if self.separable.decay else np.empty(self.n)
+            growth = np.empty(self.n)
             for (block, member), mean in zip(self.blocks, means, strict=True):
-                np.subtract(fitness[block], mean, out=growth[block])
-                clip = getattr(member, "signal_clip", None)
-                if clip is not None:
-                    np.clip(growth[block], -clip, clip, out=growth[block])
+                growth[block] = member.rates_against(fitness[block], mean)  # type: ignore[attr-defined]
             return means, growth
         # Infinite only where there is no mass.
         fitness = np.where(np.isinf(fitness), 0.0, fitness)
         means = np.array([mean_fitness(masses[b], fitness[b])[0] for b, _ in self.blocks])
         # As rare as can be: the dynamics then counts the absent, and their weight is nothing.
         rare = np.maximum(masses, np.finfo(float).tiny)
-        growth = self.dynamics.growth_rates(rare, fitness)
+        growth = np.array(self.dynamics.growth_rates(rare, fitness), dtype=float)
         return means, growth
 
 
@@ -247,22 +277,26 @@ def size_of(values: FloatArray) -> float:
     return size if math.isfinite(size) else size_of(values[np.isfinite(values)])
 
 
-def _groups(dynamics: Dynamics, landscape: Any, start: FloatArray | None, support: Any) -> int:
+def _groups(
+    dynamics: Dynamics, landscape: Any, start: FloatArray | None, support: Any, selectable: bool
+) -> int:
     sizes = {
         "landscape": getattr(landscape, "groups", None),
-        "dynamics": sum(dynamics.sizes) if isinstance(dynamics, Populations) else None,
+        "dynamics": dynamics.groups,
         "start": None if start is None else len(start),
     }
-    if isinstance(dynamics, SelectionMutation) and getattr(dynamics.target, "ndim", 0) == 1:
-        sizes["dynamics"] = int(dynamics.target.shape[0])  # type: ignore[union-attr]
     mask = np.asarray([] if support is None else support)
     if mask.dtype == bool:
         sizes["support"] = len(mask)
     known = {name: size for name, size in sizes.items() if size is not None}
     if not known:
         raise ValueError(
-            "the number of groups is unknown: neither landscape nor dynamics states it; expected start, or "
-            "support as a mask with one entry per group."
+            "the number of groups is unknown: neither landscape nor dynamics states it; expected "
+            + (
+                "start, or support as a mask with one entry per group."
+                if selectable
+                else "a landscape that does: add landscapes.Constant with a zero for each group."
+            )
         )
     if len(set(known.values())) > 1:
         listed = ", ".join(f"{name} has {size}" for name, size in known.items())
@@ -270,26 +304,64 @@ def _groups(dynamics: Dynamics, landscape: Any, start: FloatArray | None, suppor
     return next(iter(known.values()))
 
 
-def _check_autonomous(landscape: LandscapeFunction, n: int) -> None:
-    remedy = "freeze it at a time t0 with lambda t, masses: landscape(t0, masses)."
-    for term in landscape.terms if isinstance(landscape, landscapes.Sum) else (landscape,):
-        if isinstance(term, landscapes.Seasonal | landscapes.Recorded):
-            raise ValueError(
-                f"landscape depends on time ({type(term).__name__}); expected one that does not: {remedy}"
-            )
-        if not isinstance(term, landscapes.Landscape):
-            masses = np.linspace(0.5, 1.5, n)
-            early, late = (np.asarray(term(t, masses), dtype=float) for t in (0.0, 0.7310585786300049))
-            if early.shape != (n,):
-                raise ValueError(f"landscape returns shape {early.shape} for {n} groups; expected ({n},).")
-            if not np.array_equal(early, late, equal_nan=True):
-                raise ValueError(f"landscape depends on time; expected one that does not: {remedy}")
+def _check_autonomous(dynamics: Dynamics, landscape: LandscapeFunction, n: int) -> None:
+    """Raise `ValueError` if the landscape or the dynamics depends on time."""
+    says = getattr(landscape, "autonomous", None)
+    if not says:
+        remedy = "freeze it at a time t0 with lambda t, masses: landscape(t0, masses)."
+        masses = np.linspace(0.5, 1.5, n)
+        if says is None:
+            fitness, *later = (np.asarray(landscape(t, masses), dtype=float) for t in _MOMENTS)
+            if fitness.shape != (n,):
+                raise ValueError(f"landscape returns shape {fitness.shape} for {n} groups; expected ({n},).")
+            says = all(np.array_equal(fitness, other, equal_nan=True) for other in later)
+        if not says:
+            name = type(landscape).__name__
+            raise ValueError(f"landscape depends on time ({name}); expected one that does not: {remedy}")
+    steady = dynamics.autonomous
+    if steady is None:
+        masses = np.linspace(0.5, 1.5, n)
+        fitness = np.asarray(landscape(0.0, masses), dtype=float)
+        now, *others = (dynamics.velocity(masses, fitness, time=t) for t in _MOMENTS)
+        steady = all(np.array_equal(now, other, equal_nan=True) for other in others)
+    if not steady:
+        raise ValueError(
+            f"dynamics is {dynamics!r}, whose rates are a function of time; expected rates that are not, for "
+            "no rest point lasts otherwise."
+        )
+
+
+_MOMENTS = (0.0, 0.7310585786300049, 12.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Feeding:
+    """Which groups inflow reaches."""
+
+    dynamics: Dynamics
+    landscape: LandscapeFunction
+    n: int
+    steady: FloatArray | None
+
+    def reached(self, present: BoolArray) -> BoolArray:
+        """Return the groups that have mass sooner or later if those `present` have it."""
+        if self.steady is not None:
+            return present | (self.steady > 0)
+        while True:
+            masses = np.where(present, 1.0, 0.0)
+            with np.errstate(all="ignore"):
+                fitness = np.asarray(self.landscape(0.0, masses), dtype=float)
+            inflow = self.dynamics.inflow(masses, np.where(present, fitness, 0.0)) + np.zeros(self.n)
+            further = present | (inflow > 0)
+            if np.array_equal(further, present):
+                return present
+            present = further
 
 
 def _present(
     support: Any,
     start: FloatArray | None,
-    inflow: FloatArray,
+    feeding: _Feeding,
     blocks: tuple[tuple[slice, Dynamics], ...],
     n: int,
 ) -> BoolArray:
@@ -297,7 +369,7 @@ def _present(
     if support is None and start is None:
         return np.ones(n, dtype=bool)
     if start is not None:
-        name, present = "start", (start > 0) | (inflow > 0)
+        name, present = "start", feeding.reached(start > 0)
     else:
         name, given = "support", np.asarray(support)
         if given.dtype == bool and given.ndim == 1:
@@ -308,8 +380,9 @@ def _present(
                 raise ValueError(f"support is {support!r}; expected a mask or indices from 0 to {n - 1}.")
             present = np.zeros(n, dtype=bool)
             present[indices] = True
-        if (inflow[~present] > 0).any():
-            i = int(np.flatnonzero(~present & (inflow > 0))[0])
+        fed = feeding.reached(present) & ~present if present.any() else np.zeros(n, dtype=bool)
+        if fed.any():
+            i = int(np.flatnonzero(fed)[0])
             raise ValueError(
                 f"support lacks group {i}, which mutation feeds and which therefore has mass at every rest "
                 "point; expected all groups with a positive target."
@@ -323,30 +396,53 @@ def _present(
     return present
 
 
-def _acts_on_masses(landscape: LandscapeFunction, blocks: int) -> bool:
-    """Tell whether scaling all masses changes fitness differences."""
-    match landscape:
-        case landscapes.Constant() | landscapes.Entropic():
-            return False
-        case landscapes.LinearDecay():
-            return landscape.decay > 0
-        case landscapes.Redundancy():
-            return landscape.strength > 0
-        case landscapes.MatrixGame():
-            return blocks > 1  # the blocks' totals weigh the strategies
-        case landscapes.Sum():
-            return any(_acts_on_masses(term, blocks) for term in landscape.terms)
-    return True
+def _acts_on_masses(dynamics: Dynamics, landscape: LandscapeFunction, n: int) -> bool:
+    """Tell whether scaling a block's masses changes any growth rate."""
+    rng = np.random.default_rng(0)
+    blocks = dynamics.blocks(n)
+    for _ in range(_PROBES):
+        masses = rng.uniform(0.5, 1.5, n)
+        scaled = masses.copy()
+        for block, _ in blocks:
+            scaled[block] *= rng.uniform(2.0, 3.0)
+        before, after = (
+            dynamics.velocity(point, np.asarray(landscape(0.0, point), dtype=float)) / point
+            for point in (masses, scaled)
+        )
+        # Fitness itself is the measure: what differs by rounding of its own size does not differ.
+        scale = size_of(np.asarray(landscape(0.0, masses), dtype=float)) + size_of(before)
+        if not np.abs(after - before).max() <= _SAME * scale:
+            return True
+    return False
+
+
+def _conserves(dynamics: Dynamics, landscape: LandscapeFunction, n: int) -> BoolArray:
+    """Tell, from random masses, whether each block's total mass stays what it is; shape (K,)."""
+    rng = np.random.default_rng(0)
+    blocks = dynamics.blocks(n)
+    conserved = np.ones(len(blocks), dtype=bool)
+    for scale in np.geomspace(0.3, 3.0, _PROBES):
+        masses = scale * rng.dirichlet(np.ones(n)) * n
+        fitness = np.asarray(landscape(0.0, masses), dtype=float)
+        velocity = dynamics.velocity(masses, fitness)
+        for k, (block, _) in enumerate(blocks):
+            conserved[k] &= bool(abs(velocity[block].sum()) <= _SAME * np.abs(velocity[block]).sum())
+    return conserved
 
 
 def _totals(
-    blocks: tuple[tuple[slice, Dynamics], ...],
+    dynamics: Dynamics,
     landscape: LandscapeFunction,
     n: int,
     total_mass: Any,
     start: FloatArray | None,
-) -> FloatArray:
-    """Return each block's total mass at the rest point, NaN where it is for the rest point to say."""
+    selectable: bool,
+) -> tuple[FloatArray, FloatArray]:
+    """Return each block's total mass at the rest point, and what was asked of one that decides it itself.
+
+    Both are NaN where the rest point is free to say.
+    """
+    blocks = dynamics.blocks(n)
     given: list[float | None] = [None] * len(blocks)
     if total_mass is not None:
         values = np.atleast_1d(validation.finite_array("total_mass", total_mass))
@@ -356,14 +452,19 @@ def _totals(
                 + ("a number." if len(blocks) == 1 else f"{len(blocks)} values, one for each block.")
             )
         given = [validation.positive("total_mass", float(value)) for value in values]
-    totals = np.full(len(blocks), math.nan)
+    laws = [member.mass_law(block.stop - block.start) for block, member in blocks]
+    # A clip does not conserve mass, but has nothing to clip where all groups are equally fit.
+    resting = [
+        law is None and member.compares_with_mean and clip_acts(member) and not member.rate(0.0)
+        for law, (_, member) in zip(laws, blocks, strict=True)
+    ]
+    unknown = [law is None and not rests for law, rests in zip(laws, resting, strict=True)]
+    conserved = _conserves(dynamics, landscape, n) if any(unknown) else np.ones(len(blocks), dtype=bool)
+    totals, asked = np.full((2, len(blocks)), math.nan)
     for k, ((block, member), value) in enumerate(zip(blocks, given, strict=True)):
-        size = block.stop - block.start
-        if isinstance(member, Selection):
-            totals[k] = math.nan if value is None else value
-            continue
-        if isinstance(member, SelectionMutation) and member.rate(0.0) > 0:
-            target = float(inflow_targets(member, size).sum())
+        law = laws[k]
+        if member.rate(0.0) > 0 or (law is not None and law[0] > 0):
+            target = float(inflow_targets(dynamics, n)[block].sum()) if law is None else law[1]
             if target == 0:
                 raise ValueError(
                     "target is 0 for every group: mutation then removes all mass and no rest point is left; "
@@ -374,7 +475,10 @@ def _totals(
                     f"total_mass is {value:g} and the mutation target sums to {target:g}; expected no "
                     "total_mass, for under mutation the target fixes it (or change the target)."
                 )
-            totals[k] = target if member.signal_clip is None else math.nan
+            totals[k] = math.nan if law is None else target
+            continue
+        if unknown[k] and not conserved[k]:
+            asked[k] = math.nan if value is None else value
             continue
         if start is not None:
             own = float(start[block].sum())
@@ -383,33 +487,15 @@ def _totals(
                     f"total_mass is {value:g} and start sums to {own:g}; expected no total_mass, or the same."
                 )
             value = own
-        if value is None and _acts_on_masses(landscape, len(blocks)):
+        if value is None and _acts_on_masses(dynamics, landscape, n):
             raise ValueError(
                 "total_mass is None; expected a number > 0 (one per block), for the landscape acts on masses "
-                "and the dynamics conserves whatever total it starts with: give total_mass or start."
+                "and the dynamics conserves whatever total it starts with: give total_mass"
+                + (" or start." if selectable else ".")
             )
         totals[k] = 1.0 if value is None else value
         if totals[k] > cap_of(member):
             raise ValueError(
                 f"total_mass is {totals[k]:g}, above mass_cap {cap_of(member):g}; expected less."
             )
-    return totals
-
-
-def _separable(landscape: LandscapeFunction, n: int) -> SeparableFitness | None:
-    contribution: Any = None
-    decay = temperature = 0.0
-    for term in landscape.terms if isinstance(landscape, landscapes.Sum) else (landscape,):
-        # Exact types: a subclass may mean something else.
-        if type(term) not in (landscapes.Constant, landscapes.LinearDecay, landscapes.Entropic):
-            return None
-        own = host(term.contribution)  # type: ignore[attr-defined]
-        contribution = own if contribution is None else contribution + own
-        decay += getattr(term, "decay", 0.0)
-        temperature += getattr(term, "temperature", 0.0)
-    if contribution.ndim > 1:
-        raise ValueError(
-            f"landscape has contributions of shape {contribution.shape}; expected ({n},): ask for the "
-            "equilibrium of one member of a batch at a time."
-        )
-    return SeparableFitness(np.broadcast_to(contribution, (n,)), decay, temperature)
+    return totals, asked

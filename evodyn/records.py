@@ -52,6 +52,10 @@ class Record:
             return (slice(0, n),)
         return tuple(block for block, _ in self.dynamics.blocks(n))
 
+    def shaped(self, values: FloatArray) -> FloatArray:
+        """Return values of shape (..., K), one for each block, in the shape in which results have them."""
+        return values[..., 0] if self.dynamics is None else self.dynamics.shaped(values)
+
     def known(self, purpose: str) -> tuple[Dynamics, LandscapeFunction]:
         """Return dynamics and landscape.
 

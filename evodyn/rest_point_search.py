@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -13,25 +14,36 @@ import scipy.linalg
 from evodyn import rest_points
 from evodyn.affine_fitness import AffineFitness
 from evodyn.arrays import FloatArray
-from evodyn.equilibrium_problem import BoolArray, RestPointProblem, SeparableFitness
+from evodyn.equilibrium_problem import BoolArray, RestPointProblem, size_of
 from evodyn.integration import Solver, extend, solve
-from evodyn.landscapes import fitness_at_log_masses
+from evodyn.landscapes import Separable, fitness_at_log_masses
 from evodyn.results import Termination
 
-__all__ = ["NoRestPointError", "Solution", "solution"]
+__all__ = ["NoRestPointError", "Solution", "UndecidedError", "solution"]
 
 _NEWTON_STEPS = 200
+_FEW_STEPS = 50  # from a random start
 _DENSE = 4096
 _CONVERGED = 1e-10
 _UNIQUE = "linear system (active set); unique attractor, for differences in fitness always pull back"
 _STAGES = 12  # of integration, each four times as long as the one before
 _STEPS = 3000  # in one stage; a flow that takes more is cycling
 _SETTLED = 1e-7  # how near, relative to total mass, the flow must have come to the rest point
+_STARTS = 12  # of Newton's iteration, beside the first at equal masses
+_SMALL = 3  # groups, in whose simplex so many starts leave no large gaps
+_PROBES = 64  # random masses at which a sign is asked for
+_VANISHED = 1e-12  # share below which a group has left
+_FEW = 200  # groups; eigenvalues of more cost more than an integration
+_AT_REST = 2.0**-44  # relative rates below this are rounding
 _COMMON = 1e-3  # share beyond which a group is not on its way out, however fast it shrinks
 
 
 class NoRestPointError(ValueError):
     """No rest point where one was sought."""
+
+
+class UndecidedError(NoRestPointError):
+    """The search did not converge, and nothing shows that there is no rest point."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,25 +66,29 @@ def solution(problem: RestPointProblem) -> Solution:
         If there is none on the support asked for, or none is singled out.
     """
     drifting = problem.start is not None and problem.drifts
-    if problem.separable is not None and not (problem.general or problem.clipped or drifting):
+    free = bool(np.isnan(problem.totals).any())
+    if problem.separable is not None and not (problem.general or problem.clipped or drifting or free):
         return _closed_form(problem, problem.separable)
-    affine = None if problem.general or problem.mutates or drifting else problem.affine
+    affine = None if drifting else problem.affine
     if affine is not None and problem.start is None:
         return _linear(problem, affine)
     if affine is not None and (masses := affine.attractor(problem.present)) is not None:
         return Solution(masses, masses > 0, _UNIQUE)
     if problem.start is not None:
-        return _reached(problem, problem.start)
-    return _newton(problem, problem.equal_start())
+        return _end_of_flow(problem, problem.start)
+    return _from_several_starts(problem)
 
 
-def _closed_form(problem: RestPointProblem, fitness: SeparableFitness) -> Solution:
+def _closed_form(problem: RestPointProblem, fitness: Separable) -> Solution:
     masses, log_masses, methods = [], [], []
     for (block, _), total in zip(problem.blocks, problem.totals, strict=True):
         present = problem.present[block]
         # Masks cost as much as the solution with a million groups; mostly they are not needed.
         chosen: Any = slice(None) if present.all() else present
-        contribution, inflow = fitness.contribution[block][chosen], problem.inflow[block][chosen]
+        contribution = fitness.contribution[block][chosen]
+        inflow = (
+            np.zeros(problem.n)[block][chosen] if problem.steady is None else problem.steady[block][chosen]
+        )
         fed = problem.mutates and bool(inflow.any())
         start = None if problem.start is None else problem.start[block][chosen]
         logs = None
@@ -145,8 +161,77 @@ def _linear(problem: RestPointProblem, fitness: AffineFitness) -> Solution:
     )
 
 
-def _newton(problem: RestPointProblem, guess: FloatArray) -> Solution:
-    """Newton's iteration for ln p of the present groups, from positive masses `guess`, shape (N,)."""
+def _from_several_starts(problem: RestPointProblem) -> Solution:
+    """Return what Newton's iteration finds from equal masses, or the flow, or the iteration from elsewhere.
+
+    Raises
+    ------
+    NoRestPointError
+        If every iteration leads to where a group has vanished, or total mass cannot be conserved.
+    UndecidedError
+        If an iteration stalls elsewhere.
+    """
+    first = problem.equal_start()
+    try:
+        return _newton(problem, first)
+    except UndecidedError as error:
+        outcome: NoRestPointError = error
+    except NoRestPointError as error:
+        outcome = error
+    if problem.n > _FEW:
+        raise outcome
+    if _leaks(problem):
+        raise NoRestPointError(
+            f"support {np.flatnonzero(problem.present).tolist()} has no rest point with all its groups, for "
+            "their total mass cannot stay what it is; expected a set that can coexist."
+        )
+    if problem.present.sum() > _SMALL:
+        # In many dimensions random starts are all far away, and the flow knows its way.
+        with contextlib.suppress(NoRestPointError):
+            found = _end_of_flow(dataclasses.replace(problem, exact=True), first * problem.present)
+            if np.array_equal(found.survivors, problem.present):
+                return found
+    rng = np.random.default_rng(0)
+    for _ in range(_STARTS):
+        guess = first * (rng.gamma(0.7, size=problem.n) + 1e-3)
+        for (block, _), total in zip(problem.blocks, problem.totals, strict=True):
+            if not math.isnan(total):
+                guess[block] *= total / guess[block][problem.present[block]].sum()
+        try:
+            return _newton(problem, guess, steps=_FEW_STEPS)
+        except UndecidedError as error:
+            outcome = error
+        except NoRestPointError:
+            continue
+    raise outcome
+
+
+def _leaks(problem: RestPointProblem) -> bool:
+    """Tell whether a total mass to be conserved changes with one sign at all of many random masses."""
+    rng = np.random.default_rng(1)
+    sums = []
+    for _ in range(_PROBES):
+        masses = np.where(problem.present, rng.gamma(0.5, size=problem.n) + 1e-6, 0.0)
+        for (block, _), total in zip(problem.blocks, problem.totals, strict=True):
+            masses[block] *= (1.0 if math.isnan(total) else total) / masses[block].sum()
+        present = masses[problem.present]
+        with np.errstate(all="ignore"):
+            flows = problem.rates(np.log(present)) * present
+        sums.append([flows[inside].sum() / (size_of(flows) or 1.0) for inside, _ in problem.conserved()])
+    signs = np.array(sums)
+    return bool(((signs > _CONVERGED).all(axis=0) | (signs < -_CONVERGED).all(axis=0)).any())
+
+
+def _newton(problem: RestPointProblem, guess: FloatArray, *, steps: int = _NEWTON_STEPS) -> Solution:
+    """Newton's iteration for ln p of the present groups, from positive masses `guess`, shape (N,).
+
+    Raises
+    ------
+    NoRestPointError
+        If it leads to where a group has vanished.
+    UndecidedError
+        If it stalls elsewhere.
+    """
     if problem.n > _DENSE:
         raise ValueError(
             f"there are {problem.n} groups on a landscape without closed form; expected at most {_DENSE}, "
@@ -154,9 +239,13 @@ def _newton(problem: RestPointProblem, guess: FloatArray) -> Solution:
         )
     logs = np.log(guess[problem.present])
     error = problem.error(logs)
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(steps):
         size = float(np.abs(error).max())
+        if not math.isfinite(size):
+            break
         jacobian = np.vstack((problem.log_jacobian(logs), problem.mass_rows(logs)))
+        if not np.isfinite(jacobian).all():
+            break
         # Of a continuum of rest points, the least step leads to the nearest.
         step = np.asarray(scipy.linalg.lstsq(jacobian, -error, cond=1e-13)[0])
         # No mass changes more than e²-fold at once, and a step is halved until it improves.
@@ -169,24 +258,43 @@ def _newton(problem: RestPointProblem, guess: FloatArray) -> Solution:
         else:
             break
         logs, error = logs + damping * step, trial
-    relative = float(np.abs(error).max()) / problem.rate_scale(logs)
-    if not relative <= _CONVERGED:
+    scale = problem.rate_scale(logs)
+    relative = float(np.abs(error).max()) / scale
+    shares = np.exp(logs - np.logaddexp.reduce(logs))
+    # A mass of which no rate takes notice is not at rest but on its way to zero.
+    unnoticed = np.abs(problem.log_jacobian(logs)).max(axis=0, initial=0.0) <= 1e-6 * scale
+    vanished = (shares < _VANISHED) | (unnoticed & (shares < _CONVERGED**0.5))
+    if not problem.mutates and bool((vanished & unnoticed).any()):
         raise NoRestPointError(
-            f"Newton's iteration ended with a relative error of {relative:.1e}; expected at most "
-            f"{_CONVERGED:g}: there may be no rest point with these groups; give support or start, or list "
-            "what there is for few groups with all_equilibria."
+            "Newton's iteration leads to where a group has vanished; expected groups that can coexist: there "
+            "is no rest point with all of these near the masses tried."
         )
-    log_masses = np.full(problem.n, -math.inf)
-    log_masses[problem.present] = logs
+    if not relative <= _CONVERGED:
+        raise UndecidedError(
+            f"Newton's iteration did not converge: it ended with a relative error of {relative:.1e}; "
+            f"expected at most {_CONVERGED:g}. That does not show that there is no rest point: give "
+            "start, or support with other groups."
+        )
+    log_masses = problem.everywhere(logs)
     return Solution(
         np.exp(log_masses), problem.present.copy(), "Newton's iteration in log-masses", log_masses
     )
 
 
-def _reached(problem: RestPointProblem, start: FloatArray) -> Solution:
-    """Integrate from `start` until the flow has settled near a rest point, and polish that one."""
+def _end_of_flow(problem: RestPointProblem, start: FloatArray) -> Solution:
+    """Integrate from `start` until the flow has settled near a rest point, and polish that one.
+
+    A flow that passes by a rest point that it will leave again has not settled: near one that is unstable
+    the integration goes on, unless it starts there.
+    """
     scale = problem.rate_scale(np.log(problem.equal_start()[problem.present]))
-    end, run = 0.0, None
+    resting = dataclasses.replace(problem, present=start > 0)
+    if np.array_equal(resting.present, problem.present):
+        rates = resting.rates(np.log(start[resting.present]))
+        if np.abs(rates).max() <= _AT_REST * scale:
+            found = _newton(dataclasses.replace(resting, exact=True), start)
+            return dataclasses.replace(found, method=f"start is at rest; {found.method}")
+    end, run, passing = 0.0, None, None
     for stage in range(_STAGES):
         end += 4.0**stage / scale
         if run is None:
@@ -196,7 +304,8 @@ def _reached(problem: RestPointProblem, start: FloatArray) -> Solution:
                 start,
                 (0.0, end),
                 save_at=[end],
-                solver=Solver(max_steps=_STEPS),
+                # Settling is slow against the fastest rate: what matters is that the steps can grow.
+                solver=Solver(method="LSODA" if problem.n <= _FEW else "auto", max_steps=_STEPS),
                 throw=False,
             )
         else:
@@ -208,9 +317,13 @@ def _reached(problem: RestPointProblem, start: FloatArray) -> Solution:
         settled = dataclasses.replace(
             problem,
             present=_staying(problem, masses, logs, end),
-            totals=np.where(np.isnan(problem.totals), math.nan, totals),
+            # A clip changes total mass on the way; what is conserved is known better than integrated.
+            totals=np.where(problem.clips & ~np.isnan(problem.totals), totals, problem.totals),
             exact=True,
         )
+        passing = None
+        if not all(settled.present[block].any() for block, _ in problem.blocks):
+            continue  # everything is dying
         try:
             found = _newton(settled, masses)
         except NoRestPointError:
@@ -220,11 +333,26 @@ def _reached(problem: RestPointProblem, start: FloatArray) -> Solution:
         invaders = problem.growth(found.masses, np.asarray(fitness))[1][~found.survivors & np.isfinite(logs)]
         if distance <= _SETTLED and (invaders <= 0).all():
             method = f"integration from start, then {found.method}"
-            return dataclasses.replace(found, method=method, totals=settled.totals)
+            found = dataclasses.replace(found, method=method, totals=settled.totals)
+            if not _repels(settled, found):
+                return found
+            passing = found
+    if passing is not None:
+        return passing
     raise NoRestPointError(
         f"the flow from start has not settled within {end:.3g} time units (it may cycle); "
         "expected a start that leads to one: integrate with evodyn.solve to see what it does."
     )
+
+
+def _repels(problem: RestPointProblem, found: Solution) -> bool:
+    """Tell whether some perturbation of the rest point among its survivors grows."""
+    if problem.n > _FEW or found.log_masses is None:
+        return False
+    here = dataclasses.replace(problem, present=found.survivors)
+    logs = found.log_masses[found.survivors]
+    spectrum = here.internal_eigenvalues(logs)
+    return bool(spectrum.size and spectrum.real.max() > 1e-9 * here.rate_scale(logs))
 
 
 def _staying(problem: RestPointProblem, masses: FloatArray, logs: FloatArray, elapsed: float) -> BoolArray:

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from evodyn import diagnostics as dg
-from evodyn.dynamics import Dynamics, Populations, Replicator, Selection, SelectionMutation
+from evodyn.arrays import Array
+from evodyn.dynamics import Dynamics, NormalizedGrowth, Populations, Replicator, Selection, SelectionMutation
 from evodyn.equilibria import equilibrium
 from evodyn.extinction import Extinction
 from evodyn.integration import Solver, solve
 from evodyn.landscapes import (
     Constant,
     Entropic,
+    Landscape,
     LandscapeFunction,
     LinearDecay,
     MatrixGame,
@@ -231,3 +233,26 @@ def test_means_have_no_value_where_no_mass_is_left() -> None:
     assert (found["total_mass"] == 0).all() and (dg.effective_number(run, order=0) == 0).all()
     for name in ("mean_fitness", "fitness_variance", "entropy", "gini"):
         assert np.isnan(found[name]).all()
+
+
+def test_at_its_cap_a_block_loses_what_selection_would_add() -> None:
+    dynamics = NormalizedGrowth(mass_cap=4.0, signal_clip=0.5)
+    run = solve(dynamics, Constant([3.0, 0.0, 0.0]), [1.0, 1.0, 1.9], (0.0, 4.0), save_at=[0.0, 3.0, 4.0])
+    budget = dg.mass_budget(run)
+    assert run.total_mass[1:].tolist() == [4.0, 4.0]
+    assert budget.selection[0] > 0.1
+    assert budget.selection[1:].tolist() == [0.0, 0.0]
+
+
+def test_environmental_change_is_that_of_one_side_of_a_jump() -> None:
+    class Switched(Landscape):
+        def __call__(self, t: float, masses: Array) -> Array:
+            return np.array([1.0, 0.0]) * (1.0 if t < 1.0 else -5.0) + 0.25 * t * np.array([0.0, 1.0])
+
+        def breakpoints(self, t_span: tuple[float, float]) -> list[float]:
+            return [1.0]
+
+    times = [0.5, 1.0 - 1e-9, 1.0, 1.0 + 1e-9, 1.5]
+    run = solve(Replicator(), Switched(), [1.0, 1.0], (0.0, 2.0), save_at=times)
+    expected = 0.25 * run.masses[:, 1] / 2
+    np.testing.assert_allclose(dg.fisher_decomposition(run).transmission, expected, atol=1e-6)
