@@ -314,8 +314,14 @@ def effective_number(run: Run | xarray.Dataset, *, order: float = 1.0) -> FloatA
     def hill(log_shares: FloatArray) -> FloatArray:
         if q == 0:
             return np.asarray(np.isfinite(log_shares).sum(axis=1), dtype=np.float64)
-        number: FloatArray = np.exp(np.logaddexp.reduce(q * log_shares, axis=1) / (1 - q))
-        return number
+        if abs(q - 1) > 0.5:
+            number: FloatArray = np.exp(np.logaddexp.reduce(q * log_shares, axis=1) / (1 - q))
+            return number
+        # ln Σ x^q = ln(1 + Σ x(x^{q-1} - 1)) near q = 1, where the sum is nearly 1.
+        logs = np.where(np.isfinite(log_shares), log_shares, 0.0)
+        surplus = (np.exp(log_shares) * np.expm1((q - 1) * logs)).sum(axis=1)
+        near: FloatArray = np.exp(np.log1p(surplus) / (1 - q))
+        return near
 
     return _by_block(run, hill)
 
@@ -525,7 +531,7 @@ def mass_budget(run: Run | xarray.Dataset) -> MassBudget:
             growth = member.growth_rates(own, phi[block], time=float(t))
             inflow = np.sum(member.inflow(own, phi[block], time=float(t)) + np.zeros(len(own)))
             parts[:, row, k] = own.sum(), own @ (growth + rate * (own > 0)), inflow, rate * own.sum()
-            if own.sum() >= cap_of(member):
+            if own.sum() >= cap_of(member) * (1 - 1e-12):
                 # At its cap a block loses what selection would add.
                 parts[1, row, k] = min(parts[1, row, k], 0.0)
     return MassBudget(*(_shaped(record, part) for part in parts))

@@ -16,6 +16,7 @@ from evodyn import validation
 from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics
 from evodyn.extinction import Extinction
+from evodyn.generators import Seed, member_rng, seed_of
 from evodyn.integration import solve
 from evodyn.landscapes import Landscape, LandscapeFunction
 from evodyn.methods import Solver
@@ -26,37 +27,9 @@ from evodyn.specifications import Specification
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Ensemble", "member_rng", "solve_ensemble"]
+__all__ = ["Ensemble", "solve_ensemble"]
 
 Draw = Callable[[np.random.Generator], LandscapeFunction]
-
-
-def member_rng(rng: Any, member: int) -> np.random.Generator:
-    """Return the generator of one member: spawn key `member` of the seed, whatever else is drawn.
-
-    Parameters
-    ----------
-    rng : int, sequence of int, SeedSequence, BitGenerator, Generator or None
-        The ensemble's seed, as `numpy.random.default_rng` takes it.
-    member : int
-        The member's number.
-
-    Examples
-    --------
-    >>> member_rng(7, 3).random() == member_rng(7, 3).random()
-    True
-    """
-    if isinstance(rng, np.random.SeedSequence):
-        seed = rng
-    elif isinstance(rng, np.random.Generator | np.random.BitGenerator):
-        bits = rng.bit_generator if isinstance(rng, np.random.Generator) else rng
-        seed = bits.seed_seq  # type: ignore[assignment]
-    else:
-        seed = np.random.SeedSequence(rng)
-    child = np.random.SeedSequence(
-        seed.entropy, spawn_key=(*seed.spawn_key, member), pool_size=seed.pool_size
-    )
-    return np.random.default_rng(child)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -78,6 +51,8 @@ class Ensemble(Specification):
     absorbed_mass : numpy.ndarray, shape (M, N)
     termination : tuple of Termination, length M
     stats : tuple of Stats, length M
+    seed : Seed or None
+        What the landscapes were drawn from; None if they were given.
 
     Examples
     --------
@@ -91,6 +66,7 @@ class Ensemble(Specification):
 
     runs: tuple[Run, ...]
     t: FloatArray
+    seed: Seed | None = None
 
     def __post_init__(self) -> None:
         self.t.flags.writeable = False
@@ -209,7 +185,8 @@ def solve_ensemble(
     members : int, optional
         Number of members M; needed to draw landscapes.
     rng : optional
-        Seed of the draws: anything that `numpy.random.default_rng` takes.
+        Seed of the draws: anything that `numpy.random.default_rng` takes. From a generator 128 bits are
+        drawn, once, so that the next ensemble made with it is another.
     workers : int, optional
         Processes to use (through joblib, of the "studies" extra). Landscapes must then be picklable.
     throw : bool, optional
@@ -241,7 +218,7 @@ def solve_ensemble(
     initial = validation.finite_array("p0", p0, least=0.0)
     if initial.ndim not in (1, 2):
         raise ValueError(f"p0 has shape {initial.shape}; expected (N,), or (M, N) with one row per member.")
-    landscapes = _landscapes(landscape, members, rng)
+    landscapes, seed = _landscapes(landscape, members, rng)
     counts = {len(landscapes)} if landscapes is not None else set()
     counts |= {initial.shape[0]} if initial.ndim == 2 else set()
     counts |= {members} if members is not None else set()
@@ -268,23 +245,26 @@ def solve_ensemble(
         except ImportError as error:
             raise ImportError("workers > 1 needs joblib: pip install 'evodyn[studies]'.") from error
         runs = joblib.Parallel(n_jobs=workers)(joblib.delayed(task)(one, p0=row) for one, row in jobs)
-    return Ensemble(tuple(runs), times)
+    return Ensemble(tuple(runs), times, seed)
 
 
-def _landscapes(landscape: Any, members: int | None, rng: Any) -> list[LandscapeFunction] | None:
-    """Return one landscape per member, or None if they share one."""
+def _landscapes(
+    landscape: Any, members: int | None, rng: Any
+) -> tuple[list[LandscapeFunction] | None, Seed | None]:
+    """Return one landscape per member, or None if they share one, and what they were drawn from."""
     if isinstance(landscape, Sequence):
-        return list(landscape)
+        return list(landscape), None
     if not callable(landscape):
         raise ValueError(
             f"landscape is {landscape!r}; expected a landscape, a sequence of them, or a function."
         )
     if members is None:
-        return None
+        return None, None
     members = validation.count("members", members)
     if isinstance(landscape, Landscape) or not _takes_one_argument(landscape):
-        return None
-    return [landscape(member_rng(rng, k)) for k in range(members)]
+        return None, None
+    seed = seed_of(rng)
+    return [landscape(member_rng(seed, k)) for k in range(members)], seed
 
 
 def _takes_one_argument(function: Callable[..., Any]) -> bool:

@@ -22,19 +22,10 @@ import scipy.stats
 
 from evodyn import validation
 from evodyn.arrays import FloatArray, host
-from evodyn.dynamics import (
-    SCHEMES,
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Scheme,
-    SelectionMutation,
-    inflow_targets,
-)
-from evodyn.ensembles import member_rng
+from evodyn.dynamics import SCHEMES, Dynamics, Replicator, Scheme, inflow_targets
 from evodyn.flow import State
-from evodyn.landscapes import Constant, LandscapeFunction
+from evodyn.generators import Seed, member_rng, seed_of
+from evodyn.landscapes import LandscapeFunction, breakpoints, separable
 from evodyn.problem import (
     check_kinds,
     check_memory,
@@ -60,6 +51,8 @@ __all__ = [
 
 Calculus = Literal["ito", "stratonovich"]
 _CALCULI = ("ito", "stratonovich")
+_NEUTRAL = 1e-290  # below it products with a share lose digits, and the answer is the share to rounding
+_STRONGEST = 1e290  # above it products may overflow, and the answer is 0 or 1
 _DRAWS = 1 << 20  # random numbers drawn at once, at most
 
 
@@ -78,6 +71,8 @@ class StochasticRuns(Specification):
     extinction_time : array, shape (M, N)
         End of the first step after which a mass is strictly below the threshold (is zero, if there is
         none); 0 for a group that starts there, inf if never.
+    seed : Seed or None
+        What the members drew from: member k from its spawn key k.
 
     Examples
     --------
@@ -93,6 +88,7 @@ class StochasticRuns(Specification):
     masses: FloatArray
     log_masses: FloatArray
     extinction_time: FloatArray
+    seed: Seed | None = None
 
     def __post_init__(self) -> None:
         for value in self.fields().values():
@@ -146,7 +142,8 @@ def fitness_noise(
     threshold : float, optional
         For `extinction_time`, which is looked at after every step.
     rng : optional
-        Anything that `numpy.random.default_rng` takes; member k draws from spawn key k.
+        Anything that `numpy.random.default_rng` takes; member k draws from spawn key k. From a generator
+        128 bits are drawn, once, so that the next call with it is another sample.
 
     Returns
     -------
@@ -170,35 +167,39 @@ def fitness_noise(
     stratonovich True
     """
     validation.choice("calculus", calculus, _CALCULI)
-    dynamics = _unclipped(Replicator() if dynamics is None else dynamics)
+    dynamics = Replicator() if dynamics is None else dynamics
     check_kinds(dynamics, landscape, None)
     start = validated_masses(p0, dynamics)
     n = len(start)
     sigma = _per_group("noise", noise, n)
     members = validation.count("members", members)
     begin, end = validated_span(t_span)
+    dynamics = _unclipped(dynamics, start, begin)
     _check_landscape(dynamics, landscape, begin, start)
     times = validated_save_times(save_at, begin, end)
-    mutation = dynamics if isinstance(dynamics, SelectionMutation) else None
-    exact = type(landscape) is Constant and mutation is None
+    targets = inflow_targets(dynamics, n)
+    mutates = bool(targets.any())
+    form = separable(landscape, n)
+    exact = form is not None and not (form.decay or form.temperature or mutates)
     if step_size is None and not exact:
         raise ValueError(
             "step_size is None; expected a number > 0: only constant fitness without mutation is sampled "
             "exactly."
         )
     largest = math.inf if step_size is None else validation.positive("step_size", step_size)
-    steps = _steps(begin, times, largest)
+    jumps = np.union1d(breakpoints(landscape, (begin, end)), breakpoints(dynamics, (begin, end)))
+    steps = _steps(begin, np.union1d(times, jumps[jumps < times[-1]]), largest)
     check_memory(len(times), n, members)
 
     total = float(start.sum())
-    targets = inflow_targets(dynamics, n)
     with np.errstate(divide="ignore"):
         logs = np.tile(np.log(start), (members, 1))
     logs -= np.logaddexp.reduce(logs, axis=1, keepdims=True)
     record = _Recorder(times, logs + math.log(total), threshold)
     record.save(begin, record.start)
     correction = sigma**2 / 2 if calculus == "ito" else 0.0
-    generators = [member_rng(rng, k) for k in range(members)]
+    seed = seed_of(rng)
+    generators = [member_rng(seed, k) for k in range(members)]
     chunk = max(1, _DRAWS // (members * n))
     t = begin
     for first in range(0, len(steps), chunk):
@@ -206,7 +207,7 @@ def fitness_noise(
         draws = np.stack([g.standard_normal((len(ends), n)) for g in generators])
         for k, stop in enumerate(ends):
             width = stop - t
-            decay = 0.0 if mutation is None else mutation.rate(t + width / 2) * width / 2
+            decay = dynamics.rate(t + width / 2) * width / 2
             logs, total = _mutated(logs, total, targets, decay)
             fitness = np.asarray(landscape(t, total * np.exp(logs)), dtype=np.float64)
             growth = np.where(np.isneginf(logs), 0.0, fitness - correction)
@@ -216,8 +217,8 @@ def fitness_noise(
             t = float(stop)
             record.save(t, logs + math.log(total))
     model = f"white noise in fitness, {'Itô' if calculus == 'ito' else 'Stratonovich'} calculus"
-    scheme = "Euler-Maruyama in ln X" + ("" if mutation is None else ", mutation in exact half-steps")
-    return record.runs(f"{model}, {'exact in distribution' if exact else scheme}")
+    scheme = "Euler-Maruyama in ln X" + (", mutation in exact half-steps" if mutates else "")
+    return record.runs(f"{model}, {'exact in distribution' if exact else scheme}", seed)
 
 
 def _check_landscape(dynamics: Dynamics, landscape: LandscapeFunction, t: float, masses: FloatArray) -> None:
@@ -226,11 +227,15 @@ def _check_landscape(dynamics: Dynamics, landscape: LandscapeFunction, t: float,
         check_start(dynamics, landscape, State(t, np.log(masses), np.zeros(len(masses), dtype=bool)))
 
 
-def _unclipped(dynamics: Dynamics) -> Replicator | NormalizedGrowth | SelectionMutation:
-    """Return `dynamics` if its velocity is selection by φ - φ̄, with mutation or without."""
-    if (
-        not isinstance(dynamics, Replicator | NormalizedGrowth | SelectionMutation)
-        or dynamics.signal_clip is not None
+def _unclipped(dynamics: Dynamics, masses: FloatArray, t: float) -> Dynamics:
+    """Return `dynamics` if its velocity is selection by φ - φ̄, with mutation μ(m - p) or without."""
+    n = len(masses)
+    inflow = np.broadcast_to(dynamics.inflow(masses, np.zeros(n), time=t), (n,))
+    if not (
+        dynamics.compares_with_mean
+        and dynamics.signal_clip is None
+        and len(dynamics.blocks(n)) == 1
+        and np.allclose(inflow, dynamics.rate(t) * inflow_targets(dynamics, n), rtol=1e-12, atol=0.0)
     ):
         raise ValueError(
             f"dynamics is {dynamics!r}; expected Replicator, NormalizedGrowth or SelectionMutation without a "
@@ -282,9 +287,9 @@ class _Recorder:
             self.logs[:, self.row] = logs
             self.row += 1
 
-    def runs(self, model: str, masses: FloatArray | None = None) -> StochasticRuns:
+    def runs(self, model: str, seed: Seed, masses: FloatArray | None = None) -> StochasticRuns:
         values = np.exp(self.logs) if masses is None else masses
-        return StochasticRuns(model, self.times, values, self.logs, self.extinction)
+        return StochasticRuns(model, self.times, values, self.logs, self.extinction, seed)
 
 
 def long_run_growth(contribution: npt.ArrayLike, noise: npt.ArrayLike, calculus: Calculus) -> FloatArray:
@@ -360,7 +365,8 @@ def hitting_time_law(*, share: float, threshold: float, drift: float, noise: tup
     variance = sum(validation.non_negative("noise", sigma) ** 2 for sigma in noise)
     if not variance:
         raise ValueError("noise is zero in both groups; expected some: without it the time is a number.")
-    distance = math.log(share / (1 - share)) - math.log(threshold / (1 - threshold))
+    # ln[x/(1 - x)] - ln[ε/(1 - ε)], also where x and ε are close.
+    distance = math.log1p((share - threshold) / (threshold * (1 - share)))
     mean, shape = distance / drift, distance**2 / variance
     return scipy.stats.invgauss(mean / shape, scale=shape)
 
@@ -485,7 +491,9 @@ def noisy_iterate(
         return host(dynamics.step(masses, estimate, step_size, time=t, scheme=scheme))
 
     model = f"unbiased estimates of fitness at every step of the {scheme} map"
-    return _iterated(masses, n_steps, save_every, step_size, threshold, rng, model, advance, normal=True)
+    return _iterated(
+        masses, n_steps, save_every, step_size, threshold, seed_of(rng), model, advance, normal=True
+    )
 
 
 def wright_fisher(
@@ -537,13 +545,11 @@ def wright_fisher(
     array([1., 1., 1., 1.])
     """
     check_kinds(dynamics, landscape, None)
-    if isinstance(dynamics, Populations):
-        raise ValueError("dynamics is Populations; expected one population: sample each by itself.")
     start = validation.finite_array("counts", counts, ndim=1, least=0.0)
+    _check_one_population(dynamics, len(start))
     individuals = int(start.sum())
     if (start != np.round(start)).any() or not individuals:
         raise ValueError("counts has fractions, or is 0; expected whole numbers of individuals.")
-    dynamics.check(len(start))
     shares = start / individuals
     _check_landscape(dynamics, landscape, 0.0, shares)
     members = validation.count("members", members)
@@ -552,7 +558,8 @@ def wright_fisher(
         validation.count("save_every", save_every),
     )
     step_size = validation.positive("step_size", step_size)
-    generators: list[np.random.Generator] = [member_rng(rng, k) for k in range(members)]
+    seed = seed_of(rng)
+    generators: list[np.random.Generator] = [member_rng(seed, k) for k in range(members)]
     revivable = bool(np.any(np.asarray(dynamics.inflow(shares, np.asarray(landscape(0.0, shares)))) > 0))
 
     def advance(k: int, shares: FloatArray, draws: FloatArray) -> FloatArray:
@@ -568,7 +575,7 @@ def wright_fisher(
 
     masses = np.tile(start / individuals, (members, 1))
     model = f"Wright-Fisher sampling of {individuals} individuals"
-    return _iterated(masses, n_generations, save_every, step_size, None, rng, model, advance, normal=False)
+    return _iterated(masses, n_generations, save_every, step_size, None, seed, model, advance, normal=False)
 
 
 def wright_fisher_matrix(
@@ -602,12 +609,21 @@ def wright_fisher_matrix(
     >>> np.linalg.matrix_power(chain, 1000)[3, [0, 10]].round(6)
     array([0.7, 0.3])
     """
+    check_kinds(dynamics, landscape, None)
     n = validation.count("individuals", individuals)
-    dynamics.check(2)
+    _check_one_population(dynamics, 2)
+    _check_landscape(dynamics, landscape, 0.0, np.array([0.5, 0.5]))
     first = np.arange(n + 1) / n
     shares = np.stack((first, 1 - first), axis=1)
     expected = _expected_shares(dynamics, landscape, shares, validation.positive("step_size", step_size), 0.0)
     return np.asarray(scipy.stats.binom.pmf(np.arange(n + 1), n, expected[:, :1]))
+
+
+def _check_one_population(dynamics: Dynamics, n: int) -> None:
+    """Raise `ValueError` unless the n groups are one population."""
+    dynamics.check(n)
+    if len(dynamics.blocks(n)) > 1:
+        raise ValueError("dynamics is Populations; expected one population: sample each by itself.")
 
 
 def _expected_shares(
@@ -626,7 +642,7 @@ def _iterated(
     save_every: int,
     step_size: float,
     threshold: float | None,
-    rng: Any,
+    seed: Seed,
     model: str,
     advance: Any,
     *,
@@ -640,7 +656,7 @@ def _iterated(
     with np.errstate(divide="ignore"):
         record = _Recorder(times, np.log(masses), threshold)
         kept = np.empty((members, len(saved), n))
-        generators = [member_rng(rng, k) for k in range(members)] if normal else []
+        generators = [member_rng(seed, k) for k in range(members)] if normal else []
         chunk = max(1, _DRAWS // (members * n))
         draws = np.empty((members, 0, n))
         record.save(0.0, np.log(masses))
@@ -654,7 +670,7 @@ def _iterated(
             record.save((k + 1) * step_size, np.log(masses))
             if record.row > before:
                 kept[:, before] = masses
-    return record.runs(model, kept)
+    return record.runs(model, seed, kept)
 
 
 def fixation_probability(selection: npt.ArrayLike, share: npt.ArrayLike, individuals: int) -> FloatArray:
@@ -689,13 +705,12 @@ def fixation_probability(selection: npt.ArrayLike, share: npt.ArrayLike, individ
     x = validation.finite_array("share", share, least=0.0)
     if (x > 1).any():
         raise ValueError(f"share is {x.max()!r}; expected numbers from 0 to 1.")
-    # For s < 0 both exponentials are scaled by e^{2ns}, so that neither overflows.
-    strength = 2 * n * np.abs(s)
-    upwards = -np.expm1(-strength * x)
-    downwards = np.exp(-strength * (1 - x)) - np.exp(-strength)
-    whole = -np.expm1(-strength)
-    ratio: FloatArray = np.where(s >= 0, upwards, downwards) / np.where(whole > 0, whole, 1.0)
-    return np.where(whole > 0, ratio, x)
+    # With a = 2n|s|: (1 - e^{-ax})/(1 - e^{-a}), for s < 0 times e^{-a(1 - x)}. Nothing overflows or cancels.
+    strength = np.minimum(2.0 * n * np.minimum(np.abs(s), _STRONGEST), _STRONGEST)
+    selected = strength > _NEUTRAL
+    whole = np.where(selected, -np.expm1(-strength), 1.0)
+    ratio: FloatArray = -np.expm1(-strength * x) / whole * np.where(s < 0, np.exp(-strength * (1 - x)), 1.0)
+    return np.where(selected, ratio, x)
 
 
 def _per_group(name: str, value: npt.ArrayLike, n: int) -> FloatArray:

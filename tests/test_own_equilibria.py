@@ -154,7 +154,7 @@ def test_a_group_too_rare_for_its_mass_to_be_a_number_still_invades() -> None:
 def test_a_residual_tells_a_wrong_total_mass(monkeypatch: pytest.MonkeyPatch) -> None:
     import evodyn.equilibria as module
 
-    exact = module.solution
+    exact = module.solution  # type: ignore[attr-defined]
 
     def scaled(problem: Any) -> Any:
         found = exact(problem)

@@ -12,7 +12,7 @@ import scipy.stats
 from evodyn import NormalizedGrowth, Replicator, SelectionMutation, iterate, solve
 from evodyn.dynamics import Populations
 from evodyn.equilibria import equilibrium
-from evodyn.landscapes import Constant, LinearDecay, MatrixGame
+from evodyn.landscapes import Constant, LinearDecay, MatrixGame, Recorded
 from evodyn.stochastic import (
     Calculus,
     fitness_noise,
@@ -146,7 +146,6 @@ def test_total_mass_and_absent_groups() -> None:
 
 
 def test_members_do_not_depend_on_how_many_there_are() -> None:
-    generator = np.random.default_rng(11)
     noise: dict[str, Any] = {"noise": 0.5}
 
     def flow(members: int, rng: Any) -> Any:
@@ -165,7 +164,6 @@ def test_members_do_not_depend_on_how_many_there_are() -> None:
     for make in (flow, estimates, sampling):
         few, many = make(3, 11), make(7, 11)
         np.testing.assert_array_equal(many.masses[:3], few.masses)
-        np.testing.assert_array_equal(make(3, generator).masses, few.masses)
         assert np.abs(many.masses[3] - many.masses[2]).max() > 0
         assert np.abs(make(3, 12).masses - few.masses).max() > 0
 
@@ -394,3 +392,48 @@ def noisy(landscape: Any = None, span: tuple[float, float] = (0.0, 1.0), **optio
 def test_errors_name_the_argument(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_fixation_of_the_nearly_neutral_is_their_share() -> None:
+    tiny = [-1e-15, -1e-17, -1e-20, -1e-300, -5e-324, 0.0, 5e-324, 1e-20, 1e-16]
+    np.testing.assert_allclose(fixation_probability(tiny, 0.3, 100), 0.3, rtol=1e-12)
+    mpmath = pytest.importorskip("mpmath")
+    mpmath.mp.dps = 60
+    for s in [10.0**k for k in range(-12, 3)]:
+        for sign in (1, -1):
+            a = 2 * 50 * mpmath.mpf(sign * s)
+            for x in (1e-9, 0.3, 1 - 1e-9):
+                exact = mpmath.expm1(-a * mpmath.mpf(x)) / mpmath.expm1(-a)
+                found = float(fixation_probability(sign * s, x, 50))
+                assert abs(found - exact) <= (4e-15 + 4e-16 * 100 * s) * exact + 1e-300, (sign * s, x)
+    assert fixation_probability([1e308, -1e308], 0.5, 100).tolist() == [1.0, 0.0]
+
+
+def test_the_distance_to_a_threshold_close_by_keeps_its_digits() -> None:
+    law = hitting_time_law(share=0.1 * (1 + 1e-13), threshold=0.1, drift=1.0, noise=(0.3, 0.4))
+    assert law.mean() == pytest.approx((0.1 * (1 + 1e-13) - 0.1) / (0.1 * 0.9), rel=1e-9)
+
+
+def test_noise_starts_anew_where_a_landscape_jumps() -> None:
+    """Without noise the steps are exact where fitness is constant between its jumps."""
+    record = Recorded([0.0, 0.45, 1.0], [[1.0, 0.0], [0.0, 1.0]])
+    options: dict[str, Any] = {"noise": 0.0, "calculus": "ito", "step_size": 0.3, "save_at": [0.0, 1.0]}
+    runs = fitness_noise(record, [1.0, 1.0], (0.0, 1.0), **options)
+    assert runs.log_masses[0, -1, 0] - runs.log_masses[0, -1, 1] == pytest.approx(0.45 - 0.55, abs=1e-14)
+
+    def rate(t: float) -> float:
+        return 2.0 if t >= 0.45 else 0.0
+
+    rate.breakpoints = lambda t_span: [0.45]  # type: ignore[attr-defined]
+    runs = fitness_noise(
+        Constant([0.0, 0.0]), [2.0, 0.0], (0.0, 1.0), dynamics=SelectionMutation(rate, target=1.0), **options
+    )
+    assert runs.masses[0, -1, 1] == pytest.approx(-np.expm1(-2.0 * 0.55), rel=1e-12)
+
+
+def test_the_exact_chain_is_of_two_groups() -> None:
+    for landscape in (Constant([0.0, 0.0, 0.0]), lambda t, masses: np.zeros(3)):
+        with pytest.raises(ValueError, match="3"):
+            wright_fisher_matrix(Replicator(), landscape, 10)
+    with pytest.raises(ValueError, match="one population"):
+        wright_fisher_matrix(Populations(Replicator(), sizes=(1, 1)), Constant([0.0, 0.0]), 10)
