@@ -315,3 +315,15 @@ def test_rates_are_measured_on_a_trajectory_of_unknown_making() -> None:
     np.testing.assert_allclose(rates.measured, [0.5, 0.0], atol=1e-12)
     assert np.isnan(rates.theoretical).all() and not rates.dying.any()
     assert np.isnan(rates.relative_error).all()
+
+
+def test_intervals_of_slopes_have_two_degrees_of_freedom_less_than_points() -> None:
+    """Against SciPy's linear regression, on a curve of few points."""
+    t = np.array([0.0, 1.0, 2.0, 3.0])
+    logs = np.log(np.array([1.0, 0.4, 0.2, 0.05]))
+    masses = np.stack((np.exp(logs), np.ones(4)), axis=1)
+    data = xarray.Dataset({"mass": (("time", "group"), masses)}, {"time": t})
+    rates = extinction_rates(data, window=(0.0, 1.0))
+    fit = scipy.stats.linregress(t, logs)
+    half = scipy.stats.t.ppf(0.975, 2) * fit.stderr
+    np.testing.assert_allclose(rates.interval[0], [-fit.slope - half, -fit.slope + half], rtol=1e-12)

@@ -141,3 +141,9 @@ def test_what_is_written_says_what_it_is(finished: tuple[Path, str], data: xr.Da
 def test_the_figure_is_drawn_beside_its_data(finished: tuple[Path, str]) -> None:
     call("paper_figures/phase_diagram.py", finished[0])
     assert all((finished[0] / f"phase_diagram.{kind}").stat().st_size > 500 for kind in ("pdf", "png", "txt"))
+
+
+def test_an_interval_is_that_of_students_t() -> None:
+    extinct = np.array([60, 75, 66, 90])
+    expected = stats.ttest_1samp(extinct / 200, 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose(STUDY.interval(extinct, 200, 0.95), tuple(expected), rtol=1e-12)
