@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 _BLOCK_PIVOTS = 50
 _RANK_TOLERANCE = 1e-11
 _MOST_PROBED = 200  # groups: each is one more question
+_MOST_UNITS = 5  # of mass, tried one after another
 _FIT = 1e-11  # relative deviations below this are rounding of what was asked
 _POSITIVE = 1e-13  # relative to the block's total mass; below it a mass is rounding
 
@@ -38,13 +41,23 @@ class AffineFitness(Specification):
     blocks : tuple of slice
         The groups that share a total mass.
     totals : array, shape (K,)
-        Total mass of each block.
+        Total mass of each block. NaN where the rest point decides: fitness itself is then 0 at rest, not
+        only equal among groups.
+    probed : bool
+        Whether the form was not declared, but is what random masses show.
     """
 
     intercept: FloatArray
     slope: FloatArray
     blocks: tuple[slice, ...]
     totals: FloatArray
+    probed: bool = False
+
+    @functools.cached_property
+    def _unit(self) -> float:
+        """All mass, or where that is not given the mass at which slope and intercept matter alike."""
+        total = float(self.totals.sum())
+        return _balance(self.intercept, self.slope) if math.isnan(total) else total
 
     def rest_point(self, present: BoolArray) -> tuple[FloatArray | None, int]:
         """Return the rest point in which exactly the groups `present` (a mask) have mass.
@@ -65,8 +78,8 @@ class AffineFitness(Specification):
         if consistent and nullity and (shares <= _POSITIVE).any():
             shares = _most_central(matrix, right, k)
         masses = np.zeros(len(self.intercept))
-        masses[present] = shares * self.totals.sum()
-        if not consistent or not (masses[present] > _POSITIVE * self._own_totals()[present]).all():
+        masses[present] = shares * self._unit
+        if not consistent or not (masses[present] > _POSITIVE * self._own_totals(masses)[present]).all():
             return None, nullity
         return masses, nullity
 
@@ -75,7 +88,7 @@ class AffineFitness(Specification):
 
         It is certain where the slope is negative definite on the tangent space of those groups: fitness
         differences then always pull back. The point satisfies φ_i = ν for survivors and φ_i <= ν for the
-        others, and is found by an active-set method.
+        others, and is found by an active-set method. None also if a block whose total is free dies out.
         """
         basis = self.tangent(present)
         slope = self.slope[np.ix_(present, present)]
@@ -88,11 +101,14 @@ class AffineFitness(Specification):
         for _ in range(_BLOCK_PIVOTS):
             # All exchanges at once: fast, and almost always enough.
             masses, gain = self._on(alive)
-            keep = np.where(alive, masses > 0, present & (gain > self._rounding(masses)))
+            lasting = masses > _POSITIVE * self._own_totals(masses)
+            keep = np.where(alive, lasting, present & (gain > self._rounding(masses)))
             if np.array_equal(keep, alive):
                 return masses
-            for block in self.blocks:
+            for block, total in zip(self.blocks, self.totals, strict=True):
                 if not keep[block].any():
+                    if math.isnan(total):
+                        return None
                     keep[block.start + int(np.where(present[block], gain[block], -np.inf).argmax())] = True
             alive = keep
         return self._active_set(present)
@@ -102,9 +118,11 @@ class AffineFitness(Specification):
         masses = np.zeros(len(self.intercept))
         for block, total in zip(self.blocks, self.totals, strict=True):
             members = np.flatnonzero(present[block]) + block.start
-            masses[members] = total / len(members)
+            masses[members] = (self._unit if math.isnan(total) else total) / len(members)
         for _ in range(10 * len(masses) + 50):
             alive = masses > 0
+            if not all(alive[block].any() for block in self.blocks):
+                return None
             target, gain = self._on(alive)
             falling = alive & (target <= 0)
             if falling.any():
@@ -124,15 +142,16 @@ class AffineFitness(Specification):
         """Return masses, of any sign, at which the groups `alive` are equally fit, and all φ_i - ν."""
         matrix, right = self._bordered(alive)
         masses = np.zeros(len(alive))
-        masses[alive] = np.linalg.solve(matrix, right)[: alive.sum()] * self.totals.sum()
+        masses[alive] = np.linalg.solve(matrix, right)[: alive.sum()] * self._unit
         fitness = self.intercept + self.slope @ masses
         gain = np.zeros(len(alive))
-        for block in self.blocks:
-            gain[block] = fitness[block] - fitness[block][alive[block]].mean()
+        for block, total in zip(self.blocks, self.totals, strict=True):
+            gain[block] = fitness[block] - (0.0 if math.isnan(total) else fitness[block][alive[block]].mean())
         return masses, gain
 
     def _rounding(self, masses: FloatArray) -> float:
-        return _RANK_TOLERANCE * float(np.abs(self.intercept + self.slope @ masses).max())
+        terms = np.abs(self.intercept).max() + np.abs(self.slope).max() * np.abs(masses).sum()
+        return _RANK_TOLERANCE * float(terms)
 
     def undominated(self, present: BoolArray) -> BoolArray:
         """Return the groups left when strictly dominated ones are removed, again and again.
@@ -141,7 +160,7 @@ class AffineFitness(Specification):
         from every interior start.
         """
         alive = present.copy()
-        own = self._own_totals()
+        own = np.repeat(self.totals, [block.stop - block.start for block in self.blocks])
         while True:
             removed = False
             for block in self.blocks:
@@ -151,39 +170,53 @@ class AffineFitness(Specification):
                     gradient = self.slope[rivals] - self.slope[i]
                     for other in self.blocks:
                         # The least of a linear function on a scaled simplex is at one of its corners.
-                        advantage = advantage + (gradient[:, other] * own[other])[:, alive[other]].min(axis=1)
+                        weighed = (gradient[:, other] * own[other])[
+                            :, alive[other]
+                        ]  # NaN: no bound, no verdict
+                        advantage = advantage + weighed.min(axis=1)
                     if (advantage > 0).any():
                         alive[i], removed = False, True
             if not removed:
                 return alive
 
     def tangent(self, present: BoolArray) -> FloatArray:
-        """Return an orthonormal basis of the directions that leave every block's total mass unchanged."""
-        sizes = [int(present[block].sum()) for block in self.blocks]
-        return scipy.linalg.block_diag(*(tangent_basis(np.ones(size)) for size in sizes if size))
-
-    def _own_totals(self) -> FloatArray:
-        totals = np.zeros(len(self.intercept))
+        """Return an orthonormal basis of the directions that leave every given total mass unchanged."""
+        bases = []
         for block, total in zip(self.blocks, self.totals, strict=True):
-            totals[block] = total
+            size = int(present[block].sum())
+            if size:
+                bases.append(np.eye(size) if math.isnan(total) else tangent_basis(np.ones(size)))
+        return scipy.linalg.block_diag(*bases)
+
+    def _own_totals(self, masses: FloatArray) -> FloatArray:
+        """Return for each group the total mass of its block."""
+        totals = np.zeros(len(masses))
+        for block, total in zip(self.blocks, self.totals, strict=True):
+            totals[block] = np.abs(masses[block]).sum() if math.isnan(total) else total
         return totals
 
     def _bordered(self, present: BoolArray) -> tuple[FloatArray, FloatArray]:
-        """Return the system φ_i = ν_b, Σ_b p = P_b for the shares of all mass, and the levels ν_b."""
-        k, blocks, all_mass = int(present.sum()), len(self.blocks), self.totals.sum()
-        member = np.zeros((len(present), blocks))
-        for b, block in enumerate(self.blocks):
-            member[block, b] = 1.0
+        """Return the system φ_i = ν_b, Σ_b p = P_b for masses in their unit, and the levels ν_b.
+
+        Where a block's total mass is not given it has no such row, and its level is 0.
+        """
+        k = int(present.sum())
+        given = np.flatnonzero(~np.isnan(self.totals))
+        member = np.zeros((len(present), len(given)))
+        for column, b in enumerate(given):
+            member[self.blocks[b], column] = 1.0
         member = member[present]
-        slope = self.slope[np.ix_(present, present)] * all_mass
-        # Only differences of fitness matter: without what is common, the levels are of the slope's size.
-        intercept = self.intercept[present] - self.intercept[present].mean()
+        slope = self.slope[np.ix_(present, present)] * self._unit
+        intercept = self.intercept[present]
+        if len(given) == len(self.blocks):
+            # Only differences of fitness matter: without what is common, the levels are of the slope's size.
+            intercept = intercept - intercept.mean()
         size = max(float(np.abs(slope).max()), float(np.abs(intercept).max())) or 1.0
-        matrix = np.zeros((k + blocks, k + blocks))
+        matrix = np.zeros((k + len(given), k + len(given)))
         matrix[:k, :k] = slope / size
         matrix[:k, k:] = -member
         matrix[k:, :k] = member.T
-        return matrix, np.concatenate((-intercept / size, self.totals / all_mass))
+        return matrix, np.concatenate((-intercept / size, self.totals[given] / self._unit))
 
 
 def _most_central(matrix: FloatArray, right: FloatArray, k: int) -> FloatArray:
@@ -195,7 +228,7 @@ def _most_central(matrix: FloatArray, right: FloatArray, k: int) -> FloatArray:
         b_ub=np.zeros(k),
         A_eq=np.hstack((matrix, np.zeros((n, 1)))),
         b_eq=right,
-        bounds=[(None, None)] * (n + 1),
+        bounds=[(None, None)] * n + [(None, 1.0)],  # of masses that sum to nothing given there is no greatest
     )
     return np.zeros(k) if result.x is None else result.x[:k]
 
@@ -222,8 +255,8 @@ def fitted(
 ) -> AffineFitness | None:
     """Return a function of the masses as affine fitness if, at random masses, it is affine to rounding.
 
-    What all groups of a block have in common does not count, for only differences matter. None if the
-    function is not affine, or has too many groups to find out.
+    What all groups of a block of given total mass have in common does not count, for only differences
+    matter there. None if the function is not affine, or has too many groups to find out.
 
     Parameters
     ----------
@@ -241,16 +274,37 @@ def fitted(
     >>> found.rest_point(np.array([True, True]))[0].round(12)
     array([0.66666667, 0.33333333])
     """
-    n = blocks[-1].stop
-    if n > _MOST_PROBED:
+    if blocks[-1].stop > _MOST_PROBED:
         return None
+    unit = 1.0
+    for _ in range(_MOST_UNITS):
+        found = _fitted_at(function, blocks, totals, unit)
+        if found is None or not np.isnan(totals).any():
+            return found
+        # Free masses are of the size at which they matter, and that must have been asked about.
+        balance = _balance(found.intercept, found.slope)
+        if unit / 10 <= balance <= unit * 10:
+            return found
+        unit = balance
+    return None
+
+
+def _fitted_at(
+    function: Callable[[FloatArray], FloatArray],
+    blocks: tuple[slice, ...],
+    totals: FloatArray,
+    unit: float,
+) -> AffineFitness | None:
+    """Return `function` as affine in masses of the given totals, or else about as large as `unit`."""
+    n = blocks[-1].stop
     rng = np.random.default_rng(0)
     points = np.empty((2 * n + 8, n))
     for block, total in zip(blocks, totals, strict=True):
         # From even to very uneven masses: what is affine only near the middle is not affine.
         for k, spread in enumerate(np.geomspace(0.1, 10.0, len(points))):
             weights = rng.gamma(1.0 / spread, size=block.stop - block.start) + 1e-9
-            points[k, block] = total * weights / weights.sum()
+            own = unit * len(weights) * 10 ** rng.uniform(-1, 1) if math.isnan(total) else total
+            points[k, block] = own * weights / weights.sum()
     try:
         with np.errstate(all="ignore"):
             values = np.array([function(point) for point in points], dtype=float)
@@ -259,10 +313,18 @@ def fitted(
     if not np.isfinite(values).all():
         return None
     size = float(np.abs(values).max())
-    for block in blocks:
-        values[:, block] -= values[:, block].mean(axis=1, keepdims=True)
-    columns = np.column_stack((np.ones(len(points)), points / totals.sum()))
+    for block, total in zip(blocks, totals, strict=True):
+        if not math.isnan(total):
+            values[:, block] -= values[:, block].mean(axis=1, keepdims=True)
+    scale = float(points.sum(axis=1).mean())
+    columns = np.column_stack((np.ones(len(points)), points / scale))
     coefficients = np.linalg.lstsq(columns, values, rcond=None)[0]
     if not np.abs(columns @ coefficients - values).max() <= _FIT * size:
         return None
-    return AffineFitness(coefficients[0], coefficients[1:].T / totals.sum(), blocks, totals)
+    return AffineFitness(coefficients[0], coefficients[1:].T / scale, blocks, totals, probed=True)
+
+
+def _balance(intercept: FloatArray, slope: FloatArray) -> float:
+    """Return the mass at which slope and intercept are of one size; 1 if there is no such."""
+    sizes = float(np.abs(intercept).max()), float(np.abs(slope).max())
+    return sizes[0] / sizes[1] if all(sizes) else 1.0

@@ -90,6 +90,24 @@ def _check_shapes(masses: Array, fitness: Array) -> None:
         )
 
 
+def _asks_for_fitness(inflow: Callable[..., Array | float]) -> bool:
+    """Tell whether `inflow`, a method, takes fitness after masses, under any name."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(inflow).parameters.values()
+    own = [p for p in parameters if p.kind in kinds and p.name != "time"]
+    return len(own) > 2 or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+
+
+def _asked_without_fitness(inflow: Callable[..., Array | float]) -> Callable[..., Array | float]:
+    """Return `inflow`, a method without the parameter `fitness`, as one that has it."""
+
+    @functools.wraps(inflow)
+    def asked(self: Any, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
+        return inflow(self, masses, time=time)
+
+    return asked
+
+
 class _Plain:
     """What a dynamics is unless it says otherwise. Not a dataclass, so that a field may take each name."""
 
@@ -133,7 +151,7 @@ class Dynamics(_Plain, Specification, ABC):
                 setattr(cls, name, getattr(Dynamics, name))
         if "growth_rates" in own and "compares_with_mean" not in own:
             cls.compares_with_mean = False
-        if "inflow" in own and "fitness" not in inspect.signature(own["inflow"]).parameters:
+        if "inflow" in own and not _asks_for_fitness(own["inflow"]):
             cls.inflow = _asked_without_fitness(own["inflow"])  # type: ignore[method-assign]
 
     @abstractmethod
@@ -791,16 +809,6 @@ class Populations(Dynamics):
             return masses
         xp = array_namespace(masses)
         return xp.concat([m._capped(masses[..., s]) for s, m in self.blocks(0)], axis=-1)
-
-
-def _asked_without_fitness(inflow: Callable[..., Array | float]) -> Callable[..., Array | float]:
-    """Return `inflow`, a method without the parameter `fitness`, as one that has it."""
-
-    @functools.wraps(inflow)
-    def asked(self: Dynamics, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
-        return inflow(self, masses, time=time)
-
-    return asked
 
 
 class Segments:

@@ -101,7 +101,8 @@ def equilibrium(
     total_mass : float or array of shape (K,), optional
         P, of every block with K blocks. Required where the dynamics conserves it and the landscape acts on
         masses; 1 where only shares matter (constant and entropic fitness, matrix games). Under mutation
-        the target fixes it, and a conflicting value is an error.
+        the target fixes it, and a conflicting value is an error. So is a value, other than the rest point's
+        own, for a dynamics that does not conserve total mass; NaN stands for it among several blocks.
     support : array_like of int or bool, optional
         The groups that have mass at the rest point, exactly these, by index or as a mask.
     start : array_like, shape (N,), optional
@@ -152,7 +153,8 @@ def equilibrium(
         if not math.isnan(asked) and not math.isclose(asked, own, rel_tol=1e-9):
             raise ValueError(
                 f"total_mass is {asked:g}, and the masses of the rest point sum to {own:g}; expected no "
-                "total_mass, for the dynamics does not conserve it and the rest point decides."
+                "total_mass (NaN for a block among others), for the dynamics does not conserve it and the "
+                "rest point decides."
             )
     return _certified(problem, found, eigenvalues)
 
@@ -197,7 +199,7 @@ def all_equilibria(
     if not np.isnan(problem.asked).all():
         raise ValueError(
             f"total_mass is {total_mass!r}, and the dynamics does not conserve total mass; expected no "
-            "total_mass, for every rest point has its own."
+            "total_mass (NaN for a block among others), for every rest point has its own."
         )
     if problem.mutates:
         if problem.separable is None or problem.general or problem.clipped:

@@ -23,6 +23,7 @@ __all__ = ["BoolArray", "RestPointProblem", "size_of"]
 BoolArray = npt.NDArray[np.bool_]
 _EPS = 2.0**-52
 _PROBES = 4  # random masses at which a question is put that has no declared answer
+_ROUNDING = 2.0**-46  # of a sum of differences, relative to what was subtracted
 _SAME = 1e-9  # relative differences below this are rounding of what was probed
 
 
@@ -88,10 +89,11 @@ class RestPointProblem:
         is conserved that is the same as being equal.
         """
         closed_form = self.separable is not None and not self.general
-        if closed_form or self.mutates or np.isnan(self.totals).any():
+        if closed_form or self.mutates:
             return None
         blocks = tuple(block for block, _ in self.blocks)
-        declared = None if self.general else affine_fitness(self.landscape, blocks, self.totals)
+        asked = self.general or bool(np.isnan(self.totals).any())
+        declared = None if asked else affine_fitness(self.landscape, blocks, self.totals)
         return fitted(self.growth_at, blocks, self.totals) if declared is None else declared
 
     @functools.cached_property
@@ -116,11 +118,6 @@ class RestPointProblem:
     def general(self) -> bool:
         """Whether some block's growth rates are not φ_i - φ̄, or its inflow depends on its state."""
         return self.steady is None or not all(member.compares_with_mean for _, member in self.blocks)
-
-    @property
-    def drifts(self) -> bool:
-        """Whether total mass may change on the way to the rest point, in a way that is not known."""
-        return any(member.mass_law(block.stop - block.start) is None for block, member in self.blocks)
 
     def growth_at(self, masses: FloatArray) -> FloatArray:
         """Return per-capita growth rates at positive masses; where they are φ_i - φ̄, fitness itself."""
@@ -426,7 +423,9 @@ def _conserves(dynamics: Dynamics, landscape: LandscapeFunction, n: int) -> Bool
         fitness = np.asarray(landscape(0.0, masses), dtype=float)
         velocity = dynamics.velocity(masses, fitness)
         for k, (block, _) in enumerate(blocks):
-            conserved[k] &= bool(abs(velocity[block].sum()) <= _SAME * np.abs(velocity[block]).sum())
+            rounding = _ROUNDING * size_of(fitness[block]) * masses[block].sum()
+            change = abs(velocity[block].sum())
+            conserved[k] &= bool(change <= _SAME * np.abs(velocity[block]).sum() + rounding)
     return conserved
 
 
@@ -445,13 +444,17 @@ def _totals(
     blocks = dynamics.blocks(n)
     given: list[float | None] = [None] * len(blocks)
     if total_mass is not None:
-        values = np.atleast_1d(validation.finite_array("total_mass", total_mass))
+        values = np.atleast_1d(np.asarray(total_mass, dtype=float))
         if values.shape != (len(blocks),):
             raise ValueError(
                 f"total_mass has shape {values.shape}; expected "
                 + ("a number." if len(blocks) == 1 else f"{len(blocks)} values, one for each block.")
             )
-        given = [validation.positive("total_mass", float(value)) for value in values]
+        several = len(blocks) > 1
+        given = [
+            None if several and math.isnan(value) else validation.positive("total_mass", float(value))
+            for value in values
+        ]
     laws = [member.mass_law(block.stop - block.start) for block, member in blocks]
     # A clip does not conserve mass, but has nothing to clip where all groups are equally fit.
     resting = [
@@ -478,6 +481,11 @@ def _totals(
             totals[k] = math.nan if law is None else target
             continue
         if unknown[k] and not conserved[k]:
+            if math.isfinite(cap_of(member)):
+                raise ValueError(
+                    f"dynamics is {member!r} with a mass_cap of {cap_of(member):g} that may act at rest; "
+                    "expected none where total mass is not conserved: integrate with evodyn.solve."
+                )
             asked[k] = math.nan if value is None else value
             continue
         if start is not None:

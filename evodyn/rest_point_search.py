@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,24 +18,29 @@ from evodyn.arrays import FloatArray
 from evodyn.equilibrium_problem import BoolArray, RestPointProblem, size_of
 from evodyn.integration import Solver, extend, solve
 from evodyn.landscapes import Separable, fitness_at_log_masses
-from evodyn.results import Termination
+from evodyn.results import Run, Termination
 
 __all__ = ["NoRestPointError", "Solution", "UndecidedError", "solution"]
 
 _NEWTON_STEPS = 200
-_FEW_STEPS = 50  # from a random start
+_FEW_STEPS = 50  # from a random start, or near the end of a flow
 _DENSE = 4096
 _CONVERGED = 1e-10
 _UNIQUE = "linear system (active set); unique attractor, for differences in fitness always pull back"
-_STAGES = 12  # of integration, each four times as long as the one before
-_STEPS = 3000  # in one stage; a flow that takes more is cycling
+_STAGES = 13  # of integration, each four times as long as the one before, if steps last
+_STEPS = 2000  # in one stage; a flow that takes more is cycling
 _SETTLED = 1e-7  # how near, relative to total mass, the flow must have come to the rest point
 _STARTS = 12  # of Newton's iteration, beside the first at equal masses
 _SMALL = 3  # groups, in whose simplex so many starts leave no large gaps
 _PROBES = 64  # random masses at which a sign is asked for
 _VANISHED = 1e-12  # share below which a group has left
 _FEW = 200  # groups; eigenvalues of more cost more than an integration
+_WATCHED = 8  # times saved in a stage
+_WATCHES = 3  # stages that may stop before their end
+_SMALL_AMPLITUDE = 0.1  # relative to total mass, within which a flow may decay as a linear one
+_LAST = 4  # stages of integration, each of which must have come nearer
 _AT_REST = 2.0**-44  # relative rates below this are rounding
+_RARE = 1e-2  # share below which a group that shrinks may be fading
 _COMMON = 1e-3  # share beyond which a group is not on its way out, however fast it shrinks
 
 
@@ -65,18 +71,28 @@ def solution(problem: RestPointProblem) -> Solution:
     NoRestPointError
         If there is none on the support asked for, or none is singled out.
     """
-    drifting = problem.start is not None and problem.drifts
+    drifting = problem.start is not None and bool(problem.clips.any())
     free = bool(np.isnan(problem.totals).any())
     if problem.separable is not None and not (problem.general or problem.clipped or drifting or free):
         return _closed_form(problem, problem.separable)
     affine = None if drifting else problem.affine
+    found = None
     if affine is not None and problem.start is None:
-        return _linear(problem, affine)
-    if affine is not None and (masses := affine.attractor(problem.present)) is not None:
-        return Solution(masses, masses > 0, _UNIQUE)
+        found = _linear(problem, affine)
+    elif affine is not None and (masses := affine.attractor(problem.present)) is not None:
+        found = Solution(masses, masses > 0, _UNIQUE)
+    if found is not None and affine is not None and (not affine.probed or _rests(problem, found)):
+        return found
     if problem.start is not None:
         return _end_of_flow(problem, problem.start)
     return _from_several_starts(problem)
+
+
+def _rests(problem: RestPointProblem, found: Solution) -> bool:
+    """Tell whether the flow itself is at rest, where it was only affine at random masses."""
+    here = dataclasses.replace(problem, present=found.survivors)
+    logs = np.log(found.masses[found.survivors])
+    return bool(np.abs(here.rates(logs)).max() <= _SETTLED * here.rate_scale(logs))
 
 
 def _closed_form(problem: RestPointProblem, fitness: Separable) -> Solution:
@@ -294,54 +310,148 @@ def _end_of_flow(problem: RestPointProblem, start: FloatArray) -> Solution:
         if np.abs(rates).max() <= _AT_REST * scale:
             found = _newton(dataclasses.replace(resting, exact=True), start)
             return dataclasses.replace(found, method=f"start is at rest; {found.method}")
-    end, run, passing = 0.0, None, None
-    for stage in range(_STAGES):
-        end += 4.0**stage / scale
-        if run is None:
-            run = solve(
-                problem.dynamics,
-                problem.landscape,
-                start,
-                (0.0, end),
-                save_at=[end],
-                # Settling is slow against the fastest rate: what matters is that the steps can grow.
-                solver=Solver(method="LSODA" if problem.n <= _FEW else "auto", max_steps=_STEPS),
-                throw=False,
-            )
-        else:
-            run = extend(run, end, save_at=[end], throw=False)
-        if run.termination is not Termination.COMPLETED:
+    run, passing, dying, watches = None, None, [], 0
+    begin, end, length = 0.0, 0.0, 1.0 / scale
+    slowly: list[_Near] = []
+    for _ in range(_STAGES):
+        begin, end = end, end + length
+        stage = _integrated(problem, start, run, np.linspace(begin, end, _WATCHED + 1)[1:])
+        if stage.termination is Termination.STEP_LIMIT and watches < _WATCHES:
+            # The flow turns round and round: for once only as far as the steps last.
+            length, watches = 0.8 * (float(stage.t[-1]) - begin), watches + 1
+            end = begin
+            if length > 0:
+                continue
+        if stage.termination is not Termination.COMPLETED:
             break
+        run, length = stage, 4 * length
         logs, masses = run.log_masses[-1], run.masses[-1]
+        staying, fading = _staying(problem, masses, logs, end)
+        dying = [block for block, _ in problem.blocks if not staying[block].any()]
+        if dying:
+            continue
         totals = [float(masses[block].sum()) for block, _ in problem.blocks]
         settled = dataclasses.replace(
             problem,
-            present=_staying(problem, masses, logs, end),
+            present=staying,
             # A clip changes total mass on the way; what is conserved is known better than integrated.
             totals=np.where(problem.clips & ~np.isnan(problem.totals), totals, problem.totals),
             exact=True,
         )
-        passing = None
-        if not all(settled.present[block].any() for block, _ in problem.blocks):
-            continue  # everything is dying
-        try:
-            found = _newton(settled, masses)
-        except NoRestPointError:
-            continue
-        distance = np.abs(found.masses - masses).max() / sum(totals)
-        fitness = fitness_at_log_masses(problem.landscape, 0.0, found.log_masses)
-        invaders = problem.growth(found.masses, np.asarray(fitness))[1][~found.survivors & np.isfinite(logs)]
-        if distance <= _SETTLED and (invaders <= 0).all():
-            method = f"integration from start, then {found.method}"
-            found = dataclasses.replace(found, method=method, totals=settled.totals)
-            if not _repels(settled, found):
-                return found
-            passing = found
+        passing, near = None, _nearby(settled, masses, logs)
+        if near is not None and not near.repels:
+            if near.distance <= _SETTLED:
+                return near.solution
+            recent = slice(-_WATCHED, None)
+            if watches and _spirals_in(settled, near, run.t[recent], run.log_masses[recent][:, staying]):
+                return dataclasses.replace(
+                    near.solution, method=f"{near.solution.method}; approached in a spiral, slowly"
+                )
+        elif near is not None and near.distance <= _SETTLED:
+            passing = near.solution
+        if near is None and fading.any():
+            # Groups whose rate of decline itself goes to 0 are never quite gone.
+            settled = dataclasses.replace(settled, present=staying & ~fading)
+            near = _nearby(settled, masses, logs)
+        slowly = [] if near is None else [*slowly, near]
     if passing is not None:
         return passing
+    if not watches and _closing_in(slowly):
+        found = slowly[-1].solution
+        return dataclasses.replace(found, method=f"{found.method}; approached only algebraically")
+    if dying:
+        raise NoRestPointError(
+            f"all groups {dying[0].start} to {dying[0].stop - 1} die out from start; expected a start from "
+            "which some persist: where none does, there is no rest point with mass."
+        )
     raise NoRestPointError(
-        f"the flow from start has not settled within {end:.3g} time units (it may cycle); "
-        "expected a start that leads to one: integrate with evodyn.solve to see what it does."
+        f"the flow from start has not settled within {end:.3g} time units (it may cycle, or grow without "
+        "bound); expected a start that leads to a rest point: see with evodyn.solve what it does."
+    )
+
+
+def _integrated(problem: RestPointProblem, start: FloatArray, run: Run | None, times: FloatArray) -> Run:
+    """Return the flow from `start`, or `run` continued, up to the last of `times`, saved at each of them."""
+    if run is not None:
+        return extend(run, float(times[-1]), save_at=times, throw=False)
+    # Settling is slow against the fastest rate: what matters is that the steps can grow. A looser tolerance
+    # would carry starts beside a separatrix across it, a tighter one meets rounding.
+    solver = Solver("LSODA" if problem.n <= _FEW else "auto", rtol=1e-11, atol=1e-13, max_steps=_STEPS)
+    span = (0.0, float(times[-1]))
+    return solve(problem.dynamics, problem.landscape, start, span, save_at=times, solver=solver, throw=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Near:
+    """A rest point near the flow that no living group invades."""
+
+    solution: Solution
+    distance: float  # relative to total mass
+    repels: bool
+
+
+def _nearby(settled: RestPointProblem, masses: FloatArray, logs: FloatArray) -> _Near | None:
+    """Return the rest point of the present groups near `masses`, None if there is none or it is invaded."""
+    if not all(settled.present[block].any() for block, _ in settled.blocks):
+        return None
+    try:
+        found = _newton(settled, masses, steps=_FEW_STEPS)
+    except NoRestPointError:
+        return None
+    fitness = np.asarray(fitness_at_log_masses(settled.landscape, 0.0, found.log_masses), dtype=float)
+    others = ~found.survivors & np.isfinite(logs)
+    rates = settled.growth(found.masses, fitness)[1][others]
+    if (rates > _AT_REST * settled.rate_scale(logs[settled.present])).any():
+        return None
+    found = dataclasses.replace(
+        found, method=f"integration from start, then {found.method}", totals=settled.totals
+    )
+    distance = float(np.abs(found.masses - masses).max() / masses.sum())
+    return _Near(found, distance, _repels(settled, found))
+
+
+def _spirals_in(settled: RestPointProblem, near: _Near, times: FloatArray, logs: FloatArray) -> bool:
+    """Tell whether the flow decays towards a rest point as the linearization there says.
+
+    The component along the slowest eigenvector, whose size has no phase, must do so from the start of the
+    stage to its middle and from there to its end, within a factor of two for what is not linear.
+
+    Parameters
+    ----------
+    settled : RestPointProblem
+        With the groups that stay.
+    near : _Near
+        The rest point.
+    times : array, shape (T,)
+    logs : array, shape (T, k)
+        Log-masses of those groups along the flow.
+    """
+    if near.solution.log_masses is None or near.distance > _SMALL_AMPLITUDE or len(times) < 3:
+        return False
+    resting = near.solution.log_masses[settled.present]
+    values, vectors = np.linalg.eig(settled.log_jacobian(resting).T)
+    # A total mass that is conserved gives an eigenvalue of 0.
+    moving = np.argsort(np.abs(values))[len(settled.conserved()) :]
+    if not len(moving):
+        return False
+    slowest = moving[int(values[moving].real.argmax())]
+    size = np.log(np.abs((logs - resting) @ vectors[:, slowest]))
+    middle = len(times) // 2
+    slopes = np.diff(size[[0, middle, -1]]) / np.diff(times[[0, middle, -1]])
+    expected = float(values[slowest].real)
+    return bool(((2 * expected < slopes) & (slopes < expected / 2)).all())
+
+
+def _closing_in(stages: list[_Near]) -> bool:
+    """Tell whether one stage after another came nearer to one rest point, in proportion to its length."""
+    last = stages[-_LAST:]
+    pairs = list(itertools.pairwise(last))
+    return (
+        len(last) == _LAST
+        and last[-1].distance <= _RARE
+        and not last[-1].repels
+        and all(np.array_equal(a.solution.survivors, b.solution.survivors) for a, b in pairs)
+        and all(b.distance < 0.7 * a.distance for a, b in pairs)
     )
 
 
@@ -355,15 +465,21 @@ def _repels(problem: RestPointProblem, found: Solution) -> bool:
     return bool(spectrum.size and spectrum.real.max() > 1e-9 * here.rate_scale(logs))
 
 
-def _staying(problem: RestPointProblem, masses: FloatArray, logs: FloatArray, elapsed: float) -> BoolArray:
-    """Return the groups that are not on their way out: large, or not shrinking at a steady rate."""
+def _staying(
+    problem: RestPointProblem, masses: FloatArray, logs: FloatArray, elapsed: float
+) -> tuple[BoolArray, BoolArray]:
+    """Return the groups that are not on their way out, and those among them that are rare and shrink.
+
+    On their way out are those that are rare and shrink at a steady rate.
+    """
     alive = np.isfinite(logs)
     rates = np.zeros(problem.n)
     rates[alive] = dataclasses.replace(problem, present=alive).rates(logs[alive])
-    staying = alive & (rates > -1.0 / elapsed)
+    shares = np.zeros(problem.n)
     for block, _ in problem.blocks:
-        staying[block] |= masses[block] > _COMMON * masses[block].sum()
-    return staying & (masses > 0)
+        shares[block] = masses[block] / (masses[block].sum() or 1.0)
+    staying = (alive & (rates > -1.0 / elapsed) | (shares > _COMMON)) & (masses > 0)
+    return staying, staying & (shares <= _RARE) & (rates < 0)
 
 
 def _embedded(values: FloatArray, chosen: Any, n: int, fill: float) -> FloatArray:

@@ -107,9 +107,10 @@ def test_a_certificate_leaves_the_array_of_the_landscape_alone() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_communities_of_lotka_and_volterra(seed: int) -> None:
+    """In any unit of mass, also with groups that cannot live alone: no warning, for the system is linear."""
     rng = np.random.default_rng(seed)
-    competition = np.diag(rng.uniform(1, 2, 3)) + rng.uniform(0, 0.6, (3, 3))
-    rates = rng.uniform(0.2, 1, 3)
+    competition = 10.0 ** (4 * seed - 6) * (np.diag(rng.uniform(1, 2, 3)) + rng.uniform(-0.2, 0.4, (3, 3)))
+    rates = rng.uniform(-0.3, 1, 3)
     landscape = ed.landscapes.Constant(rates) + (lambda t, masses: -(competition @ masses))
     expected = []
     for size in (1, 2, 3):
@@ -119,7 +120,17 @@ def test_communities_of_lotka_and_volterra(seed: int) -> None:
             if (masses[chosen] > 0).all():
                 expected.append(masses)
     found = ed.all_equilibria(LotkaVolterra(), landscape)
-    np.testing.assert_allclose([point.masses for point in found], expected, atol=1e-9)
+    np.testing.assert_allclose([point.masses for point in found], expected, rtol=1e-9)
+    for point in found:
+        x = point.masses
+        jacobian = np.diag(rates - competition @ x) - x[:, None] * competition
+        assert point.eigenvalues is not None
+        np.testing.assert_allclose(
+            np.sort_complex(point.eigenvalues), np.sort_complex(np.linalg.eigvals(jacobian)), rtol=1e-6
+        )
+    (stable,) = [point for point in found if point.stability is ed.Stability.STABLE]
+    reached = ed.equilibrium(LotkaVolterra(), landscape, start=np.full(3, expected[-1].sum()))
+    np.testing.assert_allclose(reached.masses, stable.masses, rtol=1e-9)
 
 
 def test_a_start_beside_a_saddle_goes_where_the_flow_goes() -> None:
@@ -141,6 +152,27 @@ def test_bistable_games_near_their_separatrix(seed: int) -> None:
     x = b / (a + b) + shift
     found = ed.equilibrium(ed.Replicator(), ed.landscapes.MatrixGame(np.diag([a, b])), start=[x, 1 - x])
     np.testing.assert_allclose(found.masses, [1.0, 0.0] if shift > 0 else [0.0, 1.0], atol=1e-12)
+
+
+COEXISTING = [[1.486, -0.477, 0.669], [-1.387, 2.666, -0.191], [0.534, 0.777, 1.245]]
+EXCLUDING = [[2.814, -0.478, -0.109], [0.523, 0.687, 0.007], [1.757, 1.201, 1.649]]
+
+
+@pytest.mark.parametrize(
+    ("payoff", "start", "end"),
+    [
+        (COEXISTING, [0.3363972964, 0.3527482318, 0.3108544718], 0),
+        (COEXISTING, [0.3363972933, 0.3527482364, 0.3108544703], 2),
+        (EXCLUDING, [0.4276561014, 0.4550379768, 0.1173059218], 2),
+        (EXCLUDING, [0.4276561054, 0.4550379757, 0.1173059189], 0),
+    ],
+)
+def test_three_strategies_near_their_separatrix(
+    payoff: list[list[float]], start: list[float], end: int
+) -> None:
+    """The ends are those of DOP853 at a relative tolerance of 1e-13; the starts are 1e-8 from each other."""
+    found = ed.equilibrium(ed.Replicator(), ed.landscapes.MatrixGame(payoff), start=start)
+    assert np.flatnonzero(found.survivors).tolist() == [end]
 
 
 def test_a_group_too_rare_for_its_mass_to_be_a_number_still_invades() -> None:
@@ -227,12 +259,120 @@ def test_a_slow_approach_is_no_cycle() -> None:
     assert found.invasion_rates[1] == pytest.approx(-3.14e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize("power", [1, 2])
+def test_what_leaves_like_a_power_of_time_has_left(power: int) -> None:
+    """Weakly dominated: the second of two strategies falls behind by the power of its own share alone."""
+
+    def dominated(t: float, masses: Array) -> Array:
+        x = masses / masses.sum()
+        return np.array([1.0, 1.0 - x[1] ** power, x[1] - 1.0])
+
+    landscape = ed.landscapes.Constant(np.zeros(3)) + dominated
+    found = ed.equilibrium(ed.Replicator(), landscape, start=[0.2, 0.5, 0.3])
+    assert found.masses.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_a_slow_spiral_is_no_cycle() -> None:
+    """Prey and predators of Rosenzweig and MacArthur, whose spiral turns into a cycle at a capacity of 3."""
+
+    def hunted(t: float, masses: Array) -> Array:
+        eaten = masses[0] / (1 + masses[0])
+        return np.array([1 - masses[0] / 2.95 - masses[1] / (1 + masses[0]), eaten - 0.5])
+
+    found = ed.equilibrium(LotkaVolterra(), hunted, start=[0.5, 0.5])
+    np.testing.assert_allclose(found.masses, [1.0, 2 * (1 - 1 / 2.95)], rtol=1e-9)
+    assert found.stability is ed.Stability.STABLE
+
+
+def test_a_community_that_dies_out_is_not_said_to_cycle() -> None:
+    with pytest.raises(ValueError, match="groups 0 to 1 die out"):
+        ed.equilibrium(LotkaVolterra(), ed.landscapes.LinearDecay([-1.0, -2.0], 1.0), start=[1.0, 1.0])
+
+
+def test_growth_that_saturates_far_beyond_unit_masses_is_not_taken_for_linear() -> None:
+    saturating = ed.landscapes.Constant([1.0, 1.0]) + (lambda t, masses: -2 * masses / (1e6 + masses))
+    found = ed.all_equilibria(LotkaVolterra(), saturating)
+    np.testing.assert_allclose([p.masses for p in found], 1e6 * np.array([[1, 0], [0, 1], [1, 1]]))
+
+
+def test_what_only_looks_linear_is_asked_where_it_rests() -> None:
+    """Narrow bumps of payoff, where random masses do not fall, move the rest point to the edge of one."""
+
+    def bumpy(t: float, masses: Array) -> Array:
+        x = masses[0] / masses.sum()
+        return HAWK_DOVE(t, masses) + np.array([0.5 * np.exp(-(((x - 2 / 3) / 1e-5) ** 2)), 0.0])
+
+    landscape = ed.landscapes.Constant([0.0, 0.0]) + bumpy
+    found = ed.equilibrium(ed.Replicator(), landscape, support=[0, 1], total_mass=1.0)
+    assert found.residual < 1e-9
+    assert np.ptp(bumpy(0.0, found.masses)) < 1e-9
+
+
+def test_blocks_that_conserve_their_mass_beside_one_that_does_not() -> None:
+    dynamics = ed.Populations((LotkaVolterra(), ed.Replicator()), sizes=(2, 2))
+    landscape = ed.landscapes.LinearDecay([1.0, 2.0, 3.0, 2.5], decay=1.0)
+    for options in ({"start": [1.0] * 4}, {"total_mass": [math.nan, 2.0]}, {"total_mass": [3.0, 2.0]}):
+        found = ed.equilibrium(dynamics, landscape, **options)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.masses, [1.0, 2.0, 1.25, 0.75], rtol=1e-12)
+        assert found.eigenvalues is not None
+        assert len(found.eigenvalues) == 3
+    with pytest.raises(ValueError, match="sum to 3"):
+        ed.equilibrium(dynamics, landscape, total_mass=[2.0, 2.0])
+    assert len(ed.all_equilibria(dynamics, landscape, total_mass=[math.nan, 2.0])) == 9
+
+
+def test_what_conserves_mass_does_so_also_at_great_fitness() -> None:
+    offset = HAWK_DOVE + ed.landscapes.Constant([1e8, 1e8])
+    found = ed.equilibrium(CONSERVING, offset, total_mass=1.0)
+    np.testing.assert_allclose(found.masses, [2 / 3, 1 / 3], rtol=1e-6)
+
+
+def test_a_group_exactly_at_the_water_level_is_absent() -> None:
+    class Doubled(ed.Replicator):
+        def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+            return 2 * super().growth_rates(masses, fitness, time=time)
+
+    found = ed.equilibrium(Doubled(), ed.landscapes.LinearDecay([1.0, 2.0, 3.0], 1.0), total_mass=3.0)
+    assert found.survivors.tolist() == [False, True, True]
+    assert found.eigenvalues is not None
+    np.testing.assert_allclose(found.eigenvalues, [0.0, -8 / 3], atol=1e-12)
+
+
+def test_a_cap_that_may_act_at_rest_is_refused() -> None:
+    @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    class Capped(ed.Dynamics):
+        mass_cap: float = 2.0
+
+        def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+            return fitness
+
+    with pytest.raises(ValueError, match=r"Capped.*mass_cap of 2"):
+        ed.equilibrium(Capped(), ed.landscapes.LinearDecay([1.0, 2.0], 1.0), start=[0.1, 0.1])
+
+
+def test_an_inflow_alone_makes_a_rest_point() -> None:
+    @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    class Immigration(ed.Dynamics):
+        def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+            return fitness - 2.0
+
+        def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:  # type: ignore[override]
+            return 0.5
+
+    found = ed.equilibrium(Immigration(), ed.landscapes.Constant([1.0, 1.5]))
+    np.testing.assert_allclose(found.masses, [0.5, 1.0], rtol=1e-12)
+    assert found.eigenvalues is not None
+    np.testing.assert_allclose(found.eigenvalues, [-0.5, -1.0], rtol=1e-6)
+    with pytest.raises(ValueError, match="has mutation"):
+        ed.all_equilibria(Immigration(), ed.landscapes.Constant([1.0, 1.5]))
+
+
 @pytest.mark.parametrize("shape", [lambda x: x, lambda x: x + 0.1 * np.sin(x)], ids=["affine", "curved"])
 def test_ties_in_payoffs_make_no_rest_points(shape: Callable[[Array], Array]) -> None:
     """Where payoffs tie a vertex attracts so slowly that an iteration may take its way for its end."""
     rng = np.random.default_rng(0)
     games = [np.array([[-5.0, -2.0, -1.0], [1.0, -1.0, -4.0], [-5.0, -5.0, -5.0]])]
-    games += [rng.integers(-3, 3, size=(3, 3)).astype(float) for _ in range(4)]
+    games += [rng.integers(-3, 3, size=(3, 3)).astype(float) for _ in range(2)]
     for game in games:
         exact = ed.landscapes.MatrixGame(game)
         asked = ed.landscapes.Constant(np.zeros(3)) + (lambda t, p: shape(game @ (p / p.sum())))  # noqa: B023

@@ -39,6 +39,14 @@ def test_an_inflow_without_fitness_goes_on_working() -> None:
     assert np.array_equal(two.velocity(np.ones(3), np.array([0.0, 1.0, 0.0])), [-0.5, 0.5, -0.5])
 
 
+def test_an_inflow_takes_fitness_under_any_name() -> None:
+    class Fed(LotkaVolterra):
+        def inflow(self, m: Array, phi: Array, time: float = 0.0) -> Array | float:
+            return phi * m
+
+    assert Fed().velocity(np.array([2.0, 0.0]), np.array([3.0, 1.0])).tolist() == [12.0, 0.0]
+
+
 def test_a_dynamics_promises_nothing_unless_it_says_so() -> None:
     own = LotkaVolterra()
     assert own.mass_law(3) is None
