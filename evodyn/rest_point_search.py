@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -36,7 +35,7 @@ _PROBES = 64  # random masses at which a sign is asked for
 _VANISHED = 1e-12  # share below which a group has left
 _FEW = 200  # groups; eigenvalues of more cost more than an integration
 _WATCHED = 8  # times saved in a stage
-_WATCHES = 3  # stages that may stop before their end
+_WATCHES = 2  # stages that may stop before their end
 _SMALL_AMPLITUDE = 0.1  # relative to total mass, within which a flow may decay as a linear one
 _LAST = 4  # stages of integration, each of which must have come nearer
 _AT_REST = 2.0**-44  # relative rates below this are rounding
@@ -201,12 +200,10 @@ def _from_several_starts(problem: RestPointProblem) -> Solution:
             f"support {np.flatnonzero(problem.present).tolist()} has no rest point with all its groups, for "
             "their total mass cannot stay what it is; expected a set that can coexist."
         )
-    if problem.present.sum() > _SMALL:
+    small = problem.present.sum() <= _SMALL
+    if not small and (found := _where_the_flow_leads(problem, first)) is not None:
         # In many dimensions random starts are all far away, and the flow knows its way.
-        with contextlib.suppress(NoRestPointError):
-            found = _end_of_flow(dataclasses.replace(problem, exact=True), first * problem.present)
-            if np.array_equal(found.survivors, problem.present):
-                return found
+        return found
     rng = np.random.default_rng(0)
     for _ in range(_STARTS):
         guess = first * (rng.gamma(0.7, size=problem.n) + 1e-3)
@@ -219,7 +216,20 @@ def _from_several_starts(problem: RestPointProblem) -> Solution:
             outcome = error
         except NoRestPointError:
             continue
+    if small and isinstance(outcome, UndecidedError):
+        found = _where_the_flow_leads(problem, first)
+        if found is not None:
+            return found
     raise outcome
+
+
+def _where_the_flow_leads(problem: RestPointProblem, masses: FloatArray) -> Solution | None:
+    """Return the rest point that the flow reaches from `masses`, if all present groups have mass there."""
+    try:
+        found = _end_of_flow(dataclasses.replace(problem, exact=True), masses * problem.present)
+    except NoRestPointError:
+        return None
+    return found if np.array_equal(found.survivors, problem.present) else None
 
 
 def _leaks(problem: RestPointProblem) -> bool:

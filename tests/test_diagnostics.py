@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -256,3 +257,26 @@ def test_environmental_change_is_that_of_one_side_of_a_jump() -> None:
     run = solve(Replicator(), Switched(), [1.0, 1.0], (0.0, 2.0), save_at=times)
     expected = 0.25 * run.masses[:, 1] / 2
     np.testing.assert_allclose(dg.fisher_decomposition(run).transmission, expected, atol=1e-6)
+
+
+def test_rates_of_a_dynamics_of_ones_own_add_up_to_its_velocity() -> None:
+    @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    class Offspring(Dynamics):
+        strayed: float
+
+        def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+            return (1 - self.strayed) * fitness - masses.sum()
+
+        def inflow(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
+            return self.strayed * (masses * fitness)[::-1]
+
+    landscape, trait = LinearDecay([2.0, 1.0, 0.5], decay=0.1), np.array([1.0, -2.0, 0.5])
+    run = solve(Offspring(0.2), landscape, [1.0, 0.5, 0.25], (0.0, 1.0), save_at=[0.0, 0.4, 1.0])
+    velocity = np.array([run.dynamics.velocity(masses, landscape(0.0, masses)) for masses in run.masses])
+    budget, price = dg.mass_budget(run), dg.price_decomposition(run, trait)
+    np.testing.assert_allclose(budget.rate, velocity.sum(axis=1), rtol=1e-12)
+    assert (budget.inflow > 0.1).all()
+    expected = (velocity @ trait - price.mean * velocity.sum(axis=1)) / run.total_mass
+    np.testing.assert_allclose(price.rate, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="Offspring"):
+        dg.potential(run)

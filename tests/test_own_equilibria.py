@@ -252,6 +252,31 @@ def test_a_replicator_mutator_rests_where_its_flow_is_zero() -> None:
     assert found.stability is ed.Stability.STABLE
 
 
+def test_rare_mutants_are_found_by_the_flow_where_iterations_fail() -> None:
+    matrix = np.array([[0.999012730, 0.0330227172], [0.000987270, 0.9669772828]])
+
+    def per_capita(masses: Array, fitness: Array) -> Array:
+        made = (matrix @ (fitness * masses)) / np.where(masses > 0, masses, 1.0)
+        return made - (masses * fitness).sum(-1, keepdims=True) / masses.sum(-1, keepdims=True)
+
+    fitness = np.array([1.4, 0.6])
+    _, vectors = np.linalg.eig(matrix * fitness)
+    perron = vectors[:, 0] / vectors[:, 0].sum()
+    found = ed.equilibrium(ed.Selection(per_capita), ed.landscapes.Constant(fitness), total_mass=1.0)
+    np.testing.assert_allclose(found.masses, perron, rtol=1e-9)
+
+
+def test_a_search_that_fails_is_not_said_to_find_nothing() -> None:
+    def hardly_growing(t: float, masses: Array) -> Array:
+        return 1e-3 + (masses - 1) ** 2
+
+    landscape = ed.landscapes.Constant([0.0]) + hardly_growing
+    with pytest.warns(RuntimeWarning, match=r"did not converge for 1 sets .* \[0\]"):
+        assert ed.all_equilibria(LotkaVolterra(), landscape) == ()
+    with pytest.raises(ValueError, match="does not show that there is no rest point"):
+        ed.equilibrium(LotkaVolterra(), landscape)
+
+
 def test_a_slow_approach_is_no_cycle() -> None:
     found = ed.equilibrium(LotkaVolterra(), food_web, start=[0.5, 0.5, 0.5])
     np.testing.assert_allclose(found.masses, [0.18898224, 0.0, 0.48811449], atol=1e-8)
@@ -282,6 +307,12 @@ def test_a_slow_spiral_is_no_cycle() -> None:
     found = ed.equilibrium(LotkaVolterra(), hunted, start=[0.5, 0.5])
     np.testing.assert_allclose(found.masses, [1.0, 2 * (1 - 1 / 2.95)], rtol=1e-9)
     assert found.stability is ed.Stability.STABLE
+
+
+def test_small_cycles_around_a_centre_are_no_slow_spiral() -> None:
+    game = ed.landscapes.MatrixGame([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
+    with pytest.raises(ValueError, match="may cycle"):
+        ed.equilibrium(ed.Replicator(), game, start=[0.36, 0.33, 0.31])
 
 
 def test_a_community_that_dies_out_is_not_said_to_cycle() -> None:
