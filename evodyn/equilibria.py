@@ -127,9 +127,11 @@ def equilibrium(
     Notes
     -----
     Closed forms, up to one scalar equation, serve constant, density-regulated (Eq. 10) and entropic
-    fitness, with and without mutation (Eq. 8); linear systems serve matrix games and redundancy; all else
-    is Newton's iteration in log-masses, with the landscape's own linearization if it has one. With a
-    signal clip, which does not conserve mass, `total_mass` is that of the rest point.
+    fitness, with and without mutation (Eq. 8); linear systems serve matrix games, redundancy and whatever
+    else is affine in the masses, which up to 200 groups is found out at random masses; all else is Newton's
+    iteration in log-masses, with the landscape's own linearization if it has one. From a `start` the flow is
+    integrated until it has settled near such a point, unless that is the only attractor. With a signal
+    clip, which does not conserve mass, `total_mass` is that of the rest point.
 
     Examples
     --------
@@ -185,6 +187,11 @@ def all_equilibria(
     ValueError
         As for `equilibrium`; also with more than 12 groups, and under mutation unless the rest point is
         known to be unique (constant or density-regulated fitness).
+
+    Warns
+    -----
+    RuntimeWarning
+        If for some support the search did not converge, and nothing shows that it has no rest point.
 
     Examples
     --------

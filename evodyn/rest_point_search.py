@@ -328,8 +328,8 @@ def _end_of_flow(problem: RestPointProblem, start: FloatArray) -> Solution:
         stage = _integrated(problem, start, run, np.linspace(begin, end, _WATCHED + 1)[1:])
         if stage.termination is Termination.STEP_LIMIT and watches < _WATCHES:
             # The flow turns round and round: for once only as far as the steps last.
-            length, watches = 0.8 * (float(stage.t[-1]) - begin), watches + 1
-            end = begin
+            reached = float(stage.t[-1]) if len(stage.t) else begin
+            end, length, watches = begin, 0.8 * (reached - begin), watches + 1
             if length > 0:
                 continue
         if stage.termination is not Termination.COMPLETED:

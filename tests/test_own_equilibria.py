@@ -105,6 +105,19 @@ def test_a_certificate_leaves_the_array_of_the_landscape_alone() -> None:
         assert kept.tolist() == [3.0, 2.0, 0.0]
 
 
+def test_a_certificate_leaves_the_array_of_the_dynamics_alone() -> None:
+    returned = []
+
+    class Remembered(LotkaVolterra):
+        def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+            rates = 1.0 * fitness
+            returned.append((rates, rates.copy()))
+            return rates
+
+    ed.equilibrium(Remembered(), ed.landscapes.LinearDecay([1.0, 2.0], 1.0), support=[1])
+    assert all(np.array_equal(rates, then) for rates, then in returned)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_communities_of_lotka_and_volterra(seed: int) -> None:
     """In any unit of mass, also with groups that cannot live alone: no warning, for the system is linear."""
@@ -252,6 +265,22 @@ def test_a_replicator_mutator_rests_where_its_flow_is_zero() -> None:
     assert found.stability is ed.Stability.STABLE
 
 
+def test_a_mutation_matrix_written_as_selection_leaves_no_pure_rest_point() -> None:
+    """A single group loses mass to mutants that may not live: shown, without a warning of failed searches."""
+    rows = np.array([[0.9, 0.1], [0.3, 0.7]])
+
+    def per_capita(masses: Array, fitness: Array) -> Array:
+        made = (rows.T @ (fitness * masses)) / np.where(masses > 0, masses, 1.0)
+        return made - (masses * fitness).sum(-1, keepdims=True) / masses.sum(-1, keepdims=True)
+
+    game = ed.landscapes.MatrixGame([[4.0, 1.0], [2.0, 3.0]])
+    for total in (1.0, 2.0):
+        (found,) = ed.all_equilibria(ed.Selection(per_capita), game, total_mass=total)
+        x = found.masses / total
+        assert np.abs(rows.T @ (x * (game.payoff @ x)) - x * (x @ game.payoff @ x)).max() < 1e-12
+        assert found.stability is ed.Stability.STABLE
+
+
 def test_rare_mutants_are_found_by_the_flow_where_iterations_fail() -> None:
     matrix = np.array([[0.999012730, 0.0330227172], [0.000987270, 0.9669772828]])
 
@@ -313,6 +342,17 @@ def test_small_cycles_around_a_centre_are_no_slow_spiral() -> None:
     game = ed.landscapes.MatrixGame([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
     with pytest.raises(ValueError, match="may cycle"):
         ed.equilibrium(ed.Replicator(), game, start=[0.36, 0.33, 0.31])
+
+
+def test_obligate_mutualists_need_a_number_to_begin_with() -> None:
+    """Differences between them pull back, their total does not: linear rates without a unique attractor."""
+    slope = np.array([[-1.0, 1.5], [1.5, -1.0]])
+    landscape = ed.landscapes.Constant([-1.0, -1.0]) + (lambda t, masses: slope @ masses)
+    threshold = ed.equilibrium(LotkaVolterra(), landscape)
+    np.testing.assert_allclose(threshold.masses, [2.0, 2.0], rtol=1e-12)
+    assert threshold.stability is ed.Stability.UNSTABLE
+    with pytest.raises(ValueError, match="die out"):
+        ed.equilibrium(LotkaVolterra(), landscape, start=[1.5, 2.0])
 
 
 def test_a_community_that_dies_out_is_not_said_to_cycle() -> None:
