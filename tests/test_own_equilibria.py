@@ -157,6 +157,13 @@ def test_a_start_beside_a_saddle_goes_where_the_flow_goes() -> None:
     assert saddle.stability is ed.Stability.UNSTABLE
 
 
+def test_a_start_exactly_on_a_separatrix_ends_at_the_saddle() -> None:
+    game = ed.landscapes.MatrixGame([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [-1.0, -1.0, -1.0]])
+    found = ed.equilibrium(ed.Replicator(), game, start=[0.25, 0.25, 0.5])
+    assert found.masses.tolist() == [0.5, 0.5, 0.0]
+    assert found.stability is ed.Stability.UNSTABLE
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_bistable_games_near_their_separatrix(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -249,9 +256,15 @@ def test_the_quasispecies_of_a_single_peak(error: float, master: float) -> None:
         assert found.masses[0] == pytest.approx(master, abs=1e-10)
         np.testing.assert_allclose(found.masses, perron, atol=1e-12)
         assert found.stability is ed.Stability.STABLE
-    pure = np.zeros(21)
-    pure[0] = 1.0
-    assert ed.equilibrium(Quasispecies(matrix), landscape, start=pure).survivors.all()
+
+
+def test_mutants_of_mutants_have_mass_at_rest() -> None:
+    chain = np.array([[0.9, 0.0, 0.1], [0.1, 0.9, 0.0], [0.0, 0.1, 0.9]])
+    pure = [1.0, 0.0, 0.0]
+    found = ed.equilibrium(Quasispecies(chain), ed.landscapes.Constant([3.0, 1.0, 2.0]), start=pure)
+    values, vectors = np.linalg.eig(chain * [3.0, 1.0, 2.0])
+    perron = np.abs(vectors[:, values.real.argmax()])
+    np.testing.assert_allclose(found.masses, perron / perron.sum(), rtol=1e-9)
 
 
 def test_a_replicator_mutator_rests_where_its_flow_is_zero() -> None:
