@@ -265,6 +265,8 @@ def test_mutants_of_mutants_have_mass_at_rest() -> None:
     values, vectors = np.linalg.eig(chain * [3.0, 1.0, 2.0])
     perron = np.abs(vectors[:, values.real.argmax()])
     np.testing.assert_allclose(found.masses, perron / perron.sum(), rtol=1e-9)
+    with pytest.raises(ValueError, match="support lacks group 2"):
+        ed.equilibrium(Quasispecies(chain), ed.landscapes.Constant([3.0, 1.0, 2.0]), support=[0, 1])
 
 
 def test_a_replicator_mutator_rests_where_its_flow_is_zero() -> None:
