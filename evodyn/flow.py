@@ -301,23 +301,21 @@ class Flow:
     def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return masses and per-capita growth rates, shape (N,) each.
 
-        Living groups whose masses underflow count with the smallest float, not as absent. Where the flow
-        is `plain` the rates lack a term common to all.
+        Living groups whose masses underflow count with the smallest float, not as absent.
         """
         time = min(t, self.last_time)
         dynamics, living = self.dynamics, self.log_living
         method = self.from_logs
         if self.plain:
-            # The same as below without masks, where most evaluations are made. The total is known, so
-            # that a drift common to all u has no meaning: the plain mean of fitness serves in place of
-            # the weighted one, and is smoother.
+            # The same as below without masks, where most evaluations are made.
             shares = np.exp(y - np.maximum.reduce(y))
-            shares *= math.exp(self.log_totals(t)[0]) / np.add.reduce(shares)
-            masses = shares if self.full else self._all(shares)
+            shares /= np.add.reduce(shares)
+            masses = math.exp(self.log_totals(t)[0]) * (shares if self.full else self._all(shares))
             fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
             fitness = np.asarray(fitness, dtype=np.float64)
             own = fitness if self.full else fitness[living]
-            mean = np.add.reduce(own) / len(own)
+            # The weighted mean: against any other, u would drift, and rounding at its size end the run.
+            mean = own @ shares
             finite = math.isfinite(mean)  # one value that is not spoils the mean
             growth: FloatArray = dynamics.rates_against(own, mean, time=time)  # type: ignore[attr-defined]
             if not self.full:
