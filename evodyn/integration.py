@@ -270,7 +270,7 @@ def _run(
         if exact and solver.method in ("auto", "closed_form"):
             outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger)
         else:
-            method, reason = chosen_method(dynamics, landscape, state, end, solver)
+            method, reason = chosen_method(dynamics, len(masses), solver)
             outcome = Integration(dynamics, landscape, end, saved, ledger, solver, method, reason).run(state)
     if outcome.termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: the rest of the run is known.
