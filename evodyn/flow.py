@@ -54,12 +54,6 @@ class State:
     removed: BoolArray
 
 
-def clip_acts(dynamics: Dynamics) -> bool:
-    """Tell whether a finite clip can break mass conservation."""
-    clip = dynamics.signal_clip
-    return clip is not None and math.isfinite(clip)
-
-
 def log_sum_exp(values: FloatArray) -> FloatArray:
     """Return ln Σ exp over the last axis, keeping it; -inf for no mass at all."""
     top = values.max(axis=-1, keepdims=True)

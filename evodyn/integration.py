@@ -260,7 +260,7 @@ def _run(
     """Solve from `state` to `end` by the closed form or by integration, and assemble the result."""
     start = state.t
     saved = Trajectory(times, len(masses))
-    exact = closed_form.applies(dynamics, landscape)
+    exact = closed_form.applies(dynamics, landscape, len(masses))
     if solver.method == "closed_form" and not exact:
         raise ValueError(
             f"method is 'closed_form' and there is none for {type(dynamics).__name__} here; expected "

@@ -7,8 +7,7 @@ import math
 from typing import Literal
 
 from evodyn import validation
-from evodyn.dynamics import Dynamics
-from evodyn.flow import clip_acts
+from evodyn.dynamics import Dynamics, clip_acts
 from evodyn.specifications import Specification
 from evodyn.steppers import SOLVERS
 

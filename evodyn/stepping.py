@@ -13,9 +13,9 @@ import numpy.typing as npt
 from scipy.integrate import LSODA, OdeSolver
 
 from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, cap_of
+from evodyn.dynamics import Dynamics, cap_of, clip_acts
 from evodyn.extinction import Ledger, find_brackets, find_crossings
-from evodyn.flow import Flow, NotFiniteError, State, clip_acts, log_sum_exp
+from evodyn.flow import Flow, NotFiniteError, State, log_sum_exp
 from evodyn.landscapes import LandscapeFunction, breakpoints
 from evodyn.linearization import DiagonalPlusLowRank
 from evodyn.methods import Solver
@@ -116,7 +116,7 @@ class Integration:
     @property
     def steady(self) -> bool:
         """Whether neither the landscape nor the dynamics depends on time."""
-        return bool(getattr(self.landscape, "autonomous", False)) and self.dynamics.autonomous
+        return bool(getattr(self.landscape, "autonomous", None)) and bool(self.dynamics.autonomous)
 
     def sample_times(self, first: float, last: float) -> FloatArray:
         """Return the times strictly within (first, last) at which to look at what may be on for a while."""
@@ -133,10 +133,9 @@ class Integration:
     def run(self, state: State) -> Outcome:
         """Integrate from `state` to the end, or to what ends the run before."""
         self.start = state.t
-        declared = np.union1d(
-            breakpoints(self.landscape, (state.t, self.end)), self.dynamics.breakpoints((state.t, self.end))
-        )
-        self.stops = [*(float(s) for s in declared if state.t < s < self.end), self.end]
+        span = (state.t, self.end)
+        declared = np.union1d(breakpoints(self.landscape, span), breakpoints(self.dynamics, span))
+        self.stops = [*declared.tolist(), self.end]
         stops = self.stops
         self.receives = self._receivers(state)
         lookahead = min(stops[0] - state.t, self.solver.max_step, 1e-3 * (self.end - state.t))
