@@ -8,11 +8,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.arrays import FloatArray, is_foreign
-from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator, clip_acts
+from evodyn.arrays import FloatArray
+from evodyn.dynamics import Dynamics, clip_acts
 from evodyn.extinction import Ledger
 from evodyn.flow import State, log_sum_exp
-from evodyn.landscapes import Constant, LandscapeFunction, Recorded, Sum, breakpoints
+from evodyn.landscapes import LandscapeFunction, breakpoints
 from evodyn.results import Termination
 from evodyn.trajectory import Outcome, Trajectory
 
@@ -22,18 +22,15 @@ _CHUNK = 4_000_000
 """Largest intermediate array, in numbers."""
 
 
-def applies(dynamics: Dynamics, landscape: LandscapeFunction) -> bool:
+def applies(dynamics: Dynamics, landscape: LandscapeFunction, n: int) -> bool:
     """Tell whether fitness is constant between breakpoints and selection pure and unclipped."""
-    pure = all(
-        isinstance(member, Replicator | NormalizedGrowth) and not clip_acts(member)
-        for _, member in dynamics.blocks(0)
-    )
-    terms = landscape.terms if isinstance(landscape, Sum) else (landscape,)
-    return pure and all(
-        (isinstance(term, Constant) and not is_foreign(term.contribution))
-        or (isinstance(term, Recorded) and term.decay == 0 and not is_foreign(term.contributions))
-        for term in terms
-    )
+    return getattr(landscape, "piecewise_constant", False) and all(_pure(*block) for block in dynamics.blocks(n))
+
+
+def _pure(groups: slice, member: Dynamics) -> bool:
+    """Tell whether the growth rates of a block are φ - φ̄ and nothing flows in."""
+    inflow = member.steady_inflow(groups.stop - groups.start)
+    return member.compares_with_mean and not clip_acts(member) and inflow is not None and not inflow.any()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,6 +111,8 @@ def _asked_without_fitness(inflow: Callable[..., Array | float]) -> Callable[...
 class _Plain:
     """What a dynamics is unless it says otherwise. Not a dataclass, so that a field may take each name."""
 
+    autonomous: bool | None = None
+    """Whether neither growth rates nor inflow depend on time, given fitness; None where that is not said."""
     compares_with_mean: bool = False
     """Whether growth rates are φ_i - φ̄ (clipped, and less a mutation rate), by `rates_against`."""
     mass_cap: float | None = None
@@ -149,6 +151,8 @@ class Dynamics(_Plain, Specification, ABC):
         if "growth_rates" in own or "inflow" in own:
             for name in {"autonomous", "mass_law", "steady_inflow"} - set(own):
                 setattr(cls, name, getattr(Dynamics, name))
+            if "autonomous" not in own:
+                cls.autonomous = None
         if "growth_rates" in own and "compares_with_mean" not in own:
             cls.compares_with_mean = False
         if "inflow" in own and not _asks_for_fitness(own["inflow"]):
@@ -349,6 +353,7 @@ class MeanComparison(Dynamics):
     Not a dataclass itself, so that each dynamics declares the field where its constructor has it.
     """
 
+    autonomous = True
     compares_with_mean = True
     autonomous = True
     signal_clip: float | None
@@ -553,6 +558,11 @@ class SelectionMutation(MeanComparison):
             return None
         return self.mutation_rate * (np.asarray(self.target_masses(np.zeros(n))) + np.zeros(n))
 
+    @property
+    def autonomous(self) -> bool:  # type: ignore[override]
+        """Whether the mutation rate is a number."""
+        return not callable(self.mutation_rate)
+
     def breakpoints(self, t_span: tuple[float, float]) -> npt.ArrayLike:
         declared: Any = getattr(self.mutation_rate, "breakpoints", None)
         return () if declared is None else declared(t_span)
@@ -608,6 +618,8 @@ class Selection(Dynamics):
     """
 
     function: Callable[[Array, Array], Array]
+
+    autonomous = True
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -707,6 +719,12 @@ class Populations(Dynamics):
         """The part of the last axis that each block fills."""
         ends = np.cumsum(self.sizes)
         return tuple(slice(int(end) - size, int(end)) for end, size in zip(ends, self.sizes, strict=True))
+
+    @property
+    def autonomous(self) -> bool | None:  # type: ignore[override]
+        """Whether no block depends on time; None where one does not say."""
+        answers = [member.autonomous for _, member in self.blocks(0)]
+        return False if False in answers else None if None in answers else True
 
     @property
     def compares_with_mean(self) -> bool:  # type: ignore[override]

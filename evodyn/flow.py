@@ -21,20 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.arrays import FloatArray
-from evodyn.dynamics import (
-    Dynamics,
-    MeanComparison,
-    NormalizedGrowth,
-    Replicator,
-    Segments,
-    SelectionMutation,
-    cap_of,
-    clip_acts,
-    inflow_targets,
-)
-from evodyn.landscapes import LandscapeFunction
+from evodyn.dynamics import Dynamics, Segments, cap_of
+from evodyn.landscapes import LandscapeFunction, linearization
+from evodyn.linearization import DiagonalPlusLowRank
+from evodyn.revival import finite
 
-__all__ = ["Flow", "NotFiniteError", "State", "revival_floor"]
+__all__ = ["Flow", "NotFiniteError", "State"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -72,29 +64,6 @@ def log_sum_exp(values: FloatArray) -> FloatArray:
     with np.errstate(divide="ignore"):
         total: FloatArray = top + np.log(shares.sum(axis=-1, keepdims=True))
     return total
-
-
-def revival_floor(
-    dynamics: Dynamics, n: int, removed: BoolArray, fitness: FloatArray, log_masses: FloatArray, times: Any
-) -> tuple[FloatArray, BoolArray]:
-    """Return each group's revival floor, 1e-3·μ m_i/(range of fitness + μ), and who receives inflow at all.
-
-    The rate is the largest among `times`, so that a rate about to rise is seen coming.
-    """
-    floor = np.zeros(n)
-    inflow = (inflow_targets(dynamics, n) > 0) & ~removed
-    for block, member in dynamics.blocks(n):
-        if not isinstance(member, SelectionMutation):
-            continue
-        if member.mutation_rate == 0:
-            inflow[block] = False
-        rate = max(float(member.rate(t)) for t in times)
-        present = fitness[block][np.isfinite(log_masses[block]) & np.isfinite(fitness[block])]
-        spread = float(np.ptp(present)) if present.size else 0.0
-        if rate > 0:
-            floor[block] = 1e-3 * rate / (spread + rate) * np.asarray(member.target_masses(floor[block]))
-    floor[~inflow] = 0.0
-    return floor, inflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +125,9 @@ class Flow:
             cap = cap_of(member)
             if at_cap:
                 log_start = math.log(cap)
-            known = (0.0, 0.0) if at_cap else _relaxation(member, inflow[groups])
+            known = (0.0, 0.0) if at_cap else member.mass_law(groups.stop - groups.start)
+            if known is not None and known[0] > 0 and start.removed[groups].any():
+                known = None  # what an absorbed group no longer receives is missing from the law
             blocks.append(_Block(groups, log_start, known, cap, at_cap))
             # A floor of zero (no mutation yet) needs some unit all the same.
             unit[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0)
@@ -177,7 +148,7 @@ class Flow:
     def plain(self) -> bool:
         """Whether there is one block, its total known, and every group that lives is in logarithms."""
         return (
-            isinstance(self.dynamics, MeanComparison)
+            self.dynamics.compares_with_mean
             and len(self.blocks) == 1
             and self.blocks[0].relaxation is not None
             and not self.blocks[0].capped
@@ -285,34 +256,36 @@ class Flow:
         masses, fitness, growth = self.growth(t, y)
         if not self.flows_in:
             return growth if len(y) == len(growth) else growth[self.log_living]
-        inflow = np.asarray(self.dynamics.inflow(masses, fitness, time=min(t, self.last_time)))
-        inflow = np.where(self.start.removed, 0.0, inflow)
+        inflow = self._inflow(t, masses, fitness)
         living, reviving = self.log_living, self.reviving
         slope = growth[living] + inflow[living] / masses[living]
         if not len(reviving):
             return slope
         return np.concatenate((slope, (masses[reviving] * growth[reviving] + inflow[reviving]) / self.unit))
 
+    def _inflow(self, t: float, masses: FloatArray, fitness: FloatArray) -> FloatArray:
+        """Return the inflow of every group, shape (N,)."""
+        inflow = self.dynamics.inflow(masses, finite(fitness), time=min(t, self.last_time))
+        return np.where(self.start.removed, 0.0, inflow)
+
     def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return masses, fitness and per-capita growth rates, shape (N,) each.
 
-        Living groups whose masses underflow count with the smallest float, not as absent. Where the flow
-        is `plain` the rates lack a term common to all.
+        Living groups whose masses underflow count with the smallest float, not as absent.
         """
         time = min(t, self.last_time)
         dynamics, living = self.dynamics, self.log_living
         method = self.from_logs
         if self.plain:
-            # The same as below without masks, where most evaluations are made. The total is known, so
-            # that a drift common to all u has no meaning: the plain mean of fitness serves in place of
-            # the weighted one, and is smoother.
+            # The same as below without masks, where most evaluations are made.
             shares = np.exp(y - np.maximum.reduce(y))
-            shares *= math.exp(self.log_totals(t)[0]) / np.add.reduce(shares)
-            masses = shares if self.full else self._all(shares)
+            shares /= np.add.reduce(shares)
+            masses = math.exp(self.log_totals(t)[0]) * (shares if self.full else self._all(shares))
             fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
             fitness = np.asarray(fitness, dtype=np.float64)
             own = fitness if self.full else fitness[living]
-            mean = np.add.reduce(own) / len(own)
+            # The weighted mean: against any other, u would drift, and rounding at its size end the run.
+            mean = own @ shares
             finite = math.isfinite(mean)  # one value that is not spoils the mean
             growth: FloatArray = dynamics.rates_against(own, mean, time=time)  # type: ignore[attr-defined]
             if not self.full:
@@ -338,6 +311,49 @@ class Flow:
             growth = np.where(np.isfinite(growth), growth, 0.0)
         return masses, fitness, growth
 
+    def jacobian(self, t: float, y: FloatArray) -> DiagonalPlusLowRank | None:
+        """Return ∂(dy/dt)/∂y if it is diagonal plus low rank and the landscape says so, else None.
+
+        With L = ∂φ/∂ln p, shares X and membership B of blocks (columns), and E = L - diag(f/p), it is
+        E - (EB)Xᵀ - BWᵀ, where W = X(φ - φ̄) + (I - XBᵀ)LᵀX holds the slopes of mean fitness. An inflow f
+        that depends on the masses is taken as it stands.
+        """
+        if not self._has_jacobian:
+            return None
+        logs = self.log_masses(t, y)
+        slopes = linearization(self.landscape, min(t, self.last_time), logs)
+        if slopes is None or 4 * (slopes.left.shape[1] + 2 * len(self.blocks)) > len(logs):
+            return None
+        masses, fitness, _ = self.growth(t, y)
+        fitness = finite(fitness)
+        renewal = np.zeros(len(logs))
+        living = self.log_living
+        if self.flows_in:
+            renewal[living] = self._inflow(t, masses, fitness)[living] / masses[living]
+        groups, members = [block.groups for block in self.blocks], np.zeros((len(logs), len(self.blocks)))
+        for k, block in enumerate(groups):
+            members[block, k] = 1.0
+        shares = members * masses[:, None]
+        shares /= np.maximum(shares.sum(axis=0), _TINY)
+        diagonal, left, right = slopes.diagonal[:, None], slopes.left, slopes.right
+        sums = diagonal * members + left @ (right.T @ members) - renewal[:, None] * members
+        means = diagonal * shares + right @ (left.T @ shares)
+        means += shares * (fitness[:, None] - fitness @ shares) - shares @ (members.T @ means)
+        return DiagonalPlusLowRank(
+            (slopes.diagonal - renewal)[living],
+            np.hstack((left, -sums, -members))[living],
+            np.hstack((right, shares, means))[living],
+        )
+
+    @functools.cached_property
+    def _has_jacobian(self) -> bool:
+        """Whether every group that lives is in logarithms, compared with a mean, its total known."""
+        return (
+            not len(self.reviving)
+            and all(member.compares_with_mean for _, member in self.dynamics.blocks(len(self.start.log_masses)))
+            and all(block.relaxation is not None and not block.capped for block in self.blocks)
+        )
+
     def mass_drift(self, t: float, y: FloatArray) -> FloatArray:
         """Return Σ x_i g_i of each block, shape (K,): the rate at which a capped block presses on its cap."""
         masses, _, growth = self.growth(t, y)
@@ -350,15 +366,3 @@ class Flow:
                 # Zero up to rounding is zero: a conserved mass neither presses on a cap nor leaves it.
                 drift[k] = w if abs(w) > _ROUNDING * float(np.abs(growth[block.groups]).max()) else 0.0
         return drift
-
-
-def _relaxation(member: Dynamics, inflow: BoolArray) -> tuple[float, float] | None:
-    """Return rate and target of a block's total mass where it has a closed form, else None."""
-    if clip_acts(member):
-        return None
-    if isinstance(member, Replicator | NormalizedGrowth):
-        return 0.0, 0.0
-    if isinstance(member, SelectionMutation) and not callable(member.mutation_rate):
-        targets = np.where(inflow, member.target_masses(np.zeros(len(inflow))), 0.0)
-        return member.mutation_rate, float(targets.sum())
-    return None

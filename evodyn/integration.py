@@ -260,7 +260,7 @@ def _run(
     """Solve from `state` to `end` by the closed form or by integration, and assemble the result."""
     start = state.t
     saved = Trajectory(times, len(masses))
-    exact = closed_form.applies(dynamics, landscape)
+    exact = closed_form.applies(dynamics, landscape, len(masses))
     if solver.method == "closed_form" and not exact:
         raise ValueError(
             f"method is 'closed_form' and there is none for {type(dynamics).__name__} here; expected "
@@ -270,7 +270,7 @@ def _run(
         if exact and solver.method in ("auto", "closed_form"):
             outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger)
         else:
-            method, reason = chosen_method(dynamics, landscape, state, end, solver)
+            method, reason = chosen_method(dynamics, len(masses), solver)
             outcome = Integration(dynamics, landscape, end, saved, ledger, solver, method, reason).run(state)
     if outcome.termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: the rest of the run is known.

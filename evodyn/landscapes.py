@@ -75,6 +75,8 @@ class Landscape(Specification, ABC):
 
     autonomous: ClassVar[bool | None] = None
     """Whether fitness does not depend on time; None where that is to be found out."""
+    piecewise_constant: ClassVar[bool] = False
+    """Whether fitness depends on nothing, but for jumps at the breakpoints."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -123,7 +125,15 @@ class Landscape(Specification, ABC):
 
 
 _SAYS_OF_FITNESS = frozenset(
-    {"affine", "at_log_masses", "autonomous", "linearization", "potential", "separable"}
+    {
+        "affine",
+        "at_log_masses",
+        "autonomous",
+        "linearization",
+        "piecewise_constant",
+        "potential",
+        "separable",
+    }
 )
 
 
@@ -253,6 +263,11 @@ class Sum(Landscape):
         answers = [getattr(term, "autonomous", None) for term in self.terms]
         return False if False in answers else None if None in answers else True
 
+    @property
+    def piecewise_constant(self) -> bool:  # type: ignore[override]
+        """Whether every term is."""
+        return all(getattr(term, "piecewise_constant", False) for term in self.terms)
+
     def separable(self, n: int) -> Separable | None:
         return functools.reduce(_both, [separable(term, n) for term in self.terms])
 
@@ -294,6 +309,7 @@ class Constant(Landscape):
     """
 
     autonomous = True
+    piecewise_constant = True
     contribution: Array
 
     def __post_init__(self) -> None:
@@ -659,6 +675,11 @@ class Recorded(Landscape):
                 f"(one per interval) or {len(times)} (one per time)."
             )
         self._set(times=times, contributions=record, decay=validation.non_negative("decay", self.decay))
+
+    @property
+    def piecewise_constant(self) -> bool:  # type: ignore[override]
+        """Whether fitness is what was recorded."""
+        return self.decay == 0
 
     @property
     def groups(self) -> int:

@@ -6,12 +6,8 @@ import dataclasses
 import math
 from typing import Literal
 
-import numpy as np
-
 from evodyn import validation
-from evodyn.dynamics import Dynamics, rate_bound
-from evodyn.flow import State, log_sum_exp
-from evodyn.landscapes import LandscapeFunction, linearization
+from evodyn.dynamics import Dynamics, clip_acts
 from evodyn.specifications import Specification
 from evodyn.steppers import SOLVERS
 
@@ -30,8 +26,10 @@ class Solver(Specification):
     ----------
     method : str, optional
         "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
-        mutation), else "LSODA" where mutation or the landscape's Jacobian makes the problem stiff, else
-        "RK45", or "DOP853" for tolerances below 1e-9; `Run.stats` says which and why. "closed_form" and
+        mutation), else "RK45", or "DOP853" for tolerances below 1e-9. Where their steps show that the
+        problem is stiff it goes on with an implicit method: "LSODA" for a few hundred groups, "BDF" for
+        more whose Jacobian is known to be diagonal plus low rank. With a clip it takes "LSODA".
+        `Run.stats` says which and why. "closed_form" and
         every SciPy name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one.
     rtol, atol : float, optional
         The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
@@ -82,21 +80,12 @@ class Solver(Specification):
         return self.rtol + self.atol
 
 
-def chosen_method(
-    dynamics: Dynamics, landscape: LandscapeFunction, state: State, end: float, solver: Solver
-) -> tuple[str, str]:
-    """Return the SciPy method to integrate with, and why."""
+def chosen_method(dynamics: Dynamics, n: int, solver: Solver) -> tuple[str, str]:
+    """Return the method to begin with, and why."""
     if solver.method != "auto":
         return solver.method, "asked for"
-    fastest = float(rate_bound(dynamics, len(state.log_masses), state.t).max())
-    # Density dependence is strongest where one group holds all the mass.
-    everything = np.full(len(state.log_masses), float(log_sum_exp(state.log_masses)[0]))
-    jacobian = linearization(landscape, state.t, everything)
-    if jacobian is not None:
-        columns = np.abs(jacobian.left).max(axis=0) * np.abs(jacobian.right).max(axis=0)
-        fastest += float(np.abs(jacobian.diagonal).max() + columns.max(initial=0.0))
-    if fastest * (end - state.t) > 2e5:
-        return "LSODA", f"the problem is stiff (it has a rate of about {fastest:.3g})"
+    if any(clip_acts(member) for _, member in dynamics.blocks(n)):
+        return "LSODA", "fitness has kinks where the clip acts, which mislead the explicit methods"
     # In log-masses the eighth order starts to pay only there: above, it takes as many evaluations or more.
     method = "RK45" if solver.tolerance >= 1e-9 else "DOP853"
-    return method, "no closed form, and nothing says that the problem is stiff"
+    return method, "no closed form, and no steps that would show the problem to be stiff"

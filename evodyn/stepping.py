@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -14,11 +15,22 @@ from scipy.integrate import LSODA, OdeSolver
 from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics, cap_of, clip_acts
 from evodyn.extinction import Ledger, find_brackets, find_crossings
-from evodyn.flow import Flow, NotFiniteError, State, log_sum_exp, revival_floor
-from evodyn.landscapes import LandscapeFunction, breakpoints, fitness_at_log_masses
+from evodyn.flow import Flow, NotFiniteError, State, log_sum_exp
+from evodyn.landscapes import LandscapeFunction, breakpoints
+from evodyn.linearization import DiagonalPlusLowRank
 from evodyn.methods import Solver
 from evodyn.results import Termination
-from evodyn.steppers import EXPLICIT, ONE_STEP, SOLVERS, absolute_tolerance
+from evodyn.revival import receivers, revival_floor
+from evodyn.steppers import (
+    EXPLICIT,
+    LARGEST_DENSE,
+    ONE_STEP,
+    SOLVERS,
+    StiffnessWatch,
+    absolute_tolerance,
+    solve_by_structure,
+    structure_arguments,
+)
 from evodyn.trajectory import Outcome, Trajectory
 
 __all__ = ["Integration"]
@@ -26,6 +38,12 @@ __all__ = ["Integration"]
 _FAR_BELOW = -1e12
 # SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p.
 _SMALLEST_RTOL = 100 * np.finfo(np.float64).eps
+
+_SEEN = 1 / 101
+"""What is on for this part of the time span, or longer, is seen: any hundredth holds one sample."""
+
+_WORTH = 200
+"""Fewest steps still to come for which a change to an implicit method, which starts slowly, pays."""
 
 
 class _StalledError(Exception):
@@ -87,13 +105,39 @@ class Integration:
         self.solver = solver
         self.method = method
         self.reason = reason
+        self.begun_with = method
         self.steps = 0
         self.evaluations = 0
         self.phases = 0
+        self.start = math.nan
+        self.stops: list[float] = []
+        self.receives: npt.NDArray[np.bool_] = np.empty(0, dtype=bool)
+
+    @property
+    def steady(self) -> bool:
+        """Whether neither the landscape nor the dynamics depends on time."""
+        return bool(getattr(self.landscape, "autonomous", None)) and bool(self.dynamics.autonomous)
+
+    def sample_times(self, first: float, last: float) -> FloatArray:
+        """Return the times strictly within (first, last) at which to look at what may be on for a while."""
+        spacing = _SEEN * (self.end - self.start)
+        k = np.arange(math.floor((first - self.start) / spacing), math.ceil((last - self.start) / spacing) + 1)
+        times: FloatArray = self.start + spacing * k
+        return times[(times > first) & (times < last)]
+
+    def turn_stiff(self, t: float, n: int) -> None:
+        """Go on with an implicit method."""
+        self.method = "LSODA" if n <= LARGEST_DENSE else "BDF"
+        self.reason = f"the problem is stiff: {self.begun_with} was held back by stability at t = {t:.3g}"
 
     def run(self, state: State) -> Outcome:
         """Integrate from `state` to the end, or to what ends the run before."""
-        stops = [*breakpoints(self.landscape, (state.t, self.end)), self.end]
+        self.start = state.t
+        span = (state.t, self.end)
+        declared = np.union1d(breakpoints(self.landscape, span), breakpoints(self.dynamics, span))
+        self.stops = [*declared.tolist(), self.end]
+        stops = self.stops
+        self.receives = self._receivers(state)
         lookahead = min(stops[0] - state.t, self.solver.max_step, 1e-3 * (self.end - state.t))
         capped: tuple[bool, ...] | None = None
         if self.ledger.policy_is("absorb"):
@@ -108,6 +152,8 @@ class Integration:
                 self.phases += 1
                 phase = _Phase(self, state, stop, capped, lookahead)
                 state, ended = phase.run()
+                if state.t == stop < self.end:
+                    self.method = self.begun_with  # what was stiff need not be so after a jump
                 capped, lookahead = phase.capped_next, phase.last_step
                 if ended is not None:
                     return self._outcome(state, ended, message=phase.message)
@@ -136,6 +182,16 @@ class Integration:
         if not np.isfinite(state.log_masses).any():
             return self._outcome(state, Termination.ALL_EXTINCT)
         return self._outcome(state, Termination.COMPLETED)
+
+    def _receivers(self, state: State) -> npt.NDArray[np.bool_]:
+        """Return which groups inflow may reach within the run."""
+        if self.dynamics.autonomous:
+            times = np.array([state.t])
+        else:
+            edges = np.array([state.t, *self.stops])
+            middles = (edges[1:] + edges[:-1]) / 2
+            times = np.concatenate((edges[:-1], middles, self.sample_times(state.t, self.end)))
+        return receivers(self.dynamics, self.landscape, state.t, state.log_masses, times)
 
     def _outcome(
         self,
@@ -195,18 +251,8 @@ class _Phase:
         self.message = ""
         n = len(state.log_masses)
         last_time = stop if stop == integration.end else float(np.nextafter(stop, -np.inf))
-        with np.errstate(all="ignore"):
-            fitness = np.asarray(
-                fitness_at_log_masses(integration.landscape, state.t, state.log_masses), dtype=np.float64
-            )
-        floor, inflow = revival_floor(
-            integration.dynamics,
-            n,
-            state.removed,
-            fitness,
-            state.log_masses,
-            _ahead(state.t, lookahead, last_time),
-        )
+        inflow = integration.receives & ~state.removed
+        floor = self._floor(state.t, state.log_masses, inflow, lookahead, last_time)
 
         def begin(modes: tuple[bool, ...]) -> Flow:
             return Flow.begin(
@@ -240,6 +286,14 @@ class _Phase:
         self.kept: list[tuple[FloatArray, FloatArray]] = []
         self.latest: tuple[float, FloatArray] | None = None
 
+    def _floor(
+        self, t: float, log_masses: FloatArray, inflow: npt.NDArray[np.bool_], step: float, last_time: float
+    ) -> FloatArray:
+        """Return the revival floors from `t` on, with an eye on ten steps ahead."""
+        integration = self.integration
+        times = np.array([t]) if integration.dynamics.autonomous else _ahead(t, step, last_time)
+        return revival_floor(integration.dynamics, integration.landscape, t, log_masses, inflow, times)
+
     def run(self) -> tuple[State, Termination | None]:
         """Step until the phase's end or the first event that needs a restart."""
         integration, flow = self.integration, self.flow
@@ -270,6 +324,7 @@ class _Phase:
         longest = self.stop - self.state.t
         first = min(self.last_step, longest) if flow.flows_in else None
         stepper = self._stepper(rhs, self.state.t, y, self.stop, first=first)
+        watch = self._stiffness_watch()
         while stepper.status == "running":
             t_old, y_old = stepper.t, np.array(stepper.y)
             if integration.steps >= self.solver.max_steps:
@@ -302,12 +357,66 @@ class _Phase:
                 rhs.next_step()
                 stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=longest)
                 continue
+            change = self._overlooked(rhs, t_old, t_new, y_new)
+            if change is not None:
+                # Take the step again, to end where the change begins.
+                integration.stops.append(change)
+                integration.stops.sort()
+                self.last_step = min(self.last_step, _SEEN * (integration.end - integration.start))
+                return None
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
-                continue
-            event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
-            if event is not None:
-                return event[1]
+            else:
+                event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
+                if event is not None:
+                    return event[1]
+            if watch is not None and watch.sees(stepper) and self.stop - t_new > _WORTH * self.last_step:
+                integration.turn_stiff(t_new, len(y))
+                return None
+        return None
+
+    def _stiffness_watch(self) -> StiffnessWatch | None:
+        """Return what looks for stiffness, where "auto" has begun with an explicit method and may change."""
+        integration, flow = self.integration, self.flow
+        may_change = self.solver.method == "auto" and integration.method in EXPLICIT
+        n = len(flow.initial)
+        if not may_change or (n > LARGEST_DENSE and flow.jacobian(self.state.t, flow.initial) is None):
+            return None
+        return StiffnessWatch(integration.method)
+
+    def _overlooked(self, rhs: _Counted, t_old: float, t_new: float, y: FloatArray) -> float | None:
+        """Return where something begins that is on within the step but not at its ends, else None.
+
+        The velocity is sampled at fixed masses, so that only what depends on time can make a difference.
+        """
+        integration = self.integration
+        if integration.steady:
+            return None
+        # The stages of one-step methods leave gaps of half a step, multistep methods look at its end only.
+        gap = 0.5 if integration.method in ONE_STEP else 1.0
+        if gap * (t_new - t_old) <= _SEEN * (integration.end - integration.start):
+            return None
+
+        def at(t: float) -> FloatArray:
+            rhs.evaluations += 1
+            try:
+                return self.flow.velocity(t, y)
+            except Exception:  # the integrator will say what is wrong when it gets there
+                return np.full_like(y, np.nan)
+
+        after = at(t_new)
+        earlier, before = t_old, None
+        least = 10 * self.tolerances / (_SEEN * (integration.end - integration.start))
+        least[len(self.flow.log_living) :] = 0.0
+        for time in integration.sample_times(t_old, t_new):
+            here = at(time)
+            if not np.array_equal(here, after, equal_nan=True):
+                if before is None:
+                    before = at(t_old)
+                beyond = _beyond(here, before, after)
+                if not (beyond <= np.maximum(least, np.abs(after - before))).all():
+                    return _onset(at, earlier, float(time), before, here)
+            earlier = float(time)
         return None
 
     def _keep(self, stepper: OdeSolver, t: float, y: FloatArray) -> None:
@@ -350,22 +459,44 @@ class _Phase:
         first: float | None = None,
     ) -> OdeSolver:
         method = self.integration.method
-        tolerance = absolute_tolerance(method, self.solver.tolerance, len(y))
-        if self.flow.plain and method not in EXPLICIT:
-            # An error of ln p_i is that of u_i less the mean over all, which may be as large again.
-            tolerance *= 0.5
         kwargs: dict[str, Any] = {
             "rtol": _SMALLEST_RTOL,
-            "atol": self.flow.tolerances(tolerance),
+            "atol": self.tolerances,
             "max_step": min(self.solver.max_step, longest),
         }
         if first is not None:
             kwargs["first_step"] = first
+        structured = self.structured and method not in EXPLICIT
+        if structured:
+            kwargs |= structure_arguments(method, self._jacobian, len(y))
         stepper: Any = SOLVERS[method](rhs, t, y, stop, **kwargs)
+        if structured and method != "LSODA":
+            solve_by_structure(stepper, self._jacobian)
         if method in EXPLICIT:
             stepper.drift_free = self.flow.plain
             stepper.fun = rhs  # without SciPy's two wrappers: ours counts, and returns arrays
         return stepper  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def tolerances(self) -> FloatArray:
+        """Tolerance of every component of the state vector."""
+        method, n = self.integration.method, len(self.flow.initial)
+        tolerance = absolute_tolerance(method, self.solver.tolerance, n)
+        if self.flow.plain and method not in EXPLICIT:
+            # An error of ln p_i is that of u_i less the mean over all, which may be as large again.
+            tolerance *= 0.5
+        return self.flow.tolerances(tolerance)
+
+    @functools.cached_property
+    def structured(self) -> bool:
+        """Whether a Jacobian that is diagonal plus low rank serves an implicit method, dense would be dear."""
+        initial = self.flow.initial
+        return len(initial) > LARGEST_DENSE and self.flow.jacobian(self.state.t, initial) is not None
+
+    def _jacobian(self, t: float, y: FloatArray) -> DiagonalPlusLowRank:
+        jacobian = self.flow.jacobian(t, y)
+        assert jacobian is not None
+        return jacobian
 
     def _advance(self, stepper: OdeSolver) -> str | None:
         if not isinstance(stepper, LSODA):
@@ -592,27 +723,49 @@ class _Phase:
         flow, integration = self.flow, self.integration
         if t >= self.stop or not flow.flows_in:
             return False
-        with np.errstate(all="ignore"):
-            fitness = np.asarray(
-                fitness_at_log_masses(flow.landscape, min(t, flow.last_time), logs), dtype=np.float64
-            )
-        floor, inflow = revival_floor(
-            integration.dynamics,
-            len(logs),
-            self.state.removed,
-            fitness,
-            logs,
-            _ahead(t, self.last_step, flow.last_time),
-        )
+        inflow = integration.receives & ~self.state.removed
+        floor = self._floor(t, logs, inflow, self.last_step, flow.last_time)
         masses = np.exp(logs)
-        split = len(flow.log_living)
+        reviving = y[len(flow.log_living) :]
         lowest = floor[flow.reviving]
-        revived = (y[split:] > 0) & (lowest > 0) & (masses[flow.reviving] >= lowest)
+        waiting = (reviving <= 0) & (lowest == 0)
+        revived = (reviving > 0) & (masses[flow.reviving] >= lowest)
+        if revived.any() and ((revived | waiting).all() or (revived & (reviving > 100)).any()):
+            return True
+        # The floor has come down since: the unit is too coarse for what flows in.
+        coarse = ~revived & (lowest > 0) & (flow.unit > 10 * lowest)
         # A tenth: a group must not be sent back and forth.
         sunk = inflow[flow.log_living] & (masses[flow.log_living] < 0.1 * floor[flow.log_living])
-        return bool(revived.all() and len(revived)) or bool(sunk.any())
+        return bool(coarse.any() or sunk.any())
 
 
 def _ahead(t: float, step: float, last_time: float) -> FloatArray:
     """Return times at which to ask for a rate that is about to rise: steps may grow tenfold."""
-    return np.minimum(np.linspace(t, t + 10 * step, 11), last_time)
+    return np.minimum(t + step * np.array([0.0, 1.0, 3.0, 10.0]), last_time)
+
+
+def _beyond(here: FloatArray, before: FloatArray, after: FloatArray) -> FloatArray:
+    """Return how far `here` lies outside the range between `before` and `after`, NaN where it is not finite."""
+    return np.maximum(here - np.maximum(before, after), np.minimum(before, after) - here).clip(min=0.0)
+
+
+def _onset(
+    at: Callable[[float], FloatArray], off: float, on: float, before: FloatArray, here: FloatArray
+) -> float:
+    """Return where a jump between the times `off` and `on` is, by bisection; `on` if there is none.
+
+    It is the first float at which the change is on.
+    """
+    begin = on
+    while True:
+        middle = 0.5 * (off + begin)
+        if not off < middle < begin:
+            return begin
+        value = at(middle)
+        to_before, to_here = np.nansum(np.abs(value - before)), np.nansum(np.abs(value - here))
+        if min(to_before, to_here) > 0.1 * max(to_before, to_here):
+            return on  # a smooth rise
+        if to_here < to_before or not np.isfinite(value).all():
+            begin = middle
+        else:
+            off = middle
