@@ -532,14 +532,8 @@ class Populations(Dynamics):
                     "Selection (blocks are not nested: list all of them in sizes)."
                 )
         self._set(sizes=sizes, dynamics=given)
-        members = (
-            given
-            if isinstance(given, tuple)
-            else tuple(_restricted(given, s, sum(sizes)) for s in self.slices)
-        )
-        for member, size in zip(members, sizes, strict=True):
+        for member, size in zip(self._members, sizes, strict=True):
             member.check(size)
-        object.__setattr__(self, "_members", members)
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -548,14 +542,20 @@ class Populations(Dynamics):
         return tuple(slice(int(end) - size, int(end)) for end, size in zip(ends, self.sizes, strict=True))
 
     def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
-        members: tuple[Dynamics, ...] = self._members  # type: ignore[attr-defined]
-        return tuple(zip(self.slices, members, strict=True))
+        return tuple(zip(self.slices, self._members, strict=True))
 
     def check(self, n: int) -> None:
         if n != sum(self.sizes):
             raise ValueError(
                 f"sizes {self.sizes} sum to {sum(self.sizes)}; expected {n}, the number of groups."
             )
+
+    @functools.cached_property
+    def _members(self) -> tuple[Dynamics, ...]:
+        """The dynamics of each block."""
+        if isinstance(self.dynamics, tuple):
+            return self.dynamics
+        return tuple(_restricted(self.dynamics, s, sum(self.sizes)) for s in self.slices)
 
     @functools.cached_property
     def _shared(self) -> MeanComparison | None:
