@@ -57,6 +57,7 @@ _LABELS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "member_time": (("row",), "the member's own times", "time"),
 }
 _PREFIX = "specification_"
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def _variable(name: str, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
@@ -475,7 +476,7 @@ def _run_of(
             raise ValueError("total_mass and log_total_mass disagree")
     table = zip(
         _array(values, "crossing_group", crossings, kind=np.int64, least=0, most=n - 1).tolist(),
-        _array(values, "crossing_time", crossings, least=min(start, t[0]), most=max(end, t[-1])).tolist(),
+        _array(values, "crossing_time", crossings, least=-_LARGEST, most=_LARGEST).tolist(),
         _array(values, "crossing_direction", crossings, kind=np.int8, least=-1, most=1).tolist(),
         strict=True,
     )
