@@ -28,7 +28,7 @@ TAKES_replay := $(if $(QUICK),30 seconds,4 minutes)
 TAKES_trajectories := 10 seconds
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies figures mnist readings test test-core check docs bench clean
+.PHONY: help setup studies figures mnist readings test test-core test-oldest check docs bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo "make docs         the documentation as HTML, in docs/_build"
 	@echo "make test         all tests (installs torch: about 5.4 GB)"
 	@echo "make test-core    the tests that need no torch"
+	@echo "make test-oldest  the same with the oldest releases of all libraries that pyproject.toml admits"
 	@echo "make check        formatting, lint, types and import rules (installs torch)"
 	@echo "make bench        paired timings; for a machine that does nothing else"
 	@echo "make setup        only make .venv, with evodyn and what the studies need"
@@ -68,6 +69,16 @@ $(VENV)/.dev: $(VENV)/.core
 $(VENV)/.nn: $(VENV)/.dev
 	@echo "Installing torch: about 5.4 GB with its CUDA libraries, a minute or more. (make test-core needs none of it.)"
 	$(PIP) --editable '.[studies,symbolic,dev,nn,onnx]'
+	@touch $@
+
+# uv finds the oldest releases that the requirements admit; what those require themselves is new.
+OLDEST := .venv-oldest
+$(OLDEST)/.done: pyproject.toml
+	@echo "Installing the oldest releases of all libraries that are admitted (about 0.7 GB)."
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check uv
+	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --only-binary egttools \
+	  --editable '.[studies,symbolic,dev]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
@@ -155,6 +166,13 @@ test: $(VENV)/.nn
 test-core: $(VENV)/.dev
 	$(RUN) -m pytest $(PARALLEL) -m "not nn" --ignore=tests/nn
 
+# Old releases meet new companions, and may say that something is deprecated.
+test-oldest: $(OLDEST)/.done
+	$(OLDEST)/bin/python -W error $(OLD_NEWS) -m pytest $(PARALLEL) $(OLD_NEWS) -m "not nn" --ignore=tests/nn \
+	  --ignore-glob='tests/test_study_*'
+
+OLD_NEWS := $(foreach kind,Deprecation PendingDeprecation Future,-W ignore::$(kind)Warning)
+
 check: $(VENV)/.nn
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
@@ -175,4 +193,4 @@ bench: $(VENV)/.nn
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/selection.py
 
 clean:
-	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.arrays import FloatArray, is_foreign
-from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator
+from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator, clip_acts
 from evodyn.extinction import Ledger
-from evodyn.flow import State, clip_acts, log_sum_exp
+from evodyn.flow import State, log_sum_exp
 from evodyn.landscapes import Constant, LandscapeFunction, Recorded, Sum, breakpoints
 from evodyn.results import Termination
 from evodyn.trajectory import Outcome, Trajectory

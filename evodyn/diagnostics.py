@@ -68,6 +68,15 @@ class PriceDecomposition(Specification):
         E_x[dz/dt], the total derivative along the trajectory.
     mutation : array
         (μM/P)(z̄_m - z̄), with z̄_m the mean over the mutation target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> parts = PriceDecomposition(
+    ...     mean=np.array([5.0]), selection=np.array([2.5]), transmission=np.zeros(1), mutation=-np.ones(1)
+    ... )
+    >>> parts.rate
+    array([1.5])
     """
 
     mean: FloatArray
@@ -93,6 +102,15 @@ class MassBudget(Specification):
         Σ p_i g_i without mutation: 0 up to rounding, unless a signal clip acts.
     inflow, outflow : array
         μM and μP.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> budget = MassBudget(
+    ...     total=np.array([3.0]), selection=np.zeros(1), inflow=np.array([0.5]), outflow=np.array([1.5])
+    ... )
+    >>> budget.rate
+    array([-1.])
     """
 
     total: FloatArray
@@ -147,7 +165,7 @@ def price_decomposition(run: Run | xarray.Dataset, trait: Trait) -> PriceDecompo
     for t, logs, phi in zip(record.t, record.log_masses, fitness, strict=True):
         masses = np.exp(logs)
         growth = dynamics.growth_rates(masses, phi, time=float(t))
-        inflow = dynamics.inflow(masses, time=float(t)) + np.zeros(n)
+        inflow = dynamics.inflow(masses, phi, time=float(t)) + np.zeros(n)
         z = _finite(fitness_at_log_masses(function, float(t), logs), masses)
         change = _derivative(function, record, float(t), logs, growth, inflow, masses)
         rows = []
@@ -533,7 +551,7 @@ def mass_budget(run: Run | xarray.Dataset) -> MassBudget:
             own = masses[block]
             rate = member.rate(float(t)) if isinstance(member, SelectionMutation) else 0.0
             growth = member.growth_rates(own, phi[block], time=float(t))
-            inflow = np.sum(member.inflow(own, time=float(t)) + np.zeros(len(own)))
+            inflow = np.sum(member.inflow(own, phi[block], time=float(t)) + np.zeros(len(own)))
             parts[:, row, k] = own.sum(), own @ (growth + rate * (own > 0)), inflow, rate * own.sum()
             if own.sum() >= cap_of(member):
                 # At its cap a block loses what selection would add.

@@ -90,8 +90,11 @@ def error_constant(
         if start[block].sum() >= cap_of(member) * (1 - 1e-12)
     ]
 
+    def fitness_at(t: float, masses: FloatArray) -> FloatArray:
+        return np.asarray(landscape(t, masses), dtype=np.float64)
+
     def velocity(t: float, masses: FloatArray) -> FloatArray:
-        return host(dynamics.velocity(masses, np.asarray(landscape(t, masses), dtype=np.float64), time=t))
+        return host(dynamics.velocity(masses, fitness_at(t, masses), time=t))
 
     def along(t: float, masses: FloatArray, direction: FloatArray, onwards: float) -> FloatArray:
         """Return the derivative of the velocity in a direction of masses and (at rate `onwards`) time."""
@@ -109,7 +112,7 @@ def error_constant(
         speed = velocity(t, masses)
         defect = -along(t, masses, speed, 1.0) / 2
         if scheme == "exponential":
-            inflow = dynamics.inflow(masses, time=t)
+            inflow = dynamics.inflow(masses, fitness_at(t, masses), time=t)
             growth = np.where(living, speed - inflow, 0.0) / np.where(living, masses, 1.0)
             defect += (masses * growth**2 - rate_bound(dynamics, len(start), t) * inflow) / 2
         for block in capped:
@@ -150,13 +153,14 @@ def _check_smooth(
     dynamics: Dynamics, landscape: LandscapeFunction, start: FloatArray, begin: float, end: float
 ) -> None:
     """Raise `ValueError` where the global error of a map has no expansion in the step size."""
-    jumps = breakpoints(landscape, (begin, end))
+    jumps = np.union1d(breakpoints(landscape, (begin, end)), breakpoints(dynamics, (begin, end)))
     if len(jumps):
         raise ValueError(
-            f"landscape has a breakpoint at t = {jumps[0]:g}; expected none inside t_span: the error would "
-            "depend on where the steps fall. Split the span there."
+            f"landscape or dynamics has a breakpoint at t = {jumps[0]:g}; expected none inside t_span: the "
+            "error would depend on where the steps fall. Split the span there."
         )
-    if ((start == 0) & (dynamics.inflow(start, time=begin) + np.zeros(len(start)) > 0)).any():
+    fitness = np.where(start > 0, landscape(begin, start), 0.0)
+    if ((start == 0) & (dynamics.inflow(start, fitness, time=begin) + np.zeros(len(start)) > 0)).any():
         raise ValueError("p0 has a zero that mutation revives; expected a positive mass there.")
     for _, member in dynamics.blocks(len(start)):
         if math.isfinite(cap_of(member)) and getattr(member, "signal_clip", None) is not None:

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from evodyn import validation
-from evodyn.arrays import Array, array_namespace, float64, is_foreign, like
+from evodyn.arrays import Array, FloatArray, array_namespace, float64, is_foreign, like
 from evodyn.specifications import Specification
 
 __all__ = [
@@ -88,9 +90,49 @@ def _check_shapes(masses: Array, fitness: Array) -> None:
         )
 
 
+class _Plain:
+    """What a dynamics is unless it says otherwise. Not a dataclass, so that a field may take each name."""
+
+    compares_with_mean: bool = False
+    """Whether growth rates are φ_i - φ̄ (clipped, and less a mutation rate), by `rates_against`."""
+    mass_cap: float | None = None
+    """Greatest total mass; None without one."""
+    signal_clip: float | None = None
+    """Bound on |φ_i - φ̄|; None without one."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Dynamics(Specification, ABC):
-    """Base of the dynamics: `velocity` and `step` from growth rates and inflow."""
+class Dynamics(_Plain, Specification, ABC):
+    """Base of the dynamics: `velocity` and `step` from growth rates and inflow.
+
+    Examples
+    --------
+    A dynamics of one's own says how fast groups grow, and everything else follows: here fitness itself,
+    which with density dependence is competition of the kind of Lotka and Volterra.
+
+    >>> import dataclasses
+    >>> import evodyn as ed
+    >>> @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    ... class LotkaVolterra(ed.Dynamics):
+    ...     def growth_rates(self, masses, fitness, *, time=0.0):
+    ...         return fitness
+    >>> landscape = ed.landscapes.LinearDecay([1.0, 2.0], decay=1.0)
+    >>> run = ed.solve(LotkaVolterra(), landscape, [0.1, 0.1], (0.0, 40.0))
+    >>> run.masses[-1].round(6)
+    array([1., 2.])
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        # What a base says of its flow holds no longer where the flow is another.
+        if "growth_rates" in own or "inflow" in own:
+            for name in {"mass_law", "steady_inflow"} - set(own):
+                setattr(cls, name, getattr(Dynamics, name))
+        if "growth_rates" in own and "compares_with_mean" not in own:
+            cls.compares_with_mean = False
+        if "inflow" in own and "fitness" not in inspect.signature(own["inflow"]).parameters:
+            cls.inflow = _asked_without_fitness(own["inflow"])  # type: ignore[method-assign]
 
     @abstractmethod
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
@@ -109,8 +151,23 @@ class Dynamics(Specification, ABC):
             g_i in units of 1/time.
         """
 
-    def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:
-        """Return the inflow f_i >= 0 that does not depend on the group's own mass (0 without mutation)."""
+    def inflow(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
+        """Return the inflow f_i >= 0, which reaches groups without mass as well (0 without mutation).
+
+        A subclass may leave out the parameter `fitness`.
+
+        Parameters
+        ----------
+        masses, fitness : array, shape (..., N)
+            As for `growth_rates`.
+        time : float
+            Time, for rates that depend on it.
+
+        Returns
+        -------
+        array, shape (..., N) or (N,), or float
+            f_i in units of mass/time.
+        """
         return 0.0
 
     def velocity(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
@@ -136,7 +193,8 @@ class Dynamics(Specification, ABC):
             If the shapes do not agree.
         """
         masses, fitness = self._prepared(masses, fitness)
-        return masses * self.growth_rates(masses, fitness, time=time) + self.inflow(masses, time=time)
+        growth = self.growth_rates(masses, fitness, time=time)
+        return masses * growth + self.inflow(masses, fitness, time=time)
 
     def step(
         self, masses: Array, fitness: Array, step_size: float, *, time: float = 0.0, scheme: Scheme = "euler"
@@ -182,17 +240,28 @@ class Dynamics(Specification, ABC):
         masses, fitness = self._prepared(masses, fitness)
         growth = self.growth_rates(masses, fitness, time=time)
         if scheme == "euler":
-            new = masses + step_size * (masses * growth + self.inflow(masses, time=time))
+            new = masses + step_size * (masses * growth + self.inflow(masses, fitness, time=time))
             xp = array_namespace(new)
             new = xp.where(new < 0, 0.0, new)
         else:
-            new = self._exponential_step(masses, growth, step_size, time=time)
+            new = self._exponential_step(masses, fitness, growth, step_size, time=time)
         return self._capped(new)
 
-    def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
+    def _exponential_step(
+        self, masses: Array, fitness: Array, growth: Array, step_size: float, *, time: float
+    ) -> Array:
+        """Return the masses after growth and inflow that stay what they are during the step."""
         xp = array_namespace(masses)
         # Absent groups have no growth rate to overflow.
-        return masses * xp.exp(step_size * xp.where(masses > 0, growth, 0.0))
+        exponent = step_size * xp.where(masses > 0, growth, 0.0)
+        grown = masses * xp.exp(exponent)
+        inflow = self.inflow(masses, fitness, time=time)
+        if isinstance(inflow, float) and inflow == 0:
+            return grown
+        mean_growth = xp.where(
+            exponent == 0, 1.0, xp.expm1(exponent) / xp.where(exponent == 0, 1.0, exponent)
+        )
+        return grown + step_size * inflow * mean_growth
 
     def _capped(self, masses: Array) -> Array:
         return masses
@@ -204,7 +273,43 @@ class Dynamics(Specification, ABC):
         self.check(masses.shape[-1])
         return masses, fitness
 
-    # What the integrator needs to know of a dynamics, beyond its growth rates.
+    # What others need to know of a dynamics, beyond its growth rates and inflow. The defaults are safe: they
+    # promise nothing, and what is not promised is integrated, differenced or searched for.
+
+    def mass_law(self, n: int) -> tuple[float, float] | None:
+        """Return rate μ and target M of the total mass of a block of n groups, if dP/dt = μ(M - P).
+
+        (0, 0) says that total mass is conserved. None promises nothing.
+        """
+        return None
+
+    def steady_inflow(self, n: int) -> FloatArray | None:
+        """Return the inflow, shape (n,), if it depends neither on masses nor on fitness nor on time."""
+        return np.zeros(n) if type(self).inflow is Dynamics.inflow else None
+
+    def rate(self, time: float) -> float:
+        """Return the per-capita rate μ at which mutation takes mass away, a part of the growth rates."""
+        return 0.0
+
+    def target_masses(self, masses: Array) -> Array | float:
+        """Return the masses m_i towards which mutation leads: its inflow is μm_i."""
+        return 0.0
+
+    def breakpoints(self, t_span: tuple[float, float]) -> npt.ArrayLike:
+        """Return the times within `t_span` at which rates jump; the integrator restarts there."""
+        return ()
+
+    @property
+    def groups(self) -> int | None:
+        """Number of groups the dynamics is made for; None if it takes any."""
+        return None
+
+    def shaped(self, values: FloatArray) -> FloatArray:
+        """Return values of shape (..., K), one for each block, in the shape in which results have them.
+
+        That is (...,) unless the dynamics is of several populations.
+        """
+        return values[..., 0]
 
     def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
         """Return the groups that compete with one another, each with its dynamics."""
@@ -213,6 +318,10 @@ class Dynamics(Specification, ABC):
     def check(self, n: int) -> None:
         """Raise `ValueError` if the dynamics cannot act on `n` groups."""
 
+    def restricted(self, block: slice, n: int) -> Dynamics:
+        """Return the dynamics of one block of `n` groups: parameters of groups are cut to it."""
+        return self
+
 
 class MeanComparison(Dynamics):
     """Growth rates φ_i - φ̄, optionally clipped to ±signal_clip.
@@ -220,6 +329,7 @@ class MeanComparison(Dynamics):
     Not a dataclass itself, so that each dynamics declares the field where its constructor has it.
     """
 
+    compares_with_mean = True
     signal_clip: float | None
 
     def __post_init__(self) -> None:
@@ -231,6 +341,9 @@ class MeanComparison(Dynamics):
         # The fitness of absent groups has no effect, and may be infinite (entropic landscapes).
         fitness = xp.where(masses > 0, fitness, 0.0)
         return self.rates_against(fitness, _mean(xp, masses, fitness), time=time)
+
+    def mass_law(self, n: int) -> tuple[float, float] | None:
+        return None if clip_acts(self) else (0.0, 0.0)
 
     def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
         """Return the growth rates of groups with finite `fitness`, given the mean fitness."""
@@ -401,14 +514,38 @@ class SelectionMutation(MeanComparison):
     def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
         return super().rates_against(fitness, mean, time=time) - self.rate(time)
 
-    def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:
+    def inflow(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
         return self.rate(time) * self.target_masses(masses)
 
-    def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
+    def mass_law(self, n: int) -> tuple[float, float] | None:
+        if clip_acts(self) or callable(self.mutation_rate):
+            return None
+        return self.mutation_rate, float(np.sum(self.target_masses(np.zeros(n)) + np.zeros(n)))
+
+    def steady_inflow(self, n: int) -> FloatArray | None:
+        if callable(self.mutation_rate):
+            return None
+        return self.mutation_rate * (np.asarray(self.target_masses(np.zeros(n))) + np.zeros(n))
+
+    def breakpoints(self, t_span: tuple[float, float]) -> npt.ArrayLike:
+        declared: Any = getattr(self.mutation_rate, "breakpoints", None)
+        return () if declared is None else declared(t_span)
+
+    @property
+    def groups(self) -> int | None:
+        return int(self.target.shape[0]) if getattr(self.target, "ndim", 0) == 1 else None  # type: ignore[union-attr]
+
+    def restricted(self, block: slice, n: int) -> SelectionMutation:
+        self.check(n)
+        return self if self.groups is None else dataclasses.replace(self, target=self.target[block])  # type: ignore[index]
+
+    def _exponential_step(
+        self, masses: Array, fitness: Array, growth: Array, step_size: float, *, time: float
+    ) -> Array:
         # Selection first, then dp/dt = μ(m - p) solved exactly: both parts are positive.
         xp = array_namespace(masses)
         rate = self.rate(time)
-        selected = super()._exponential_step(masses, growth + rate, step_size, time=time)
+        selected = masses * xp.exp(step_size * xp.where(masses > 0, growth + rate, 0.0))
         exponent = -rate * step_size * xp.ones_like(masses[..., :1])
         return selected * xp.exp(exponent) - self.target_masses(masses) * xp.expm1(exponent)
 
@@ -541,6 +678,30 @@ class Populations(Dynamics):
         ends = np.cumsum(self.sizes)
         return tuple(slice(int(end) - size, int(end)) for end, size in zip(ends, self.sizes, strict=True))
 
+    @property
+    def compares_with_mean(self) -> bool:  # type: ignore[override]
+        """Whether growth rates are φ_i - φ̄ in every block."""
+        return all(member.compares_with_mean for _, member in self.blocks(0))
+
+    def mass_law(self, n: int) -> tuple[tuple[float, float] | None, ...]:  # type: ignore[override]
+        """Return the law of each block's total mass."""
+        return tuple(member.mass_law(block.stop - block.start) for block, member in self.blocks(n))
+
+    def steady_inflow(self, n: int) -> FloatArray | None:
+        parts = [member.steady_inflow(block.stop - block.start) for block, member in self.blocks(n)]
+        return None if any(part is None for part in parts) else np.concatenate(parts)  # type: ignore[arg-type]
+
+    def breakpoints(self, t_span: tuple[float, float]) -> npt.ArrayLike:
+        return np.concatenate([np.asarray(m.breakpoints(t_span), dtype=float) for _, m in self.blocks(0)])
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of all blocks together."""
+        return sum(self.sizes)
+
+    def shaped(self, values: FloatArray) -> FloatArray:
+        return values
+
     def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
         return tuple(zip(self.slices, self._members, strict=True))
 
@@ -555,25 +716,18 @@ class Populations(Dynamics):
         """The dynamics of each block."""
         if isinstance(self.dynamics, tuple):
             return self.dynamics
-        return tuple(_restricted(self.dynamics, s, sum(self.sizes)) for s in self.slices)
+        return tuple(self.dynamics.restricted(s, sum(self.sizes)) for s in self.slices)
 
     @functools.cached_property
-    def _shared(self) -> MeanComparison | None:
+    def _shared(self) -> Any:
         """What all blocks follow, if that is one comparison with the mean; its target may differ."""
         given = self.dynamics if isinstance(self.dynamics, tuple) else (self.dynamics,)
         first = given[0]
-        same = isinstance(first, MeanComparison) and all(member.same_as(first) for member in given[1:])
-        return first if same else None  # type: ignore[return-value]
+        return first if first.compares_with_mean and all(m.same_as(first) for m in given[1:]) else None
 
     @functools.cached_property
     def _segments(self) -> Segments:
         return Segments(self.slices)
-
-    @functools.cached_property
-    def _targets(self) -> np.ndarray:
-        targets = inflow_targets(self, sum(self.sizes))
-        targets.flags.writeable = False
-        return targets
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
         xp = array_namespace(masses)
@@ -589,41 +743,52 @@ class Populations(Dynamics):
             [m.growth_rates(masses[..., s], fitness[..., s], time=time) for s, m in self.blocks(0)], axis=-1
         )
 
-    def inflow(self, masses: Array, *, time: float = 0.0) -> Array | float:
-        xp = array_namespace(masses)
-        shared = self._shared
-        if shared is not None and not isinstance(shared, SelectionMutation):
-            return 0.0
-        if shared is not None and xp is np:
-            return shared.rate(time) * self._targets
-        return xp.concat(
-            [m.inflow(masses[..., s], time=time) + xp.zeros_like(masses[..., s]) for s, m in self.blocks(0)],
-            axis=-1,
-        )
+    @functools.cached_property
+    def _steady_inflow(self) -> FloatArray | None:
+        """The inflow if it depends on nothing, read-only."""
+        inflow = self.steady_inflow(sum(self.sizes))
+        if inflow is not None:
+            inflow.flags.writeable = False
+        return inflow
 
-    def _exponential_step(self, masses: Array, growth: Array, step_size: float, *, time: float) -> Array:
+    def inflow(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
         xp = array_namespace(masses)
-        return xp.concat(
-            [
-                m._exponential_step(masses[..., s], growth[..., s], step_size, time=time)
-                for s, m in self.blocks(0)
-            ],
-            axis=-1,
-        )
+        steady = self._steady_inflow
+        if steady is not None and not steady.any():
+            return 0.0
+        if steady is not None and xp is np:
+            return steady
+        parts = [
+            m.inflow(masses[..., s], fitness[..., s], time=time) + xp.zeros_like(masses[..., s])
+            for s, m in self.blocks(0)
+        ]
+        return xp.concat(parts, axis=-1)
+
+    def _exponential_step(
+        self, masses: Array, fitness: Array, growth: Array, step_size: float, *, time: float
+    ) -> Array:
+        xp = array_namespace(masses)
+        parts = [
+            m._exponential_step(masses[..., s], fitness[..., s], growth[..., s], step_size, time=time)
+            for s, m in self.blocks(0)
+        ]
+        return xp.concat(parts, axis=-1)
 
     def _capped(self, masses: Array) -> Array:
-        if self._shared is not None and math.isinf(cap_of(self._shared)):
+        if all(math.isinf(cap_of(member)) for _, member in self.blocks(0)):
             return masses
         xp = array_namespace(masses)
         return xp.concat([m._capped(masses[..., s]) for s, m in self.blocks(0)], axis=-1)
 
 
-def _restricted(dynamics: Dynamics, block: slice, n: int) -> Dynamics:
-    """Return `dynamics` for one block of `n` groups: an array target is cut to it."""
-    if isinstance(dynamics, SelectionMutation) and getattr(dynamics.target, "ndim", 0) == 1:
-        dynamics.check(n)
-        return dataclasses.replace(dynamics, target=dynamics.target[block])  # type: ignore[index]
-    return dynamics
+def _asked_without_fitness(inflow: Callable[..., Array | float]) -> Callable[..., Array | float]:
+    """Return `inflow`, a method without the parameter `fitness`, as one that has it."""
+
+    @functools.wraps(inflow)
+    def asked(self: Dynamics, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
+        return inflow(self, masses, time=time)
+
+    return asked
 
 
 class Segments:
@@ -659,8 +824,7 @@ def inflow_targets(dynamics: Dynamics, n: int) -> np.ndarray:
     """Return the mutation target m_i of every group, 0 where there is no mutation; shape (n,)."""
     targets = np.zeros(n)
     for block, member in dynamics.blocks(n):
-        if isinstance(member, SelectionMutation):
-            targets[block] = member.target_masses(targets[block])
+        targets[block] = member.target_masses(targets[block])
     return targets
 
 
@@ -668,12 +832,15 @@ def rate_bound(dynamics: Dynamics, n: int, time: float) -> np.ndarray:
     """Return each group's mutation rate at `time`, 0 where there is no mutation; shape (n,)."""
     rates = np.zeros(n)
     for block, member in dynamics.blocks(n):
-        if isinstance(member, SelectionMutation):
-            rates[block] = member.rate(time)
+        rates[block] = member.rate(time)
     return rates
+
+
+def clip_acts(dynamics: Dynamics) -> bool:
+    """Tell whether a finite clip can break mass conservation."""
+    return dynamics.signal_clip is not None and math.isfinite(dynamics.signal_clip)
 
 
 def cap_of(dynamics: Dynamics) -> float:
     """Return a block's cap on total mass, infinite if it has none."""
-    cap = getattr(dynamics, "mass_cap", None)
-    return math.inf if cap is None else float(cap)
+    return math.inf if dynamics.mass_cap is None else float(dynamics.mass_cap)

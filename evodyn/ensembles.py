@@ -78,6 +78,15 @@ class Ensemble(Specification):
     absorbed_mass : numpy.ndarray, shape (M, N)
     termination : tuple of Termination, length M
     stats : tuple of Stats, length M
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> landscapes = [ed.landscapes.Constant([1.0, fitness]) for fitness in (0.0, 0.5)]
+    >>> ensemble = ed.solve_ensemble(ed.Replicator(), landscapes, [1.0, 1.0], (0.0, 20.0),
+    ...                              save_at=[0.0, 20.0], extinction=ed.Extinction(threshold=1e-3))
+    >>> ensemble.masses.shape, ensemble.extinction_time[:, 1].round(1)
+    ((2, 2, 2), array([ 7.6, 15.2]))
     """
 
     runs: tuple[Run, ...]

@@ -59,6 +59,16 @@ class Equilibrium(Specification):
         The verdict, for perturbations that leave total mass unchanged.
     method : str
         How the point was found, and what is special about it (ties, a continuum of rest points).
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> landscape = ed.landscapes.LinearDecay([3.0, 2.0, 0.0], decay=1.0)
+    >>> point = ed.equilibrium(ed.Replicator(), landscape, total_mass=2.0)
+    >>> point.masses, point.survivors, point.invasion_rates
+    (array([1.5, 0.5, 0. ]), array([ True,  True, False]), array([ 0. ,  0. , -1.5]))
+    >>> point.stability.name
+    'STABLE'
     """
 
     masses: FloatArray

@@ -21,6 +21,18 @@ class SolveError(RuntimeError):
         The time reached.
     groups : tuple of int
         The groups concerned (those with non-finite fitness, say); may be empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import evodyn as ed
+    >>> def breaks(t, masses):
+    ...     return np.array([1.0, 0.0]) if t < 2 else np.array([np.nan, 0.0])
+    >>> try:
+    ...     ed.solve(ed.Replicator(), breaks, [1.0, 1.0], (0.0, 5.0))
+    ... except SolveError as error:
+    ...     print(error.groups, error.result.termination.name, bool(1.9 < error.time < 2.1))
+    (0,) FITNESS_NOT_FINITE True
     """
 
     def __init__(self, message: str, *, result: Run, time: float, groups: tuple[int, ...] = ()) -> None:

@@ -551,6 +551,14 @@ class ExtinctionRates(Specification):
         95 % interval of the slope by Student's t; for noise-free trajectories it reflects curvature.
     dying : array of bool
         The groups that are absent from the equilibrium, as far as it is known.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.5]), [1.0, 1.0], (0.0, 100.0))
+    >>> rates = ed.extinction_rates(run)
+    >>> rates.theoretical, rates.measured.round(6)[1], rates.dying
+    (array([0. , 0.5]), np.float64(0.5), array([False,  True]))
     """
 
     theoretical: FloatArray

@@ -29,6 +29,7 @@ from evodyn.dynamics import (
     Segments,
     SelectionMutation,
     cap_of,
+    clip_acts,
     inflow_targets,
 )
 from evodyn.landscapes import LandscapeFunction
@@ -59,12 +60,6 @@ class State:
     t: float
     log_masses: FloatArray
     removed: BoolArray
-
-
-def clip_acts(dynamics: Dynamics) -> bool:
-    """Tell whether a finite clip can break mass conservation."""
-    clip = getattr(dynamics, "signal_clip", None)
-    return clip is not None and math.isfinite(clip)
 
 
 def log_sum_exp(values: FloatArray) -> FloatArray:
@@ -287,10 +282,10 @@ class Flow:
         if not math.isfinite(y @ y):
             # A trial step went astray (a rate that jumps meets a tiny mass): the integrator rejects NaN.
             return np.full_like(y, np.nan)
-        masses, growth = self.growth(t, y)
+        masses, fitness, growth = self.growth(t, y)
         if not self.flows_in:
             return growth if len(y) == len(growth) else growth[self.log_living]
-        inflow = np.asarray(self.dynamics.inflow(masses, time=min(t, self.last_time)))
+        inflow = np.asarray(self.dynamics.inflow(masses, fitness, time=min(t, self.last_time)))
         inflow = np.where(self.start.removed, 0.0, inflow)
         living, reviving = self.log_living, self.reviving
         slope = growth[living] + inflow[living] / masses[living]
@@ -298,8 +293,8 @@ class Flow:
             return slope
         return np.concatenate((slope, (masses[reviving] * growth[reviving] + inflow[reviving]) / self.unit))
 
-    def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return masses and per-capita growth rates, shape (N,) each.
+    def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return masses, fitness and per-capita growth rates, shape (N,) each.
 
         Living groups whose masses underflow count with the smallest float, not as absent. Where the flow
         is `plain` the rates lack a term common to all.
@@ -341,11 +336,11 @@ class Flow:
             if bad.any():
                 raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
             growth = np.where(np.isfinite(growth), growth, 0.0)
-        return masses, growth
+        return masses, fitness, growth
 
     def mass_drift(self, t: float, y: FloatArray) -> FloatArray:
         """Return Σ x_i g_i of each block, shape (K,): the rate at which a capped block presses on its cap."""
-        masses, growth = self.growth(t, y)
+        masses, _, growth = self.growth(t, y)
         drift = np.zeros(len(self.blocks))
         for k, block in enumerate(self.blocks):
             part = masses[block.groups]

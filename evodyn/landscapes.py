@@ -6,7 +6,10 @@ callables on either side included. A landscape may also define
 
 - ``breakpoints(t_span)``: times at which it is not smooth; the integrator restarts there;
 - ``at_log_masses(t, log_masses)``: the same fitness from log-masses, for landscapes in ln p;
-- ``linearization(t, log_masses)``: the Jacobian ∂φ_i/∂ln p_j as `DiagonalPlusLowRank`.
+- ``linearization(t, log_masses)``: the Jacobian ∂φ_i/∂ln p_j as `DiagonalPlusLowRank`;
+- ``autonomous``: whether fitness does not depend on time (None, or nothing: that is found out);
+- ``separable(n)``, ``affine(n, total)``, ``potential(masses, log_masses)``: forms of fitness that have rest
+  points in closed form or climb a function, as the methods of `Landscape` say.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from evodyn import validation
-from evodyn.arrays import Array, FloatArray, array_namespace, is_foreign, like
+from evodyn.arrays import Array, FloatArray, array_namespace, host, is_foreign, like
 from evodyn.laws import contributions
 from evodyn.linearization import DiagonalPlusLowRank
 from evodyn.specifications import Specification
@@ -51,11 +54,56 @@ LandscapeFunction = Callable[[float, Array], Array]
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Landscape(Specification, ABC):
-    """Base of the landscapes defined here; not needed for landscapes of your own."""
+    """Base of the landscapes defined here; not needed for landscapes of your own.
+
+    Examples
+    --------
+    What a landscape of one's own gains from it: it adds up with others, and is saved with a run.
+
+    >>> import dataclasses
+    >>> import evodyn as ed
+    >>> @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    ... class Crowding(ed.landscapes.Landscape):
+    ...     strength: float
+    ...
+    ...     def __call__(self, t, masses):
+    ...         return -self.strength * masses**2
+    >>> landscape = ed.landscapes.Constant([1.0, 0.0]) + Crowding(0.5)
+    >>> ed.solve(ed.Replicator(), landscape, [1.0, 1.0], (0.0, 50.0)).masses[-1].round(6)
+    array([1.5, 0.5])
+    """
+
+    autonomous: ClassVar[bool | None] = None
+    """Whether fitness does not depend on time; None where that is to be found out."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # What a base says of its fitness holds no longer where a subclass has another fitness.
+        if "__call__" in vars(cls):
+            for name in _SAYS_OF_FITNESS - set(vars(cls)):
+                if hasattr(cls, name):
+                    setattr(cls, name, getattr(Landscape, name, None))
 
     @abstractmethod
     def __call__(self, t: float, masses: Array) -> Array:
         """Return the fitness at time `t`, shape (..., N)."""
+
+    # What others need to know of a landscape. The defaults promise nothing.
+
+    def separable(self, n: int) -> Separable | None:
+        """Return fitness of n groups as φ_i = c_i - λp_i - T ln p_i, if it has that form at all times."""
+        return None
+
+    def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:
+        """Return a and B with φ = a + Bp where masses sum to `total`, if fitness always has that form."""
+        form = self.separable(n)
+        if form is None or form.temperature:
+            return None
+        return np.array(form.contribution), -form.decay * np.eye(n)
+
+    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray | None:
+        """Return F with ∂F/∂p_i = φ_i at masses of shape (T, N), shape (T,); None if it is not known."""
+        return None
 
     def __add__(self, other: LandscapeFunction | object) -> Sum:
         return Sum(_terms(self) + _terms(other)) if callable(other) else NotImplemented
@@ -73,6 +121,48 @@ class Landscape(Specification, ABC):
             and value.ndim
         ]
         return sizes[0] if sizes else None
+
+
+_SAYS_OF_FITNESS = frozenset(
+    {"affine", "at_log_masses", "autonomous", "linearization", "potential", "separable"}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Separable:
+    """Fitness φ_i = c_i - λp_i - T ln p_i, which depends on each group's own mass alone."""
+
+    contribution: FloatArray
+    decay: float = 0.0
+    temperature: float = 0.0
+
+    def __add__(self, other: Separable) -> Separable:
+        return Separable(
+            self.contribution + other.contribution,
+            self.decay + other.decay,
+            self.temperature + other.temperature,
+        )
+
+    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray:
+        """Return Σ c_i p_i - λΣp_i²/2 - TΣp_i(ln p_i - 1)."""
+        value: FloatArray = masses @ self.contribution
+        if self.decay:
+            value = value - self.decay * (masses**2).sum(axis=1) / 2
+        if self.temperature:
+            logs = np.where(masses > 0, log_masses, 0.0)
+            value = value - self.temperature * (masses * (logs - 1)).sum(axis=1)
+        return value
+
+
+def _one_row(contribution: Array, n: int) -> FloatArray:
+    """Return contributions on the host, shape (n,)."""
+    row = host(contribution)
+    if row.ndim > 1:
+        raise ValueError(
+            f"landscape has contributions of shape {row.shape}; expected ({n},): ask for one member of a "
+            "batch at a time."
+        )
+    return np.broadcast_to(row, (n,))
 
 
 def _terms(landscape: LandscapeFunction) -> tuple[LandscapeFunction, ...]:
@@ -155,10 +245,32 @@ class Sum(Landscape):
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank | None:
         parts = [linearization(term, t, log_masses) for term in self.terms]
-        total = parts[0]
-        for part in parts[1:]:
-            total = None if total is None or part is None else total + part
+        total: DiagonalPlusLowRank | None = functools.reduce(_both, parts)
         return total
+
+    @property
+    def autonomous(self) -> bool | None:  # type: ignore[override]
+        """Whether no term depends on time; None where a term does not say."""
+        answers = [getattr(term, "autonomous", None) for term in self.terms]
+        return False if False in answers else None if None in answers else True
+
+    def separable(self, n: int) -> Separable | None:
+        return functools.reduce(_both, [separable(term, n) for term in self.terms])
+
+    def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:
+        forms = [affine(term, n, total) for term in self.terms]
+        if any(form is None for form in forms):
+            return None
+        intercepts, slopes = zip(*forms, strict=True)
+        return sum(intercepts), sum(slopes)
+
+    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray | None:
+        return functools.reduce(_both, [potential(term, masses, log_masses) for term in self.terms])
+
+
+def _both(one: Any, other: Any) -> Any:
+    """Return the sum of two answers, None if either is."""
+    return None if one is None or other is None else one + other
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -182,6 +294,7 @@ class Constant(Landscape):
     array([1., 2.])
     """
 
+    autonomous = True
     contribution: Array
 
     def __post_init__(self) -> None:
@@ -192,6 +305,12 @@ class Constant(Landscape):
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
         return DiagonalPlusLowRank.diagonal_only(np.zeros(len(log_masses)))
+
+    def separable(self, n: int) -> Separable:
+        return Separable(_one_row(self.contribution, n))
+
+    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray:
+        return self.separable(masses.shape[-1]).potential(masses, log_masses)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -220,6 +339,7 @@ class LinearDecay(Landscape):
     array([0.5, 0. ])
     """
 
+    autonomous = True
     contribution: Array
     decay: float
 
@@ -235,6 +355,12 @@ class LinearDecay(Landscape):
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
         return DiagonalPlusLowRank.diagonal_only(-self.decay * np.exp(log_masses))
+
+    def separable(self, n: int) -> Separable:
+        return Separable(_one_row(self.contribution, n), decay=self.decay)
+
+    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray:
+        return self.separable(masses.shape[-1]).potential(masses, log_masses)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -263,6 +389,7 @@ class Entropic(Landscape):
     array([ 1., inf])
     """
 
+    autonomous = True
     contribution: Array
     temperature: float
 
@@ -276,7 +403,9 @@ class Entropic(Landscape):
         xp = array_namespace(masses)
         present = masses > 0
         log_masses = xp.log(xp.where(present, masses, xp.ones_like(masses)))
-        return self.at_log_masses(t, xp.where(present, log_masses, -math.inf + xp.zeros_like(masses)))
+        # By this class: a subclass with another fitness has no formula in ln p to offer.
+        logs = xp.where(present, log_masses, -math.inf + xp.zeros_like(masses))
+        return Entropic.at_log_masses(self, t, logs)
 
     def at_log_masses(self, t: float, log_masses: Array) -> Array:
         if self.temperature == 0:
@@ -285,6 +414,12 @@ class Entropic(Landscape):
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
         return DiagonalPlusLowRank.diagonal_only(np.full(len(log_masses), -self.temperature))
+
+    def separable(self, n: int) -> Separable:
+        return Separable(_one_row(self.contribution, n), temperature=self.temperature)
+
+    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray:
+        return self.separable(masses.shape[-1]).potential(masses, log_masses)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -310,6 +445,7 @@ class MatrixGame(Landscape):
     array([2.25, 1.75])
     """
 
+    autonomous = True
     payoff: Array
 
     def __post_init__(self) -> None:
@@ -325,6 +461,16 @@ class MatrixGame(Landscape):
         shares = np.exp(log_masses - np.logaddexp.reduce(log_masses))
         fitness = self.payoff @ shares
         return DiagonalPlusLowRank(np.zeros(len(shares)), self.payoff - fitness[:, None], np.diag(shares))
+
+    def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray]:
+        return np.zeros(n), host(self.payoff) / total
+
+    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray | None:
+        payoff = host(self.payoff)
+        if not np.array_equal(payoff, payoff.T):
+            return None
+        value: FloatArray = ((masses @ payoff) * masses).sum(axis=1) / (2 * masses.sum(axis=1))
+        return value
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -367,6 +513,7 @@ class Redundancy(Landscape):
     STABLE [0.769 0.769 1.462]
     """
 
+    autonomous = True
     contribution: Array
     similarity: Array
     strength: float
@@ -392,6 +539,16 @@ class Redundancy(Landscape):
         return DiagonalPlusLowRank(
             np.zeros(len(log_masses)), -self.strength * self.similarity, np.diag(np.exp(log_masses))
         )
+
+    def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray]:
+        return np.array(_one_row(self.contribution, n)), -self.strength * host(self.similarity)
+
+    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray:
+        supplied = ((masses @ host(self.similarity)) * masses).sum(axis=1)
+        value: FloatArray = (
+            masses @ _one_row(self.contribution, masses.shape[-1]) - self.strength * supplied / 2
+        )
+        return value
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -423,6 +580,7 @@ class Seasonal(Landscape):
     array([1.5, 1. ])
     """
 
+    autonomous = False
     contribution: Array
     amplitude: Array
     period: float
@@ -480,6 +638,7 @@ class Recorded(Landscape):
     (array([1., 0.]), array([0., 1.]))
     """
 
+    autonomous = False
     times: Array
     contributions: Array
     decay: float = 0.0
@@ -576,15 +735,35 @@ def _matrix_times(matrix: Array, vectors: Array) -> Array:
 # The optional members of the protocol, for landscapes of any origin.
 
 
-def breakpoints(landscape: LandscapeFunction, t_span: tuple[float, float]) -> FloatArray:
-    """Return the times strictly inside `t_span` at which `landscape` says it is not smooth, sorted.
+def separable(landscape: LandscapeFunction, n: int) -> Separable | None:
+    """Return `landscape` as φ_i = c_i - λp_i - T ln p_i if it says that it has that form, else None."""
+    method: Any = getattr(landscape, "separable", None)
+    return None if method is None else method(n)
+
+
+def affine(landscape: LandscapeFunction, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:
+    """Return a and B with φ = a + Bp where masses sum to `total`, if `landscape` says so, else None."""
+    method: Any = getattr(landscape, "affine", None)
+    return None if method is None else method(n, total)
+
+
+def potential(landscape: LandscapeFunction, masses: FloatArray, log_masses: FloatArray) -> FloatArray | None:
+    """Return F with ∂F/∂p_i = φ_i along a trajectory, shape (T,), if `landscape` states it, else None."""
+    method: Any = getattr(landscape, "potential", None)
+    return None if method is None else method(masses, log_masses)
+
+
+def breakpoints(source: object, t_span: tuple[float, float]) -> FloatArray:
+    """Return the times strictly inside `t_span` at which `source` says that it is not smooth, sorted.
+
+    It is a landscape or a dynamics.
 
     Examples
     --------
     >>> breakpoints(Recorded([0.0, 1.0, 2.0], [[1.0], [2.0]]), (0.0, 2.0))
     array([1.])
     """
-    method: Any = getattr(landscape, "breakpoints", None)
+    method: Any = getattr(source, "breakpoints", None)
     if method is None:
         return np.empty(0)
     times = np.unique(np.asarray(method(t_span), dtype=np.float64))

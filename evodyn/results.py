@@ -24,7 +24,15 @@ __all__ = ["EndState", "Run", "Stats", "Termination"]
 
 
 class Termination(enum.Enum):
-    """How a run ended; the value says it in a sentence, with the remedy where there is one."""
+    """How a run ended; the value says it in a sentence, with the remedy where there is one.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 5.0))
+    >>> run.termination is Termination.COMPLETED, run.termination.value
+    (True, 'The run reached the end of its time span.')
+    """
 
     COMPLETED = "The run reached the end of its time span."
     STOPPED_AT_EXTINCTION = (
@@ -67,6 +75,13 @@ class Stats:
         Group-steps in which a map's projection onto p >= 0 acted, and so created mass.
     message : str
         What the solver or the landscape said on failure; empty otherwise.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 5.0))
+    >>> run.stats.method, run.stats.restarts
+    ('closed_form', 0)
     """
 
     method: str
@@ -135,6 +150,16 @@ class Run(Specification):
         The interval covered (what was reached, if the run ended early).
     end_state : EndState
         The last state, with which `extend` goes on.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 20.0),
+    ...                save_at=[0.0, 10.0, 20.0], extinction=ed.Extinction(threshold=1e-3))
+    >>> run.masses.shape, run.total_mass
+    ((3, 2), array([2., 2., 2.]))
+    >>> run.extinction_time.round(3), run.extinct_at_end
+    (array([inf, 7.6]), array([False,  True]))
     """
 
     dynamics: Dynamics

@@ -19,6 +19,16 @@ class Stability(enum.Enum):
     """What happens after a small perturbation that leaves the total mass unchanged.
 
     The value of each member is a sentence that says so.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> coordination = ed.landscapes.MatrixGame([[1.0, 0.0], [0.0, 1.0]])
+    >>> point = ed.equilibrium(ed.Replicator(), coordination, support=[0, 1])
+    >>> point.stability is Stability.UNSTABLE
+    True
+    >>> print(point.stability)
+    unstable: some small perturbation grows, along an eigenvector or by invasion
     """
 
     STABLE = "asymptotically stable: every small perturbation dies out"

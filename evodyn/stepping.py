@@ -12,9 +12,9 @@ import numpy.typing as npt
 from scipy.integrate import LSODA, OdeSolver
 
 from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, cap_of
+from evodyn.dynamics import Dynamics, cap_of, clip_acts
 from evodyn.extinction import Ledger, find_brackets, find_crossings
-from evodyn.flow import Flow, NotFiniteError, State, clip_acts, log_sum_exp, revival_floor
+from evodyn.flow import Flow, NotFiniteError, State, log_sum_exp, revival_floor
 from evodyn.landscapes import LandscapeFunction, breakpoints, fitness_at_log_masses
 from evodyn.methods import Solver
 from evodyn.results import Termination

@@ -82,6 +82,14 @@ class StochasticRuns(Specification):
     extinction_time : array, shape (M, N)
         End of the first step after which a mass is strictly below the threshold (is zero, if there is
         none); 0 for a group that starts there, inf if never.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> neutral = ed.landscapes.Constant([0.0, 0.0])
+    >>> runs = ed.stochastic.wright_fisher(ed.Replicator(), neutral, [5, 5], 3, members=4, rng=0)
+    >>> runs.masses.shape, runs.t
+    ((4, 4, 2), array([0., 1., 2., 3.]))
     """
 
     model: str
@@ -552,7 +560,8 @@ def wright_fisher(
     if (start != np.round(start)).any() or not individuals:
         raise ValueError("counts has fractions, or is 0; expected whole numbers of individuals.")
     dynamics.check(len(start))
-    _check_landscape(dynamics, landscape, 0.0, start / individuals)
+    shares = start / individuals
+    _check_landscape(dynamics, landscape, 0.0, shares)
     members = validation.count("members", members)
     n_generations, save_every = (
         validation.count("n_generations", n_generations),
@@ -560,7 +569,7 @@ def wright_fisher(
     )
     step_size = validation.positive("step_size", step_size)
     generators: list[np.random.Generator] = [member_rng(rng, k) for k in range(members)]
-    revivable = bool(np.any(np.asarray(dynamics.inflow(start / individuals)) > 0))
+    revivable = bool(np.any(np.asarray(dynamics.inflow(shares, np.asarray(landscape(0.0, shares)))) > 0))
 
     def advance(k: int, shares: FloatArray, draws: FloatArray) -> FloatArray:
         t = k * step_size

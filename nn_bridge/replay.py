@@ -211,7 +211,7 @@ def distance_bound(experiment: Experiment, record: Record, masses: FloatArray) -
         deviation = np.abs(relative - ed.dynamics.mean_fitness(present, relative))
         selection = max(selection, float(deviation.max()))
         spread = max(spread, float(ed.dynamics.mean_fitness(present, deviation).max()))
-        inflow = max(inflow, float(np.max(member.inflow(present[0]))) / float(present.min()))
+        inflow = max(inflow, float(np.max(member.inflow(present[0], relative[0]))) / float(present.min()))
     if experiment.signal_clip is not None:
         selection = min(selection, experiment.signal_clip)
     rate = experiment.mutation_rate if experiment.dynamics == "mutation" else 0.0

@@ -13,12 +13,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Warnings are errors, unless the interpreter of the tests was told otherwise (with the oldest libraries).
+WARNINGS = [f"-W{option}" for option in sys.warnoptions or ("error",)]
+
 
 def start(script: str, *arguments: str | Path, columns: int = 200) -> subprocess.Popen[str]:
     """Start a script in a process group of its own, before a terminal of so many columns."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(ROOT / script), *map(str, arguments)],
+        [sys.executable, *WARNINGS, str(ROOT / script), *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": paths, "COLUMNS": str(columns)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

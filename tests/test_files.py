@@ -478,14 +478,14 @@ class Logistic(ed.Dynamics):
 class Attributed(ed.Dynamics):
     """A dynamics as one writes it who does not think of dataclasses."""
 
-    def __init__(self, rate: float, weights: Any = (1, 2), **options: Any) -> None:
-        self.rate = rate
+    def __init__(self, speed: float, weights: Any = (1, 2), **options: Any) -> None:
+        self.speed = speed
         self.weights = np.array(weights)
         self.options = options
-        self._half = rate / 2
+        self._half = speed / 2
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        return self.rate * fitness
+        return self.speed * fitness
 
 
 class Pulse(landscapes.Landscape):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import evodyn
+from tests.scripts import WARNINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -25,7 +26,7 @@ SCRIPTS = ("studies", "paper_figures")
 def python(code: str, *arguments: str) -> str:
     """Run code in a fresh interpreter at the root, with warnings as errors, and return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *arguments],
+        [sys.executable, *WARNINGS, "-c", code, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -123,6 +124,7 @@ def test_public_names_are_there_and_documented() -> None:
     }
     assert contract <= set(evodyn.__all__)
     assert sorted(evodyn.__all__) == list(evodyn.__all__)
+    assert dir(evodyn) == evodyn.__all__
     for name in evodyn.__all__:
         assert (getattr(evodyn, name).__doc__ or "").strip(), name
     landscapes = {
@@ -130,6 +132,17 @@ def test_public_names_are_there_and_documented() -> None:
         "contributions",
     }
     assert landscapes <= set(evodyn.landscapes.__all__)
+
+
+def test_every_public_class_and_function_has_an_example() -> None:
+    modules = [value for value in map(evodyn.__getattribute__, evodyn.__all__) if hasattr(value, "__all__")]
+    assert len(modules) >= 6
+    for home in (evodyn, *modules):
+        public = {name: getattr(home, name) for name in home.__all__}
+        bare = {
+            name for name, value in public.items() if callable(value) and ">>>" not in (value.__doc__ or "")
+        }
+        assert bare <= {"LandscapeFunction", "Calculus"}, home.__name__  # types for annotations
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -195,8 +195,8 @@ def test_specifications_are_told_apart_by_identity_elsewhere() -> None:
 class Own(ed.Dynamics):
     """A dynamics whose state is in an attribute, as one writes it who does not think of dataclasses."""
 
-    def __init__(self, rate: Any, **others: Any) -> None:
-        self.rate = rate
+    def __init__(self, speed: Any, **others: Any) -> None:
+        self.speed = speed
         self._others = others
 
     @functools.cached_property
@@ -204,7 +204,7 @@ class Own(ed.Dynamics):
         return object()
 
     def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
-        return self.rate * fitness
+        return self.speed * fitness
 
 
 class OwnLandscape(landscapes.Constant):
@@ -220,8 +220,8 @@ class Slotted(Own):
 
     __slots__ = ("extra",)
 
-    def __init__(self, rate: float, extra: float) -> None:
-        super().__init__(rate)
+    def __init__(self, speed: float, extra: float) -> None:
+        super().__init__(speed)
         self.extra = extra
 
 
@@ -258,7 +258,7 @@ def test_attributes_beside_the_fields_count(one: Any, same: Any, other: Any) -> 
 def test_caches_are_no_state() -> None:
     one, other = Own(1.0), Own(1.0)
     assert one.costly is not other.costly
-    assert one.same_as(other) and repr(one) == "Own(_others={}, rate=1.0)"
+    assert one.same_as(other) and repr(one) == "Own(_others={}, speed=1.0)"
     blocks = ed.Populations(ed.SelectionMutation(0.1, target=1.0), (4,) * 10)
     blocks.velocity(np.ones(40), np.ones(40))
     assert blocks.same_as(ed.Populations(ed.SelectionMutation(0.1, target=1.0), (4,) * 10))
@@ -270,5 +270,5 @@ def test_large_attributes_print_short() -> None:
 
 
 def test_attributes_beside_the_fields_tell_points_of_sweeps_apart() -> None:
-    one, other = (configuration(Own(rate)) for rate in (2.0, 3.0))
+    one, other = (configuration(Own(speed)) for speed in (2.0, 3.0))
     assert one != other

@@ -69,7 +69,7 @@ def test_the_defaults_are_section_8() -> None:
 def test_layers_that_compete_apart_share_the_cap() -> None:
     dynamics = Experiment(dynamics="normalized", scope="layer").selection()
     parts = [member for _, member in dynamics.blocks(768)]
-    assert [part.mass_cap for part in parts] == [512.0, 256.0]  # type: ignore[attr-defined]
+    assert [part.mass_cap for part in parts] == [512.0, 256.0]
 
 
 @pytest.mark.parametrize(
