@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PARTIAL", "replacing"]
+__all__ = ["PARTIAL", "replacing", "write_bytes"]
 
 PARTIAL = ".partial"
 """Suffix of files that are being written; whoever is killed meanwhile leaves one behind."""
@@ -55,6 +55,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     if os.name == "posix":
         _flush(target.parent)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write or replace a file: complete, or not at all.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, on a full disk for example; the file before is then still there.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _flush(path: Path) -> None:

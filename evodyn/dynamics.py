@@ -707,12 +707,8 @@ class Populations(Dynamics):
                     "Selection (blocks are not nested: list all of them in sizes)."
                 )
         self._set(sizes=sizes, dynamics=given)
-        members = (
-            given if isinstance(given, tuple) else tuple(given.restricted(s, sum(sizes)) for s in self.slices)
-        )
-        for member, size in zip(members, sizes, strict=True):
+        for member, size in zip(self._members, sizes, strict=True):
             member.check(size)
-        object.__setattr__(self, "_members", members)
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -757,14 +753,20 @@ class Populations(Dynamics):
         return values
 
     def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
-        members: tuple[Dynamics, ...] = self._members  # type: ignore[attr-defined]
-        return tuple(zip(self.slices, members, strict=True))
+        return tuple(zip(self.slices, self._members, strict=True))
 
     def check(self, n: int) -> None:
         if n != sum(self.sizes):
             raise ValueError(
                 f"sizes {self.sizes} sum to {sum(self.sizes)}; expected {n}, the number of groups."
             )
+
+    @functools.cached_property
+    def _members(self) -> tuple[Dynamics, ...]:
+        """The dynamics of each block."""
+        if isinstance(self.dynamics, tuple):
+            return self.dynamics
+        return tuple(self.dynamics.restricted(s, sum(self.sizes)) for s in self.slices)
 
     @functools.cached_property
     def _shared(self) -> Any:

@@ -138,10 +138,21 @@ class Ensemble(Specification):
         return files.labelled_ensemble(self)
 
     def save(self, path: str | Path) -> None:
-        """Write `to_xarray` to a NetCDF file, atomically."""
+        """Write the ensemble to a NetCDF file, atomically; `evodyn.load` reads it, bit for bit.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; it is replaced, and missing folders are made.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; the one before is then still there.
+        """
         from evodyn import files
 
-        files.write_netcdf(self.to_xarray(), path)
+        files.save(files.ensemble_dataset(self), path)
 
     def __len__(self) -> int:
         return len(self.runs)

@@ -118,8 +118,9 @@ class Landscape(Specification, ABC):
         """Number of groups the landscape is made for; None if it takes any."""
         sizes = [
             int(value.shape[-1])
-            for value in self.fields().values()
-            if (isinstance(value, np.ndarray) or is_foreign(value)) and value.ndim
+            for field in dataclasses.fields(self)
+            if (isinstance(value := getattr(self, field.name), np.ndarray) or is_foreign(value))
+            and value.ndim
         ]
         return sizes[0] if sizes else None
 

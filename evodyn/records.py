@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evodyn.arrays import FloatArray
+from evodyn.descriptions import decode
 from evodyn.dynamics import Dynamics
-from evodyn.files import decode
 from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
 from evodyn.results import Run
 

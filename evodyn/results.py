@@ -221,8 +221,7 @@ class Run(Specification):
         """Tell whether `other` has the same data and specification, bit for bit."""
         if not isinstance(other, Run):
             return False
-        mine, theirs = self.fields(), other.fields()
-        return all(same_value(mine[name], theirs[name]) for name in mine)
+        return same_value(self.fields(), other.fields())
 
     def save(self, path: str | Path) -> None:
         """Write the run to a NetCDF file, atomically: a kill leaves the old file or the new one.
@@ -230,7 +229,12 @@ class Run(Specification):
         Parameters
         ----------
         path : str or Path
-            The file; its folder must exist.
+            The file; it is replaced, and missing folders are made.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; the one before is then still there.
 
         See Also
         --------
@@ -238,7 +242,7 @@ class Run(Specification):
         """
         from evodyn import files
 
-        files.save(self, path)
+        files.save(files.dataset(self), path)
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the run as a labelled `xarray.Dataset` with masses, log-masses and every record."""

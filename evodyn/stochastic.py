@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,9 @@ from evodyn.problem import (
     validated_span,
 )
 from evodyn.specifications import Specification
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = [
     "Calculus",
@@ -94,6 +98,18 @@ class StochasticRuns(Specification):
         for value in self.fields().values():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return the trajectories as a labelled `xarray.Dataset` with a leading member dimension."""
+        from evodyn import files
+
+        return files.stochastic_dataset(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the trajectories to a NetCDF file, atomically; `evodyn.load` reads it, bit for bit."""
+        from evodyn import files
+
+        files.save(files.stochastic_dataset(self), path)
 
 
 def fitness_noise(

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evodyn import validation
-from evodyn.atomic import PARTIAL, replacing
+from evodyn import netcdf, validation
+from evodyn.atomic import PARTIAL
+from evodyn.netcdf import content_digest
+from evodyn.specifications import state_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -187,7 +189,7 @@ def configuration(value: object, *, name: str = "configuration") -> Any:
     {'rates': [1, 0.5]}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        value = state_of(value)
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
@@ -201,31 +203,6 @@ def configuration(value: object, *, name: str = "configuration") -> Any:
         f"{name} is {value!r}; expected finite numbers, strings, booleans, None, and lists, dataclasses and "
         "mappings (with strings as keys) of them: they identify a result on file."
     )
-
-
-def content_digest(dataset: xr.Dataset) -> str:
-    """Return a hash of all variables, bit for bit; attributes do not enter.
-
-    Examples
-    --------
-    >>> import xarray as xr
-    >>> zero, negative_zero = (xr.Dataset({"a": ("x", [value])}) for value in (0.0, -0.0))
-    >>> content_digest(zero) == content_digest(negative_zero)
-    False
-    """
-    digest = hashlib.sha256()
-    for name in sorted(dataset.variables, key=str):
-        variable = dataset.variables[name]
-        values = np.ascontiguousarray(variable.values)
-        text = values.dtype.kind in "OUST"  # files keep strings, but not how NumPy stored them
-        kind = "text" if text else values.dtype.newbyteorder("<").str
-        digest.update(json.dumps([str(name), list(variable.dims), kind, variable.shape]).encode())
-        digest.update(
-            json.dumps(values.astype(str).tolist()).encode()
-            if text
-            else values.astype(values.dtype.newbyteorder("<")).tobytes()
-        )
-    return digest.hexdigest()
 
 
 def _name_of(function: Task) -> str:
@@ -264,14 +241,14 @@ def _read(path: Path, identity: str) -> xr.Dataset | None:
     if not path.exists():
         return None
     try:
-        dataset = _loaded(path)
+        dataset, sealed = netcdf.read(path, decode_times=True)
         note = json.loads(dataset.attrs["sweep"])
-        problem = (
-            "" if note.pop("digest") == content_digest(dataset) else "its content does not match its hash"
-        )
-        if not problem and json.dumps(note, sort_keys=True) != identity:
+        # Files without a checksum of everything have a digest of their variables.
+        whole = sealed or note.pop("digest") == content_digest(dataset)
+        problem = "" if whole else "its content does not match its hash"
+        if whole and json.dumps(note, sort_keys=True) != identity:
             problem = "it was computed from something else than its name says"
-    except Exception as error:  # a damaged file can make the reader raise anything
+    except Exception as error:  # a damaged file can hold anything
         problem = f"{type(error).__name__}: {error}"
     if problem:
         _LOG.warning("%s is damaged and will be computed again (%s).", path, problem)
@@ -279,32 +256,9 @@ def _read(path: Path, identity: str) -> xr.Dataset | None:
     return dataset
 
 
-def _loaded(path: Path) -> xr.Dataset:
-    """Return a result without its file's encoding, in which joined texts would be cut to its lengths."""
-    import xarray as xr
-
-    return xr.load_dataset(path, engine="h5netcdf").drop_encoding()
-
-
 def _write(path: Path, dataset: xr.Dataset, identity: str) -> xr.Dataset:
     """Save a result and return it as a later sweep will read it."""
-    note = json.loads(identity) | {"digest": content_digest(dataset)}
-    with replacing(path) as temporary:
-        noted = dataset.assign_attrs(sweep=json.dumps(note, sort_keys=True))
-        # Without a fill value, NaN keeps its bits.
-        plain = {
-            key: {"_FillValue": None}
-            for key, variable in noted.variables.items()
-            if variable.dtype.kind == "f"
-        }
-        noted.to_netcdf(temporary, engine="h5netcdf", encoding=plain)
-        written = _loaded(temporary)
-        if content_digest(written) != note["digest"]:
-            raise ValueError(
-                f"the result of {note['function']} changes when it is saved as NetCDF; expected variables of "
-                "numbers, booleans or strings, with names and dimensions that NetCDF keeps."
-            )
-    return written
+    return netcdf.write(dataset.assign_attrs(sweep=identity), path, decode_times=True)
 
 
 def _required(module: str) -> ModuleType:

@@ -23,8 +23,7 @@ import xarray as xr
 from torch import nn
 
 import evodyn as ed
-from evodyn import validation
-from evodyn.atomic import replacing
+from evodyn import netcdf, validation
 from evodyn.labels import about
 from evodyn.specifications import Specification
 from evodyn.sweeps import configuration, content_digest
@@ -312,8 +311,7 @@ def run(
         "digest": content_digest(dataset),
         "provenance": json.dumps(provenance),
     }
-    with replacing(result) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+    dataset = netcdf.write(dataset, result)
     previous(checkpoint).unlink(missing_ok=True)
     return dataset
 
@@ -354,10 +352,10 @@ def _files(identity: str, directory: str | os.PathLike[str]) -> tuple[Path, Path
 def _read(path: Path, identity: str) -> xr.Dataset | None:
     """Return the result on file, None if there is none that is whole."""
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
+        dataset, _ = netcdf.read(path)
         whole = dataset.attrs["digest"] == content_digest(dataset)
         return dataset if whole and dataset.attrs["experiment"] == identity else None
-    except (OSError, KeyError, ValueError, RuntimeError):  # what a damaged file makes the reader raise
+    except (OSError, KeyError, ValueError):  # a damaged file, or one of another kind
         return None
 
 

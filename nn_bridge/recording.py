@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,13 +13,15 @@ import torch
 import xarray as xr
 
 import evodyn as ed
+from evodyn import netcdf, validation
 from evodyn.arrays import FloatArray
-from evodyn.atomic import replacing
 from evodyn.labels import about
-from evodyn.sweeps import content_digest
 from nn_bridge.selector import Selector
 
 __all__ = ["Record", "Recorder"]
+
+SCHEMA = 2
+"""Version of the saved records; 1 had a checksum of the variables only."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -83,12 +86,10 @@ class Record:
                     about("population mass before the first step"),
                 ),
             },
-            attrs={"schema": 1, "step_size": self.step_size, "first_step": self.first_step},
+            attrs={"schema": SCHEMA, "step_size": self.step_size, "first_step": self.first_step},
         )
-        data.attrs["digest"] = content_digest(data)
         packing = {"contribution": {"zlib": True, "complevel": 4, "shuffle": True}}
-        with replacing(path) as temporary:
-            data.to_netcdf(temporary, engine="h5netcdf", encoding=packing)
+        netcdf.write(data, path, encoding=packing)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Record:
@@ -98,27 +99,51 @@ class Record:
         ------
         ValueError
             If the file is damaged or holds something else.
+
+        Warns
+        -----
+        UserWarning
+            If the file is of an older version, whose checksum leaves out step size and first step.
         """
         try:
-            data = xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(f"{path} cannot be read ({error}); expected a record that was saved.") from error
-        if data.attrs.get("digest") != content_digest(data):
-            raise ValueError(f"{path} is damaged or no record: its checksum does not match.")
-        return cls(
-            contributions=data["contribution"].values,
-            initial_masses=data["initial_mass"].values,
-            step_size=float(data.attrs["step_size"]),
-            first_step=int(data.attrs["first_step"]),
-        )
+            data, sealed = netcdf.read(path)
+            schema = int(data.attrs["schema"])
+            if schema == 1:
+                sealed = data.attrs["digest"] == netcdf.content_digest(data)
+            if not sealed:
+                raise ValueError("its checksum is missing or does not match")
+            record = _record_of(data, schema)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged or no record ({error}); expected a record that was saved."
+            ) from error
+        if schema == 1:
+            warnings.warn(f"{path} {netcdf.UNSEALED}", stacklevel=2)
+        return record
 
     def __repr__(self) -> str:
         steps, groups = self.contributions.shape
         return (
             f"Record({steps} steps of {groups} groups in {self.contributions.dtype}, η_p={self.step_size:g})"
         )
+
+
+def _record_of(data: xr.Dataset, schema: int) -> Record:
+    """Return the record in a dataset, every part of it checked."""
+    if schema not in (1, SCHEMA):
+        raise ValueError(f"it has schema {schema}, and this version reads up to {SCHEMA}")
+    contributions, masses = data["contribution"].values, data["initial_mass"].values
+    if contributions.ndim != 2 or contributions.dtype.kind != "f":
+        raise ValueError(f"its contributions have shape {contributions.shape} of {contributions.dtype}")
+    if masses.shape != contributions.shape[1:] or masses.dtype != np.float64:
+        raise ValueError(f"its initial masses have shape {masses.shape} of {masses.dtype}")
+    validation.finite_array("initial_mass", masses, least=0.0)
+    return Record(
+        contributions=contributions,
+        initial_masses=masses,
+        step_size=validation.positive("step_size", data.attrs["step_size"]),
+        first_step=validation.count("first_step", data.attrs["first_step"], least=0),
+    )
 
 
 class Recorder:

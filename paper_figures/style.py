@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import io
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evodyn import netcdf
 from evodyn.atomic import replacing
+from evodyn.checksums import read_text
 
 __all__ = [
     "GREY",
@@ -33,6 +37,7 @@ __all__ = [
     "read",
     "read_json",
     "read_rows",
+    "rows_of",
     "save",
     "shades",
     "specification",
@@ -181,8 +186,12 @@ def _located(study: str, name: str) -> Path:
 def read(study: str, name: str) -> xr.Dataset:
     """Return a study's saved dataset."""
     path = _located(study, name)
-    data = xr.load_dataset(path, engine="h5netcdf", decode_times=False)
-    about = (json.loads(data.attrs.get(key, "{}")) for key in ("specification", "provenance"))
+    try:
+        data, sealed = netcdf.read(path)
+        about = [json.loads(data.attrs.get(key, "{}")) for key in ("specification", "provenance")]
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged, or no saved study ({error}): make it again.") from error
+    _note(path, sealed)
     _sources.append(Source(path, *about))
     return data
 
@@ -190,20 +199,38 @@ def read(study: str, name: str) -> xr.Dataset:
 def read_rows(study: str, name: str) -> list[dict[str, str]]:
     """Return the rows of a study's CSV file."""
     path = _located(study, name)
+    rows = rows_of(path)
     _sources.append(Source(path, {}, {}))
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return rows
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    text, sealed = read_text(path)
+    _note(path, sealed)
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def read_json(study: str, name: str) -> Any:
     """Return the content of a study's JSON file."""
     path = _located(study, name)
-    content = json.loads(path.read_text(encoding="utf-8"))
+    text, sealed = read_text(path)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}): make it again.") from error
+    _note(path, sealed)
     provenance = content.get("provenance", {})
     if isinstance(provenance, str):
         provenance = json.loads(provenance)
     _sources.append(Source(path, content.get("specification", {}), provenance))
     return content
+
+
+def _note(path: Path, sealed: bool) -> None:
+    """Warn of a file that has no checksum."""
+    if not sealed:
+        warnings.warn(f"{os.path.relpath(path)} {netcdf.UNSEALED}", stacklevel=3)
 
 
 def specification(data: xr.Dataset) -> dict[str, Any]:

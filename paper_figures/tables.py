@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import math
 import os
@@ -178,8 +177,7 @@ def main() -> None:
     if not path.exists():
         study = given.table.split("/")[0]
         raise SystemExit(f"{os.path.relpath(path)} is missing. The study makes it: make {study}.")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = style.rows_of(path)
     table = TABLES[given.table]
     if table.first_of:
         rows = [row for row in rows if row[table.first_of] == rows[0][table.first_of]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import inspect
+import io
 import json
 import logging
 import os
@@ -31,7 +32,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from evodyn.atomic import replacing
+from evodyn import netcdf
+from evodyn.checksums import write_text
 from evodyn.files import provenance as origin
 from evodyn.sweeps import SweepError
 
@@ -211,21 +213,18 @@ def write_netcdf(
 ) -> None:
     """Write a dataset whose content follows from `specification`; the provenance is kept apart from it."""
     described = json.dumps(specification, sort_keys=True, allow_nan=False)
-    with replacing(path) as temporary:
-        dataset.assign_attrs(specification=described, provenance=provenance).to_netcdf(
-            temporary, engine="h5netcdf"
-        )
+    netcdf.write(dataset.assign_attrs(specification=described, provenance=provenance), path)
 
 
 def write_json(value: Any, path: Path) -> None:
     """Write a value as JSON."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows, all with the keys of the first, as comma-separated values."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

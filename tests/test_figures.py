@@ -15,6 +15,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from evodyn import netcdf
+from evodyn.checksums import write_text
 from tests.figure_checks import problems
 from tests.scripts import ROOT, call, module
 
@@ -163,7 +165,7 @@ def test_a_caption_tells_run_revision_and_seeds(
     }
     specification = {"scenario": {"seed": 7}, "seeds": [7, 8]}
     attributes = {"specification": json.dumps(specification), "provenance": json.dumps(provenance)}
-    data.assign_attrs(attributes).to_netcdf(tmp_path / "some.nc", engine="h5netcdf")
+    netcdf.write(data.assign_attrs(attributes), tmp_path / "some.nc")
     monkeypatch.setattr(sys, "argv", ["figure.py", str(tmp_path)])
     style.read("some", "some.nc")
     style.save(good()[0], "figure", ["What is shown."])
@@ -181,8 +183,8 @@ def test_a_caption_tells_run_revision_and_seeds(
     assert "figure.pdf" in capsys.readouterr().out
     # The next figure names its own sources alone, and a smoke run is one wherever its data lie.
     provenance["command"].append("--smoke")
-    data.assign_attrs(attributes | {"provenance": json.dumps(provenance)}).to_netcdf(
-        tmp_path / "other.nc", engine="h5netcdf"
+    netcdf.write(
+        data.assign_attrs(attributes | {"provenance": json.dumps(provenance)}), tmp_path / "other.nc"
     )
     style.read("some", "other.nc")
     style.save(good()[0], "figure", ["What is shown."])
@@ -207,8 +209,7 @@ def test_tables_in_latex_and_markdown(
     monkeypatch.setattr(sys, "argv", ["tables.py", "some/rows", "--quick"])
     with pytest.raises(SystemExit, match=r"rows.csv is missing. The study makes it: make some"):
         tables.main()
-    source.parent.mkdir(parents=True)
-    source.write_text("name,share,gap,unused\na|b&c,0.125,-1.5,9\nd,,inf,9\n")
+    write_text(source, "name,share,gap,unused\na|b&c,0.125,-1.5,9\nd,,inf,9\n")
     tables.main()
     assert "rows.tex (also .md)" in capsys.readouterr().out
     made = tmp_path / "figures" / "quick" / "tables" / "some"

@@ -18,6 +18,7 @@ import evodyn as ed
 from evodyn import landscapes
 from evodyn.arrays import Array, FloatArray
 from evodyn.specifications import Specification, summary
+from evodyn.sweeps import configuration
 from tests import strategies
 
 
@@ -189,3 +190,85 @@ def test_specifications_are_told_apart_by_identity_elsewhere() -> None:
     # `==` on arrays has no single answer; hashing and sets go by object.
     one, other = examples()[9], examples()[9]
     assert one.same_as(other) and one != other and len({one, other}) == 2
+
+
+class Own(ed.Dynamics):
+    """A dynamics whose state is in an attribute, as one writes it who does not think of dataclasses."""
+
+    def __init__(self, speed: Any, **others: Any) -> None:
+        self.speed = speed
+        self._others = others
+
+    @functools.cached_property
+    def costly(self) -> object:
+        return object()
+
+    def growth_rates(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array:
+        return self.speed * fitness
+
+
+class OwnLandscape(landscapes.Constant):
+    """A landscape with a field of its base and an attribute of its own."""
+
+    def __init__(self, contribution: Any, scale: float) -> None:
+        super().__init__(contribution)
+        self.scale = scale
+
+
+class Slotted(Own):
+    """A dynamics with part of its state in a slot."""
+
+    __slots__ = ("extra",)
+
+    def __init__(self, speed: float, extra: float) -> None:
+        super().__init__(speed)
+        self.extra = extra
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (Own(1.0), Own(1.0), Own(2.0)),
+        (Own(1.0), Own(1.0), Own(1)),
+        (Own(math.nan), Own(math.nan), Own(1.0)),
+        (Own(np.array([1.0, 2.0])), Own(np.array([1.0, 2.0])), Own(np.array([1.0, 3.0]))),
+        (Own(1.0, a=[np.zeros(2)]), Own(1.0, a=[np.zeros(2)]), Own(1.0, a=[np.ones(2)])),
+        (Own(1.0, a={"b": 1}), Own(1.0, a={"b": 1}), Own(1.0, a={"c": 1})),
+        (OwnLandscape([1.0], 2.0), OwnLandscape([1.0], 2.0), OwnLandscape([1.0], 3.0)),
+        (Slotted(1.0, 2.0), Slotted(1.0, 2.0), Slotted(1.0, 3.0)),
+        (
+            ed.Populations(Own(1.0), (1, 2)),
+            ed.Populations(Own(1.0), (1, 2)),
+            ed.Populations(Own(2.0), (1, 2)),
+        ),
+        (
+            landscapes.Constant([1.0]) + OwnLandscape([1.0], 2.0),
+            landscapes.Constant([1.0]) + OwnLandscape([1.0], 2.0),
+            landscapes.Constant([1.0]) + OwnLandscape([1.0], 3.0),
+        ),
+    ],
+)
+def test_attributes_beside_the_fields_count(one: Any, same: Any, other: Any) -> None:
+    assert one.same_as(same) and same.same_as(one)
+    assert not one.same_as(other) and not other.same_as(one)
+    assert repr(one) == repr(same) != repr(other)
+    assert copy.deepcopy(one).same_as(one) and pickle.loads(pickle.dumps(one)).same_as(one)
+
+
+def test_caches_are_no_state() -> None:
+    one, other = Own(1.0), Own(1.0)
+    assert one.costly is not other.costly
+    assert one.same_as(other) and repr(one) == "Own(_others={}, speed=1.0)"
+    blocks = ed.Populations(ed.SelectionMutation(0.1, target=1.0), (4,) * 10)
+    blocks.velocity(np.ones(40), np.ones(40))
+    assert blocks.same_as(ed.Populations(ed.SelectionMutation(0.1, target=1.0), (4,) * 10))
+    assert set(blocks.fields()) == {"dynamics", "sizes"}
+
+
+def test_large_attributes_print_short() -> None:
+    assert len(repr(Own(list(range(10_000)), table={str(k): k for k in range(10_000)}))) < 250
+
+
+def test_attributes_beside_the_fields_tell_points_of_sweeps_apart() -> None:
+    one, other = (configuration(Own(speed)) for speed in (2.0, 3.0))
+    assert one != other

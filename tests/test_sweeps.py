@@ -161,7 +161,7 @@ def test_a_point_listed_twice_is_computed_once(tmp_path: Path) -> None:
     [
         (lambda raw: raw[: len(raw) // 3], "Error"),
         (lambda raw: b"", "Error"),
-        (None, "its content does not match its hash"),
+        (None, "not match its checksum"),
     ],
     ids=["truncated", "empty", "a bit flipped"],
 )

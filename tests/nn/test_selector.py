@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import evodyn as ed
+from evodyn import netcdf
 from nn_bridge import (
     Contribution,
     Magnitude,
@@ -472,6 +474,57 @@ def test_a_damaged_record_is_refused_by_name(tmp_path: Any, damage: str) -> None
     path.write_bytes(spoilt)
     with pytest.raises(ValueError, match=r"record\.nc"):
         Record.load(path)
+
+
+def test_a_record_with_a_flipped_bit_is_the_same_or_refused(tmp_path: Any) -> None:
+    record = Record(np.linspace(-1, 1, 15).reshape(5, 3).astype(np.float32), np.ones(3), 0.1, 2)
+    path = tmp_path / "record.nc"
+    record.save(path)
+    whole, named = path.read_bytes(), []
+    for flip in np.random.default_rng(2).choice(8 * len(whole), 25, replace=False):
+        damaged = bytearray(whole)
+        damaged[flip // 8] ^= 1 << (flip % 8)
+        path.write_bytes(damaged)
+        try:
+            found = Record.load(path)
+        except ValueError as error:
+            named.append("record.nc" in str(error))
+        else:
+            assert found.contributions.tobytes() == record.contributions.tobytes()
+            assert (found.step_size, found.first_step) == (0.1, 2)
+    assert all(named) and len(named) > 20
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("step_size", -0.1), ("step_size", float("nan")), ("step_size", "a"), ("first_step", -1), ("schema", 3)],
+)
+def test_a_record_of_impossible_numbers_is_refused(tmp_path: Any, attribute: str, value: Any) -> None:
+    Record(np.ones((5, 3)), np.ones(3), 0.1).save(tmp_path / "record.nc")
+    data, _ = netcdf.read(tmp_path / "record.nc")
+    netcdf.write(data.assign_attrs({attribute: value}), tmp_path / "record.nc")
+    with pytest.raises(ValueError, match=rf"record\.nc.*{attribute}"):
+        Record.load(tmp_path / "record.nc")
+    # Changed by other means, it has no right checksum.
+    data.assign_attrs({attribute: value}).to_netcdf(tmp_path / "record.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match=r"record\.nc"):
+        Record.load(tmp_path / "record.nc")
+
+
+def test_a_record_of_impossible_masses_is_refused(tmp_path: Any) -> None:
+    for mass in (np.nan, -1.0):
+        Record(np.ones((5, 3)), np.array([1.0, mass, 1.0]), 0.1).save(tmp_path / "record.nc")
+        with pytest.raises(ValueError, match=r"record\.nc.*initial_mass"):
+            Record.load(tmp_path / "record.nc")
+
+
+def test_a_record_of_schema_1_loads_and_says_what_its_checksum_leaves_out() -> None:
+    path = Path(__file__).parent.parent / "data" / "record_schema_1.nc"
+    with pytest.warns(UserWarning, match=r"record_schema_1\.nc .* checksum"):
+        record = Record.load(path)
+    assert (record.steps, record.step_size, record.first_step) == (5, 0.1, 2)
+    expected = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    assert record.contributions.tobytes() == expected.tobytes()
 
 
 def test_any_layer_that_scales_its_groups_can_take_part() -> None:
