@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from evodyn import validation
 from evodyn.atomic import replacing
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, population_layers
+from nn_bridge.modes import evaluation_mode
 
 __all__ = [
     "Cost",
@@ -470,7 +471,7 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     described = _architecture(model)
     tensors = {
-        f"{entry['name']}.{key}": value.detach().cpu().contiguous()
+        f"{entry['name']}.{key}": _stored(value)
         for (_, module), entry in zip(_chain(model), described, strict=True)
         for key, value in module.state_dict().items()
     }
@@ -551,9 +552,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.T
     example : Tensor, shape (samples, ...)
         An input, whose shape after the first axis and dtype the file keeps.
     """
-    training = model.training
-    model.eval()
-    with warnings.catch_warnings(), replacing(path) as temporary:
+    with evaluation_mode(model), warnings.catch_warnings(), replacing(path) as temporary:
         # Of the exporter's own making, about its internals.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -567,7 +566,6 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.T
             external_data=False,
             verbose=False,
         )
-    model.train(training)
 
 
 # Cost
@@ -584,7 +582,7 @@ class Cost:
     macs : int
         Multiply-accumulates of its matrix products for one sample.
     file_bytes : int
-        Size of its weights in a file.
+        Size of its weights in a file; shared ones count once, as in `parameters`.
     latency : float
         Median time of one forward pass of the sample batch, in seconds.
     """
@@ -612,25 +610,40 @@ def cost(model: nn.Module, example: torch.Tensor, *, repeats: int = 50) -> Cost:
     -------
     Cost
         The four figures.
+
+    Raises
+    ------
+    ValueError
+        If `repeats` is not a positive whole number.
     """
     from safetensors.torch import save
 
-    training = model.training
-    model.eval()
-    with FlopCounterMode(display=False) as counter:
-        model(example[:1])
+    validation.count("repeats", repeats)
     waits = example.device.type == "cuda"
     times = []
-    for _ in range(repeats + 3):
-        start = time.perf_counter()
-        model(example)
-        if waits:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    model.train(training)
+    with evaluation_mode(model):
+        with FlopCounterMode(display=False) as counter:
+            model(example[:1])
+        for _ in range(repeats + 3):
+            start = time.perf_counter()
+            model(example)
+            if waits:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=counter.get_total_flops() // 2,
-        file_bytes=len(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})),
+        file_bytes=len(save(_weights(model))),
         latency=statistics.median(times[3:]),
     )
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what a file of the network's weights holds; what two modules share is there once."""
+    once = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
+    return {name: _stored(value) for name, value in once.values()}
+
+
+def _stored(value: torch.Tensor) -> torch.Tensor:
+    """Return a copy for a file: safetensors refuses tensors that lie in the same memory."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import tempfile
@@ -20,6 +21,7 @@ from torch import nn
 import nn_bridge.removal as removal
 from nn_bridge import (
     PopulationLinear,
+    accuracy,
     compact,
     cost,
     export_onnx,
@@ -375,6 +377,49 @@ def test_a_halved_paper_network_costs_less_and_predicts_the_same(tmp_path: Path)
     assert after.macs == sum(a * b for a, b in itertools.pairwise(widths))
     assert after.macs < 0.6 * before.macs
     assert after.file_bytes < 0.6 * before.file_bytes and after.latency > 0
+
+
+def test_shared_weights_are_measured_once_and_saved_by_every_name(tmp_path: Path) -> None:
+    first, second, third = (nn.Linear(4, 4) for _ in range(3))
+    tied = nn.Linear(4, 4)
+    tied.weight = second.weight  # each with its own bias
+    x = inputs(3, 4)
+    apart = cost(nn.Sequential(first, second, nn.ReLU(), third), x, repeats=1)
+    for last, shared in ((second, 20), (tied, 16)):
+        model = nn.Sequential(first, second, nn.ReLU(), last)
+        measured = cost(model, x, repeats=1)
+        assert measured.parameters == apart.parameters - shared
+        assert measured.file_bytes <= apart.file_bytes - 4 * shared
+        save_compact(model, tmp_path / "shared.safetensors")
+        assert torch.equal(load_compact(tmp_path / "shared.safetensors")(x), model(x))
+
+
+class Failing(nn.Sequential):
+    """Raises in the middle of a measurement, and has a part in a mode of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if getattr(self, "fails", True):
+            raise OSError("in the middle")
+        return super().forward(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("measure", ["cost", "accuracy", "export_onnx"])
+def test_every_module_is_in_its_own_mode_after_a_measurement(
+    tmp_path: Path, measure: str, fails: bool
+) -> None:
+    model = Failing(nn.Linear(4, 3), nn.Dropout().eval())
+    model.fails = fails  # type: ignore[assignment]
+    x = inputs(3, 4)
+    run: Any = {
+        "cost": lambda: cost(model, x, repeats=1),
+        "accuracy": lambda: accuracy(model, x, torch.zeros(3)),
+        "export_onnx": lambda: export_onnx(model, tmp_path / "model.onnx", x),
+    }[measure]
+    with pytest.raises(Exception, match="in the middle") if fails else contextlib.nullcontext():
+        run()
+    assert [module.training for module in model.modules()] == [True, True, False]
+    assert fails or measure != "export_onnx" or (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.parametrize("small", [True, False])
