@@ -570,6 +570,20 @@ def test_a_batch_that_is_not_finite_leaves_no_trace(signal: Signal, value: float
         assert one is other is None or np.array_equal(one, other)
 
 
+def test_a_step_reads_no_value_back_from_the_device() -> None:
+    with torch.device("meta"):  # where there are none
+        model = population_mlp(WIDTHS)
+        x, y = torch.ones(2, WIDTHS[0]), torch.zeros(2, dtype=torch.int64)
+    for dynamics in (ed.NormalizedGrowth(9.0, 0.1), ed.SelectionMutation(0.1, target=1.0)):
+        selector = Selector(model, dynamics, Contribution(memory=0.5, smoothing=0.5, relative=True), 0.1)
+        recorder = Recorder(selector)
+        for _ in range(2):
+            backward(model, x, y)
+            selector.step()
+        recorder.stop()
+        assert selector.skipped.device.type == selector.masses.device.type == "meta"
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("index", [0, 2])
 def test_fitness_that_is_not_finite_counts_for_living_groups_alone(index: int) -> None:
