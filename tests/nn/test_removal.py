@@ -213,16 +213,122 @@ def test_an_optimiser_goes_on_with_sliced_momentum() -> None:
     torch.testing.assert_close(small(x), masked(x), atol=1e-5, rtol=1e-5)
 
 
-def test_adams_state_is_sliced_too() -> None:
+ELEMENTWISE = [
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.Adamax,
+    torch.optim.ASGD,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+]
+
+
+def halved() -> Any:
     model = network()
-    optimizer = torch.optim.Adam(model.parameters())
-    model(inputs()).sum().backward()
-    optimizer.step()
-    prune_to_sparsity(model, 0.5)
-    small: Any = compact(model, optimizer)
-    small(inputs()).sum().backward()
-    optimizer.step()
-    assert float(optimizer.state[small[0].weight]["step"]) == 2
+    set_masses(model, [1.0, 0.0] * 10)
+    return model
+
+
+def train(model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int = 3) -> None:
+    y = torch.randint(0, 5, (32,), generator=torch.Generator().manual_seed(0))
+    for _ in range(steps):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs()), y).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ELEMENTWISE)
+def test_with_every_elementwise_optimiser_the_smaller_network_goes_on_as_the_masked_one(kind: Any) -> None:
+    model, masked = halved(), halved()
+    optimizer, other = kind(model.parameters(), lr=0.01), kind(masked.parameters(), lr=0.01)
+    train(model, [optimizer])
+    small = compact(model, optimizer)
+    train(small, [optimizer])
+    train(masked, [other], 6)
+    torch.testing.assert_close(small(inputs()), masked(inputs()), atol=1e-5, rtol=1e-5)
+    assert optimizer.state.keys() <= set(small.parameters())
+
+
+def test_several_optimisers_follow_as_a_list_and_none_is_left_behind() -> None:
+    def optimisers(model: Any) -> list[torch.optim.Optimizer]:
+        named = list(model.named_parameters())
+        return [
+            torch.optim.SGD(named[:2], lr=0.1, momentum=0.9),
+            torch.optim.Adam([p for _, p in named[2:]], lr=0.01),
+        ]
+
+    model, masked = halved(), halved()
+    both, others = optimisers(model), optimisers(masked)
+    train(model, both)
+    with pytest.raises(
+        ValueError, match=r"optimizer does not hold hidden2\.weight, hidden2\.bias, output\.w"
+    ):
+        compact(model, both[0])
+    assert both[0].param_groups[0]["params"][0] is model.hidden1.weight
+    small = compact(model, both)
+    train(small, both)
+    train(masked, others, 6)
+    torch.testing.assert_close(small(inputs()), masked(inputs()), atol=1e-5, rtol=1e-5)
+    frozen = halved()
+    frozen.hidden2.requires_grad_(False)
+    frozen.output.requires_grad_(False)
+    compact(frozen, torch.optim.SGD(frozen.hidden1.parameters(), lr=0.1))
+
+
+def test_names_of_parameters_follow_into_the_smaller_network() -> None:
+    model = nn.Sequential(OrderedDict(body=halved(), head=nn.Linear(5, 2)))
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    if "param_names" not in optimizer.param_groups[0]:
+        pytest.skip("this torch keeps no names")
+    small = compact(model, optimizer)
+    assert optimizer.param_groups[0]["param_names"] == [name for name, _ in small.named_parameters()]
+
+
+class Wrapping(torch.optim.SGD):
+    """Keeps another optimiser of the same parameters inside, as sharpness-aware minimisation does."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr=lr)
+        self.base = torch.optim.SGD(self.param_groups, lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (torch.optim.LBFGS, "optimizer is LBFGS, which refers to the parameters in _params"),
+        (
+            torch.optim.Adafactor,
+            r"optimizer is Adafactor, which keeps 'row_var' of hidden1\.weight, of shape",
+        ),
+        (Wrapping, "optimizer is Wrapping, which refers to the parameters in base"),
+    ],
+)
+def test_an_optimiser_that_cannot_follow_is_refused_by_name_and_left_alone(kind: Any, message: str) -> None:
+    model = halved()
+    optimizer = kind(model.parameters(), lr=0.01)
+    nn.functional.mse_loss(model(inputs()), torch.ones(32, 5)).backward()
+    if kind is not torch.optim.LBFGS:
+        optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        compact(model, optimizer)
+    assert str(optimizer.state_dict()) == str(before)
+    assert optimizer.param_groups[0]["params"] == list(model.parameters())
+
+
+def test_a_list_in_the_state_is_refused_by_name() -> None:
+    model = halved()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.state[model.hidden1.bias]["history"] = [torch.zeros(12)]
+    with pytest.raises(ValueError, match=r"'history' of hidden1\.bias, a list"):
+        compact(model, optimizer)
 
 
 class Residual(nn.Module):
