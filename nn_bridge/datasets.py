@@ -221,9 +221,8 @@ def _in_memory(train: Any, test: Any, name: str, standardise: bool) -> Dataset:
     mean = float(shares @ greys)
     deviation = float(shares @ (greys - mean).square()) ** 0.5
     centre = mean if standardise else 0.0
-    scale = (
-        deviation if standardise and deviation > 0 else 255.0
-    )  # pixels that are all alike have no deviation
+    # Pixels that are all alike have no deviation to be divided by.
+    scale = deviation if standardise and deviation > 0 else 255.0
 
     def images(part: Any) -> torch.Tensor:
         flat: torch.Tensor = part.data.flatten(start_dim=1).to(torch.float32)

@@ -409,7 +409,7 @@ def _repoint(
     model: nn.Module, small: nn.Module, optimizers: Sequence[torch.optim.Optimizer], slices: _Slices
 ) -> None:
     """Point the optimisers to the parameters of the new network, all of them or none."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     states = [_sliced_state(optimizer, slices, names) for optimizer in optimizers]
     held = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     left = [names[old] for old in slices if old.requires_grad and old not in held]
@@ -419,7 +419,7 @@ def _repoint(
             "pass all optimisers of the model as a list, and freeze what is not trained with "
             "requires_grad_(False)."
         )
-    new_names = {parameter: name for name, parameter in small.named_parameters()}
+    new_names: dict[torch.Tensor, str] = {p: name for name, p in small.named_parameters()}
     for optimizer, state in zip(optimizers, states, strict=True):
         for group in optimizer.param_groups:
             group["params"] = [slices[parameter][0] for parameter in group["params"]]

@@ -157,7 +157,7 @@ class Selector:
         else:
             new = self.dynamics.step(masses, fitness, self.step_size, time=time)
         living = torch.where(masses > 0, fitness, 0.0)  # that of absent groups may be infinite
-        sound = sound & torch.isfinite(living).all() & torch.isfinite(new).all()
+        sound = sound & torch.isfinite(torch.cat((living, new))).all()
         new = torch.where(sound, new, masses)
         torch.split_with_sizes_copy(new, self.sizes, out=[layer.masses for layer in self.layers])
         if self.signal.memory:
@@ -277,10 +277,8 @@ class Selector:
         """Return the contributions relative to those of the groups that compete, if they are to be."""
         if not self.signal.relative:
             return contribution
-        dynamics, everything = self.dynamics, (sum(self.sizes),)
-        sizes = dynamics.sizes if isinstance(dynamics, ed.Populations) else everything
-        parts = zip(contribution.split(sizes), masses.split(sizes), strict=True)
-        return torch.cat([_relative(c, p, self.signal.relative) for c, p in parts])
+        blocks = [block for block, _ in self.dynamics.blocks(len(masses))]
+        return torch.cat([_relative(contribution[b], masses[b], self.signal.relative) for b in blocks])
 
 
 def _accepted(sound: torch.Tensor, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
