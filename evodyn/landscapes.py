@@ -747,9 +747,9 @@ def _square(name: str, value: npt.ArrayLike, *, least: float = -math.inf) -> Arr
 
 def _matrix_times(matrix: Array, vectors: Array) -> Array:
     """Return matrix @ vector for every vector of a batch of shape (..., N)."""
+    xp = array_namespace(vectors)  # whose matmul takes two precisions, which torch's own operator does not
     if vectors.ndim == 1:
-        return matrix @ vectors
-    xp = array_namespace(vectors)
+        return xp.matmul(matrix, vectors)
     return xp.matmul(vectors, xp.permute_dims(matrix, (1, 0)))
 
 

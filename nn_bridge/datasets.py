@@ -126,8 +126,8 @@ def load_mnist(root: str | os.PathLike[str] | None = None, *, standardise: bool 
     root : path, optional
         Where the unpacked files go; `cache_directory` by default.
     standardise : bool, optional
-        Subtract the mean and divide by the standard deviation of all training pixels (0.1307, 0.3081);
-        otherwise pixels are in [0, 1].
+        Subtract the mean and divide by the standard deviation of all training pixels (0.1307, 0.3081; by 255
+        where they are all alike); otherwise pixels are in [0, 1].
 
     Returns
     -------
@@ -220,7 +220,9 @@ def _in_memory(train: Any, test: Any, name: str, standardise: bool) -> Dataset:
     shares, greys = counts / counts.sum(), torch.arange(256, dtype=torch.float64, device=counts.device)
     mean = float(shares @ greys)
     deviation = float(shares @ (greys - mean).square()) ** 0.5
-    centre, scale = (mean, deviation) if standardise else (0.0, 255.0)
+    centre = mean if standardise else 0.0
+    # Pixels that are all alike have no deviation to be divided by.
+    scale = deviation if standardise and deviation > 0 else 255.0
 
     def images(part: Any) -> torch.Tensor:
         flat: torch.Tensor = part.data.flatten(start_dim=1).to(torch.float32)

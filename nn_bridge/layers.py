@@ -57,6 +57,7 @@ class PopulationLayer(nn.Module):
         self.group_axis = group_axis
         self.observer: Observer | None = None
         self.register_buffer("masses", torch.ones(groups, dtype=torch.float64, device=device))
+        self.register_forward_pre_hook(_must_be_called)
 
     @property
     def groups(self) -> int:
@@ -65,11 +66,14 @@ class PopulationLayer(nn.Module):
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
         """Return y = p·z, with the masses cast to the dtype of `z`."""
+        observed = self.observer is not None and torch.is_grad_enabled()
+        if z.is_nested and not observed:  # as nn.TransformerEncoder makes padded sequences
+            return torch.nested.as_nested_tensor([self.scaled(part[None])[0] for part in z.unbind()])
         shape = [1] * z.ndim
         shape[self.group_axis] = -1
         # A copy in double precision too, so that a step of the masses spoils no backward pass to come.
         masses = self.masses.to(z.dtype, copy=True)
-        if self.observer is not None and torch.is_grad_enabled() and not z.requires_grad:
+        if observed and not z.requires_grad:
             masses.requires_grad_()  # the weights are frozen, the masses are not
         y = z * masses.view(shape)
         if self.observer is not None and y.requires_grad:
@@ -90,6 +94,14 @@ class PopulationLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observer": None}
+
+
+def _must_be_called(layer: nn.Module, inputs: object) -> None:
+    """Do nothing, as a hook of every population layer.
+
+    `nn.TransformerEncoderLayer` in evaluation mode takes the weights of its linear layers and computes with
+    them itself, without masses, unless a module in it has a hook: then it calls them.
+    """
 
 
 class PopulationLinear(PopulationLayer):
@@ -236,8 +248,15 @@ def population_layers(model: nn.Module) -> list[PopulationLayer]:
     Raises
     ------
     ValueError
-        If there is none.
+        If there is none, or one is the output projection of `nn.MultiheadAttention`, which reads the weights
+        of that layer and never calls it.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and isinstance(module.out_proj, PopulationLayer):
+            raise ValueError(
+                f"{name}.out_proj".strip(".") + f" is a {type(module.out_proj).__name__}; expected a plain "
+                "linear layer there: nn.MultiheadAttention reads its weights and ignores the masses."
+            )
     layers = [module for module in model.modules() if isinstance(module, PopulationLayer)]
     if not layers:
         raise ValueError(

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,8 @@ class Record:
     Parameters
     ----------
     contributions : array, shape (steps, groups)
-        What the landscape got at every step, after the signal's options, in the dtype used.
+        What the landscape got at every step, after the signal's options, in the dtype used. NaN for a step
+        that was skipped (see `Selector`).
     initial_masses : array, shape (groups,)
         Masses before the first step.
     step_size : float
@@ -68,7 +70,20 @@ class Record:
         return self.first_step * self.step_size + steps * self.step_size
 
     def landscape(self, decay: float) -> ed.landscapes.Recorded:
-        """Return the landscape c(t_k) - λ p of the record (Eq. 10), held from each step to the next."""
+        """Return the landscape c(t_k) - λ p of the record (Eq. 10), held from each step to the next.
+
+        Raises
+        ------
+        ValueError
+            If a step was skipped: no contributions leave every mass as it is.
+        """
+        skipped = np.flatnonzero(~np.isfinite(self.contributions).all(axis=1))
+        if len(skipped):
+            raise ValueError(
+                f"step {skipped[0]} of the record was skipped, as {len(skipped)} of {self.steps} were: its "
+                "signal was not finite; expected steps that were all taken: replay the parts between skipped "
+                "steps by themselves."
+            )
         return ed.landscapes.Recorded(self.times, self.contributions, decay)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -149,8 +164,11 @@ def _record_of(data: xr.Dataset, schema: int) -> Record:
 class Recorder:
     """Keeps the contributions of every step of a selector, from now on until `stop`.
 
-    They stay on the model's device until `record` is asked for, so that no step waits: 4 bytes for each
-    group and step, 29 MB for the paper's run.
+    A record is of steps that follow from one another: whatever else changes masses or selector in between
+    is noticed, and `record` refuses.
+
+    The contributions stay on the model's device until `record` is asked for, so that no step waits: 4 bytes
+    for each group and step, 29 MB for the paper's run.
 
     Parameters
     ----------
@@ -173,21 +191,54 @@ class Recorder:
     def __init__(self, selector: Selector) -> None:
         self._selector = selector
         self._first_step = selector.steps
-        self._initial_masses = selector.masses
+        self._initial_masses = self._masses = selector.masses
+        self._settings = self._current_settings()
         self._contributions: list[torch.Tensor] = []
-        self._stop: Callable[[], None] = selector.listen(self._contributions.append)
+        self._moved: list[torch.Tensor] = []  # whether masses changed since the step before
+        self._fault = ""
+        self._stop: Callable[[], None] = selector.listen(self._keep)
+
+    def _current_settings(self) -> dict[str, Any]:
+        return {name: getattr(self._selector, name) for name in ("step_size", "dynamics", "landscape")}
+
+    def _keep(self, contribution: torch.Tensor, masses: torch.Tensor) -> None:
+        self._contributions.append(contribution)
+        self._moved.append((masses != self._masses).any())  # on the device, and read in `record`
+        self._masses = self._selector.masses
+        step, expected = len(self._contributions) - 1, self._first_step + len(self._contributions)
+        now = {"steps": self._selector.steps} | self._current_settings()
+        for name, before in ({"steps": expected} | self._settings).items():
+            if now[name] != before and not self._fault:
+                self._fault = f"{name} of the selector is {now[name]!r} after step {step}, not {before!r}"
 
     def stop(self) -> None:
         """Record no further step."""
         self._stop()
 
     def record(self) -> Record:
-        """Return what was recorded so far."""
+        """Return what was recorded so far.
+
+        Raises
+        ------
+        ValueError
+            If the recorded steps do not follow from one another: something else changed the masses in
+            between (`prune`, a state that was loaded), or the selector's step size, dynamics or landscape
+            were replaced.
+        """
+        fault = self._fault
+        if self._moved and bool((moved := torch.stack(self._moved)).any()):
+            step = int(moved.int().argmax())
+            fault = f"masses were changed by something else before step {step}"
+        if fault:
+            raise ValueError(
+                f"{fault}; expected a record in which only the selector's steps change the masses: end the "
+                "record before such a change, with stop(), and begin another one after it."
+            )
         groups = self._initial_masses.shape[0]
         rows = torch.stack(self._contributions) if self._contributions else torch.empty(0, groups)
         return Record(
             contributions=rows.cpu().numpy(),
             initial_masses=self._initial_masses.cpu().numpy(),
-            step_size=self._selector.step_size,
+            step_size=self._settings["step_size"],
             first_step=self._first_step,
         )

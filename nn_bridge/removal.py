@@ -12,7 +12,7 @@ import statistics
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from evodyn import validation
 from evodyn.atomic import replacing
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, population_layers
+from nn_bridge.modes import evaluation_mode
 
 __all__ = [
     "Cost",
@@ -265,7 +266,10 @@ def _chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def compact(
-    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, round_to: int = 1
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+    *,
+    round_to: int = 1,
 ) -> nn.Sequential:
     """Return a new, smaller network without the groups of mass 0, masses folded into plain layers.
 
@@ -277,10 +281,11 @@ def compact(
     model : torch.nn.Module
         A chain (`nn.Sequential`, nested or not) of population layers, plain linear layers and
         element-wise modules; it is left as it is.
-    optimizer : torch.optim.Optimizer, optional
-        An optimiser of `model`, to go on training with. It is *re-pointed*, in place (learning-rate
-        schedulers hold on to it), to the parameters of the new network; its state, momentum say, is sliced
-        to what is left, so that nothing of a removed group comes back. It is not rescaled by the masses.
+    optimizer : torch.optim.Optimizer or sequence of them, optional
+        The optimisers of `model`, all of them, to go on training with. They are *re-pointed*, in place
+        (learning-rate schedulers hold on to them), to the parameters of the new network; their state,
+        momentum say, is sliced to what is left, so that nothing of a removed group comes back. It is not
+        rescaled by the masses.
     round_to : int, optional
         Keep each layer's width a multiple of this where possible, with groups of zero weights: some
         devices are slower at odd widths.
@@ -293,10 +298,14 @@ def compact(
     Raises
     ------
     ValueError
-        If a module cannot be traced (named), a layer has no living group or masses that are negative or
-        not finite, or the optimiser holds parameters that are not the model's.
+        If a module cannot be traced (named), or a layer has no living group or masses that are negative or
+        not finite. If an optimiser holds parameters that are not the model's, or state that cannot be sliced
+        (LBFGS, Adafactor), or a parameter that requires a gradient is in none of the optimisers: they are
+        then as they were.
     """
     validation.count("round_to", round_to)
+    given = [] if optimizer is None else optimizer
+    optimizers = [given] if isinstance(given, torch.optim.Optimizer) else list(given)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     slices: _Slices = {}
     kept: torch.Tensor | None = None  # indices of the inputs that are left; None: all
@@ -307,7 +316,7 @@ def compact(
         if isinstance(module, PopulationLinear | nn.Linear):
             rows = _living(name, module, round_to)
             part, mapping = _smaller(module, rows, kept, constant)
-            if optimizer is not None and mapping.keys() & slices.keys():
+            if optimizers and mapping.keys() & slices.keys():
                 raise ValueError(
                     f"{name} shares parameters with a layer before; an optimiser cannot follow them."
                 )
@@ -334,8 +343,8 @@ def compact(
         )
     small = nn.Sequential(parts)
     small.training = model.training
-    if optimizer is not None:
-        _repoint(optimizer, slices)
+    if optimizers:
+        _repoint(model, small, optimizers, slices)
     return small
 
 
@@ -397,23 +406,75 @@ def _smaller(
 
 
 def _repoint(
-    optimizer: torch.optim.Optimizer,
-    slices: _Slices,
+    model: nn.Module, small: nn.Module, optimizers: Sequence[torch.optim.Optimizer], slices: _Slices
 ) -> None:
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if any(parameter not in slices for parameter in held):
+    """Point the optimisers to the parameters of the new network, all of them or none."""
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    states = [_sliced_state(optimizer, slices, names) for optimizer in optimizers]
+    held = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    left = [names[old] for old in slices if old.requires_grad and old not in held]
+    if left:
+        raise ValueError(
+            f"optimizer does not hold {', '.join(left)}; expected every parameter that requires a gradient: "
+            "pass all optimisers of the model as a list, and freeze what is not trained with "
+            "requires_grad_(False)."
+        )
+    new_names: dict[torch.Tensor, str] = {p: name for name, p in small.named_parameters()}
+    for optimizer, state in zip(optimizers, states, strict=True):
+        for group in optimizer.param_groups:
+            group["params"] = [slices[parameter][0] for parameter in group["params"]]
+            if "param_names" in group:
+                group["param_names"] = [new_names[parameter] for parameter in group["params"]]
+        optimizer.state.clear()
+        optimizer.state.update(state)
+
+
+def _sliced_state(
+    optimizer: torch.optim.Optimizer, slices: _Slices, names: Mapping[torch.Tensor, str]
+) -> dict[torch.Tensor, dict[str, Any]]:
+    """Return an optimiser's state for the new parameters; refuse by name what cannot be carried over."""
+    kind = type(optimizer).__name__
+    remedy = "make a new optimiser of the compacted network."
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    if not (held | optimizer.state.keys()) <= slices.keys():
         raise ValueError(
             "optimizer holds parameters that are not the model's; expected an optimiser of this model alone."
         )
-    for group in optimizer.param_groups:
-        group["params"] = [slices[parameter][0] for parameter in group["params"]]
-    for old, (new, sliced) in slices.items():
-        if old in optimizer.state:
-            state = optimizer.state.pop(old)
-            optimizer.state[new] = {
-                key: sliced(value) if torch.is_tensor(value) and value.shape == old.shape else value
-                for key, value in state.items()
-            }
+    for name, value in vars(optimizer).items():
+        if name not in ("param_groups", "state", "defaults") and _refers_to(value, held):
+            raise ValueError(
+                f"optimizer is {kind}, which refers to the parameters in {name} as well; expected parameter "
+                f"groups and state alone: {remedy}"
+            )
+
+    def carried(old: torch.Tensor, key: str, value: Any) -> Any:
+        if torch.is_tensor(value) and value.shape == old.shape:
+            return slices[old][1](value)
+        if (
+            value is None
+            or isinstance(value, int | float | str)
+            or (torch.is_tensor(value) and not value.ndim)
+        ):
+            return value
+        shape = f"of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"
+        raise ValueError(
+            f"optimizer is {kind}, which keeps {key!r} of {names[old]}, {shape}; expected a number or the "
+            f"parameter's shape, {tuple(old.shape)}, of which the part that is left is known: {remedy}"
+        )
+
+    return {
+        slices[old][0]: {key: carried(old, key, value) for key, value in state.items()}
+        for old, state in optimizer.state.items()
+    }
+
+
+def _refers_to(value: object, parameters: Collection[torch.Tensor]) -> bool:
+    """Tell whether an attribute is another optimiser, or parameters in a container or by themselves."""
+    if isinstance(value, Mapping):
+        return any(_refers_to(item, parameters) for pair in value.items() for item in pair)
+    if isinstance(value, list | tuple | set):
+        return any(_refers_to(item, parameters) for item in value)
+    return isinstance(value, torch.optim.Optimizer) or (torch.is_tensor(value) and value in parameters)
 
 
 # Saving
@@ -470,7 +531,7 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     described = _architecture(model)
     tensors = {
-        f"{entry['name']}.{key}": value.detach().cpu().contiguous()
+        f"{entry['name']}.{key}": _stored(value)
         for (_, module), entry in zip(_chain(model), described, strict=True)
         for key, value in module.state_dict().items()
     }
@@ -551,9 +612,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.T
     example : Tensor, shape (samples, ...)
         An input, whose shape after the first axis and dtype the file keeps.
     """
-    training = model.training
-    model.eval()
-    with warnings.catch_warnings(), replacing(path) as temporary:
+    with evaluation_mode(model), warnings.catch_warnings(), replacing(path) as temporary:
         # Of the exporter's own making, about its internals.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -567,7 +626,6 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.T
             external_data=False,
             verbose=False,
         )
-    model.train(training)
 
 
 # Cost
@@ -584,7 +642,7 @@ class Cost:
     macs : int
         Multiply-accumulates of its matrix products for one sample.
     file_bytes : int
-        Size of its weights in a file.
+        Size of its weights in a file; shared ones count once, as in `parameters`.
     latency : float
         Median time of one forward pass of the sample batch, in seconds.
     """
@@ -612,25 +670,40 @@ def cost(model: nn.Module, example: torch.Tensor, *, repeats: int = 50) -> Cost:
     -------
     Cost
         The four figures.
+
+    Raises
+    ------
+    ValueError
+        If `repeats` is not a positive whole number.
     """
     from safetensors.torch import save
 
-    training = model.training
-    model.eval()
-    with FlopCounterMode(display=False) as counter:
-        model(example[:1])
+    validation.count("repeats", repeats)
     waits = example.device.type == "cuda"
     times = []
-    for _ in range(repeats + 3):
-        start = time.perf_counter()
-        model(example)
-        if waits:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    model.train(training)
+    with evaluation_mode(model):
+        with FlopCounterMode(display=False) as counter:
+            model(example[:1])
+        for _ in range(repeats + 3):
+            start = time.perf_counter()
+            model(example)
+            if waits:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=counter.get_total_flops() // 2,
-        file_bytes=len(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})),
+        file_bytes=len(save(_weights(model))),
         latency=statistics.median(times[3:]),
     )
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what a file of the network's weights holds; what two modules share is there once."""
+    once = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
+    return {name: _stored(value) for name, value in once.values()}
+
+
+def _stored(value: torch.Tensor) -> torch.Tensor:
+    """Return a copy for a file: safetensors refuses tensors that lie in the same memory."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
+from evodyn import validation
+from nn_bridge.modes import evaluation_mode
 from nn_bridge.selector import Selector
 
 __all__ = ["accuracy", "loader_generator", "shuffled", "train_epoch"]
@@ -51,10 +53,17 @@ def train_epoch(
     -------
     float
         Mean loss over the samples, each measured before the update that it took part in.
+
+    Raises
+    ------
+    ValueError
+        Before the first step, if there are not as many labels as images, at least one, or `batch_size` is
+        not positive.
     """
+    minibatches = _minibatches(images, labels, batch_size)
     model.train()
     total = torch.zeros((), device=images.device)
-    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for x, y in minibatches:
         optimizer.zero_grad()
         value = loss(model(x), y)
         value.backward()
@@ -74,7 +83,13 @@ def shuffled(
     """Return the samples in random order: one gather for the whole epoch instead of one for each step.
 
     The order depends on the generator alone, not on the device of the samples.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many labels as images, at least one.
     """
+    _check_pairs(images, labels)
     order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
     return images[order], labels[order]
 
@@ -96,12 +111,32 @@ def loader_generator(generator: torch.Generator) -> torch.Generator:
 def accuracy(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, batch_size: int = 2048
 ) -> float:
-    """Return the fraction of samples whose largest output is that of their label."""
-    training = model.training
-    model.eval()
-    right = sum(
-        (model(x).argmax(dim=1) == y).sum()
-        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    )
-    model.train(training)
+    """Return the fraction of samples whose largest output is that of their label.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many labels as images, at least one, or `batch_size` is not positive.
+    """
+    with evaluation_mode(model):
+        right = sum((model(x).argmax(dim=1) == y).sum() for x, y in _minibatches(images, labels, batch_size))
     return float(right) / len(images)
+
+
+def _minibatches(
+    images: torch.Tensor, labels: torch.Tensor, batch_size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the samples in minibatches, views of what is given, once it is known to fit together."""
+    _check_pairs(images, labels)
+    size = validation.count("batch_size", batch_size)
+    return zip(images.split(size), labels.split(size), strict=True)
+
+
+def _check_pairs(images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise `ValueError` unless there is one label for each image."""
+    there = [len(tensor) if tensor.ndim else 0 for tensor in (images, labels)]
+    if there[0] != there[1] or not there[0]:
+        raise ValueError(
+            f"images holds {there[0]} samples and labels {there[1]}; expected as many labels as images, "
+            "at least one."
+        )

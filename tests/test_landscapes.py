@@ -338,3 +338,34 @@ def test_contributions_of_another_library_meet_masses_of_numpy(library: Library)
         assert run.masses.tolist() == (
             ed.iterate(ed.Replicator(), landscapes.LinearDecay(c, 0.1), masses, 3, 0.1).masses.tolist()
         )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 3)])
+@pytest.mark.parametrize("name", ["torch", "array_api_strict"])
+def test_masses_of_any_precision_and_shape_have_the_fitness_of_numpys(
+    name: str, shape: tuple[int, ...], dtype: str
+) -> None:
+    library = pytest.importorskip(name)
+    c, matrix = np.array([1.0, 2.0, 3.0]), np.array([[0.0, 2.0, 1.0], [2.0, 4.0, 0.5], [1.0, 0.5, 1.0]])
+    values = np.broadcast_to(np.array([0.5, 0.0, 2.0]), shape)  # exact in single precision
+    made: list[Any] = [
+        landscapes.Constant(c),
+        landscapes.LinearDecay(c, 0.5),
+        landscapes.Entropic(c, 0.5),
+        landscapes.MatrixGame(matrix),
+        landscapes.Redundancy(c, matrix, 0.5),
+        landscapes.Seasonal(c, c, 3.0),
+        landscapes.Recorded([0.0, 1.0], [c], 0.5),
+        landscapes.Constant(c) + landscapes.MatrixGame(matrix),
+    ]
+    if name == "torch":  # the landscape's precision is its own
+        made += [
+            landscapes.MatrixGame(library.asarray(matrix, dtype=library.float32)),
+            landscapes.Redundancy(library.asarray(c), library.asarray(matrix, dtype=library.float32), 0.5),
+        ]
+    for landscape in made:
+        masses = library.asarray(values.copy(), dtype=getattr(library, dtype))
+        found = np.asarray(landscape(0.5, masses), dtype=np.float64)
+        assert found.shape == shape
+        np.testing.assert_allclose(found, landscape(0.5, values), rtol=1e-6)

@@ -201,6 +201,19 @@ def test_fashion_mnist_is_read_from_torchvisions_layout(fashion: Path, root: Pat
     assert torch.equal(load_fashion_mnist(fashion).test_labels, data.test_labels)
 
 
+@pytest.mark.parametrize("grey", [0, 7])
+def test_images_that_are_all_alike_have_finite_pixels(root: Path, tmp_path: Path, grey: int) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    shutil.copytree(root / "MNIST" / "raw", raw)
+    file = raw / FILES[0]
+    file.write_bytes(file.read_bytes()[:16] + bytes([grey]) * (60000 * 784))
+    data = load_fashion_mnist(tmp_path)
+    assert bool((data.train_images == 0).all())
+    # Other images keep the scale of pixels in [0, 1].
+    expected = load_mnist(root, standardise=False).test_images - grey / 255
+    torch.testing.assert_close(data.test_images, expected)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "header", "label", "missing", "empty"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_damaged_fashion_files_are_refused_by_name(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,46 @@ def test_impossible_widths_are_refused(widths: tuple[int, ...]) -> None:
 def test_a_model_without_population_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="population layer"):
         population_layers(nn.Linear(2, 2))
+
+
+# Modules of torch that compute with the weights of their parts
+
+
+def encoder_layer(bias: bool = True) -> Any:
+    torch.manual_seed(0)
+    layer: Any = nn.TransformerEncoderLayer(4, 2, dim_feedforward=6, dropout=0.0, batch_first=True)
+    draw = torch.Generator().manual_seed(1)
+    layer.linear1 = PopulationLinear(4, 6, bias, generator=draw)
+    layer.linear2 = PopulationLinear(6, 4, bias, generator=draw)
+    for linear in (layer.linear1, layer.linear2):
+        linear.masses.uniform_(0.0, 2.0, generator=draw)
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_transformer_in_evaluation_mode_uses_the_masses(stacked: bool, bias: bool, copied: bool) -> None:
+    model = encoder_layer(bias)
+    if stacked:
+        model = nn.TransformerEncoder(model, 2)
+    if copied:
+        model = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(2))
+    options = {"src_key_padding_mask": torch.tensor([[False, False, True], [False] * 3])} if stacked else {}
+    expected = model.train()(x, **options)  # without dropout the same
+    with torch.no_grad():
+        found = model.eval()(x, **options)
+    seen = slice(0, 2) if stacked else slice(None)
+    torch.testing.assert_close(found[:, seen], expected[:, seen])
+    population_layers(model)[0].masses.zero_()
+    with torch.no_grad():
+        assert not torch.allclose(model(x, **options)[:, seen], found[:, seen])
+
+
+def test_the_projection_of_an_attention_is_refused_which_never_calls_it() -> None:
+    model: Any = nn.Sequential(encoder_layer())
+    model[0].self_attn.out_proj = PopulationLinear(4, 4)
+    with pytest.raises(ValueError, match=r"^0\.self_attn\.out_proj is a PopulationLinear; expected a plain"):
+        population_layers(model)

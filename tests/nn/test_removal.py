@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import tempfile
@@ -20,6 +21,7 @@ from torch import nn
 import nn_bridge.removal as removal
 from nn_bridge import (
     PopulationLinear,
+    accuracy,
     compact,
     cost,
     export_onnx,
@@ -211,16 +213,122 @@ def test_an_optimiser_goes_on_with_sliced_momentum() -> None:
     torch.testing.assert_close(small(x), masked(x), atol=1e-5, rtol=1e-5)
 
 
-def test_adams_state_is_sliced_too() -> None:
+ELEMENTWISE = [
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.Adamax,
+    torch.optim.ASGD,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+]
+
+
+def halved() -> Any:
     model = network()
-    optimizer = torch.optim.Adam(model.parameters())
-    model(inputs()).sum().backward()
-    optimizer.step()
-    prune_to_sparsity(model, 0.5)
-    small: Any = compact(model, optimizer)
-    small(inputs()).sum().backward()
-    optimizer.step()
-    assert float(optimizer.state[small[0].weight]["step"]) == 2
+    set_masses(model, [1.0, 0.0] * 10)
+    return model
+
+
+def train(model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int = 3) -> None:
+    y = torch.randint(0, 5, (32,), generator=torch.Generator().manual_seed(0))
+    for _ in range(steps):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs()), y).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ELEMENTWISE)
+def test_with_every_elementwise_optimiser_the_smaller_network_goes_on_as_the_masked_one(kind: Any) -> None:
+    model, masked = halved(), halved()
+    optimizer, other = kind(model.parameters(), lr=0.01), kind(masked.parameters(), lr=0.01)
+    train(model, [optimizer])
+    small = compact(model, optimizer)
+    train(small, [optimizer])
+    train(masked, [other], 6)
+    torch.testing.assert_close(small(inputs()), masked(inputs()), atol=1e-5, rtol=1e-5)
+    assert optimizer.state.keys() <= set(small.parameters())
+
+
+def test_several_optimisers_follow_as_a_list_and_none_is_left_behind() -> None:
+    def optimisers(model: Any) -> list[torch.optim.Optimizer]:
+        named = list(model.named_parameters())
+        return [
+            torch.optim.SGD(named[:2], lr=0.1, momentum=0.9),
+            torch.optim.Adam([p for _, p in named[2:]], lr=0.01),
+        ]
+
+    model, masked = halved(), halved()
+    both, others = optimisers(model), optimisers(masked)
+    train(model, both)
+    with pytest.raises(
+        ValueError, match=r"optimizer does not hold hidden2\.weight, hidden2\.bias, output\.w"
+    ):
+        compact(model, both[0])
+    assert both[0].param_groups[0]["params"][0] is model.hidden1.weight
+    small = compact(model, both)
+    train(small, both)
+    train(masked, others, 6)
+    torch.testing.assert_close(small(inputs()), masked(inputs()), atol=1e-5, rtol=1e-5)
+    frozen = halved()
+    frozen.hidden2.requires_grad_(False)
+    frozen.output.requires_grad_(False)
+    compact(frozen, torch.optim.SGD(frozen.hidden1.parameters(), lr=0.1))
+
+
+def test_names_of_parameters_follow_into_the_smaller_network() -> None:
+    model = nn.Sequential(OrderedDict(body=halved(), head=nn.Linear(5, 2)))
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    if "param_names" not in optimizer.param_groups[0]:
+        pytest.skip("this torch keeps no names")
+    small = compact(model, optimizer)
+    assert optimizer.param_groups[0]["param_names"] == [name for name, _ in small.named_parameters()]
+
+
+class Wrapping(torch.optim.SGD):
+    """Keeps another optimiser of the same parameters inside, as sharpness-aware minimisation does."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr=lr)
+        self.base = torch.optim.SGD(self.param_groups, lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (torch.optim.LBFGS, "optimizer is LBFGS, which refers to the parameters in _params"),
+        (
+            torch.optim.Adafactor,
+            r"optimizer is Adafactor, which keeps 'row_var' of hidden1\.weight, of shape",
+        ),
+        (Wrapping, "optimizer is Wrapping, which refers to the parameters in base"),
+    ],
+)
+def test_an_optimiser_that_cannot_follow_is_refused_by_name_and_left_alone(kind: Any, message: str) -> None:
+    model = halved()
+    optimizer = kind(model.parameters(), lr=0.01)
+    nn.functional.mse_loss(model(inputs()), torch.ones(32, 5)).backward()
+    if kind is not torch.optim.LBFGS:
+        optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        compact(model, optimizer)
+    assert str(optimizer.state_dict()) == str(before)
+    assert optimizer.param_groups[0]["params"] == list(model.parameters())
+
+
+def test_a_list_in_the_state_is_refused_by_name() -> None:
+    model = halved()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.state[model.hidden1.bias]["history"] = [torch.zeros(12)]
+    with pytest.raises(ValueError, match=r"'history' of hidden1\.bias, a list"):
+        compact(model, optimizer)
 
 
 class Residual(nn.Module):
@@ -375,6 +483,53 @@ def test_a_halved_paper_network_costs_less_and_predicts_the_same(tmp_path: Path)
     assert after.macs == sum(a * b for a, b in itertools.pairwise(widths))
     assert after.macs < 0.6 * before.macs
     assert after.file_bytes < 0.6 * before.file_bytes and after.latency > 0
+
+
+def test_shared_weights_are_measured_once_and_saved_by_every_name(tmp_path: Path) -> None:
+    first, second, third = (nn.Linear(4, 4) for _ in range(3))
+    tied = nn.Linear(4, 4)
+    tied.weight = second.weight  # each with its own bias
+    x = inputs(3, 4)
+    apart = cost(nn.Sequential(first, second, nn.ReLU(), third), x, repeats=1)
+    for last, shared in ((second, 20), (tied, 16)):
+        model = nn.Sequential(first, second, nn.ReLU(), last)
+        measured = cost(model, x, repeats=1)
+        assert measured.parameters == apart.parameters - shared
+        assert measured.file_bytes <= apart.file_bytes - 4 * shared
+        save_compact(model, tmp_path / "shared.safetensors")
+        assert torch.equal(load_compact(tmp_path / "shared.safetensors")(x), model(x))
+
+
+class Failing(nn.Sequential):
+    """Raises in the middle of a measurement, and has a part in a mode of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if getattr(self, "fails", True):
+            raise OSError("in the middle")
+        return super().forward(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("measure", ["cost", "accuracy", "export_onnx"])
+def test_every_module_is_in_its_own_mode_after_a_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measure: str, fails: bool
+) -> None:
+    def export(model: nn.Module, arguments: tuple[torch.Tensor], path: str, **_: Any) -> None:
+        model(*arguments)
+        Path(path).touch()
+
+    monkeypatch.setattr(torch.onnx, "export", export)  # itself it takes seconds
+    model: Any = Failing(nn.Linear(4, 3), nn.Dropout().eval())
+    model.fails = fails
+    x = inputs(3, 4)
+    run: Any = {
+        "cost": lambda: cost(model, x, repeats=1),
+        "accuracy": lambda: accuracy(model, x, torch.zeros(3)),
+        "export_onnx": lambda: export_onnx(model, tmp_path / "model.onnx", x),
+    }[measure]
+    with pytest.raises(OSError, match="in the middle") if fails else contextlib.nullcontext():
+        run()
+    assert [module.training for module in model.modules()] == [True, True, False]
 
 
 @pytest.mark.parametrize("small", [True, False])

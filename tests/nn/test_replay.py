@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 from nn_bridge.experiment import Experiment
-from nn_bridge.replay import Recording, Replay, record_of, recorded, replayed
+from nn_bridge.recording import Record
+from nn_bridge.replay import Recording, Replay, distance_bound, record_of, recorded, replayed
 from tests.scripts import call
 
 SMALL: dict[str, Any] = {"epochs": 2, "train_samples": 640, "test_samples": 200, "widths": (784, 24, 12, 10)}
@@ -101,6 +102,30 @@ def test_the_bound_holds_where_a_cap_acts(scope: Any) -> None:
     assert (distances <= replay.bounds).all() and (replay.bounds < 100 * distances).all()
     free = replayed(dataclasses.replace(experiment, dynamics="replicator"), record, halvings=0)
     assert free.maps[0, -1].sum() > 36.5
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "clip", "cap", "growth", "reflected"),
+    [
+        ("normalized", 0.5, 3.0, 0.5, 2),  # the clip lets total mass grow, and the cap acts
+        ("normalized", 0.5, None, 0.5, 1),
+        ("normalized", None, 3.0, 2 / 3, 1),  # total mass is conserved
+        ("replicator", 0.5, 3.0, 0.5, 1),
+    ],
+)
+def test_the_bound_doubles_rates_and_distance_where_a_cap_acts(
+    dynamics: Any, clip: float | None, cap: float | None, growth: float, reflected: int
+) -> None:
+    # One group of three is 1 above the others: deviations of 2/3, 1/3 and 1/3 from the mean fitness.
+    experiment = Experiment(
+        widths=(784, 2, 1, 10), dynamics=dynamics, signal_clip=clip, mass_cap=cap, decay=0.25
+    )
+    record = Record(np.array([[1.0, 0.0, 0.0]] * 4), np.ones(3), step_size=0.1)
+    lipschitz = reflected * (2 * 0.25 * 1.0 + 4 / 9)
+    change = lipschitz * growth + growth**2 / (1 - 0.1 * growth)
+    expected = reflected * change / 2 * (np.exp(lipschitz * 0.4) - 1) / lipschitz
+    found = distance_bound(experiment, record, np.ones((5, 3)))
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_relative_signals_are_of_the_groups_that_compete_whatever_the_dynamics() -> None:

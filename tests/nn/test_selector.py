@@ -24,6 +24,7 @@ from nn_bridge import (
     Taylor,
     population_layers,
     population_mlp,
+    prune,
 )
 
 pytestmark = pytest.mark.nn
@@ -543,3 +544,198 @@ def test_any_layer_that_scales_its_groups_can_take_part() -> None:
     y = torch.randint(0, 2, (8,))
     expected = np.abs(autograd(model, x, y))
     np.testing.assert_allclose(contribution(model, Contribution(), (x, y)), expected, rtol=1e-12)
+
+
+# Losses that contain gradients
+
+
+@pytest.mark.parametrize("how", ["penalty", "functional"])
+def test_a_loss_that_contains_gradients_is_refused_by_name(how: str) -> None:
+    model = network()
+    selector = selected(model, Contribution())
+    x, y = batch()
+    if how == "penalty":  # how the input's gradient depends on the masses, the layers' outputs do not show
+        (slope,) = torch.autograd.grad(model(x.requires_grad_()).sum(), x, create_graph=True)
+        (nn.functional.cross_entropy(model(x), y) + slope.square().sum()).backward()
+    else:
+        weights = dict(model.named_parameters())
+        torch.func.grad(lambda w: torch.func.functional_call(model, w, (x,)).sum())(weights)
+        backward(model, x, y)
+    before = selector.masses
+    with pytest.raises(RuntimeError, match=r"^hidden1 saw a backward pass with create_graph=True"):
+        selector.step()
+    assert torch.equal(selector.masses, before)
+
+
+def test_second_derivatives_for_something_else_can_be_forgotten() -> None:
+    model = network()
+    expected = contribution(network(), Contribution(), batch())
+    selector = selected(model, Contribution())
+    x, y = batch()
+    (slope,) = torch.autograd.grad(model(x.requires_grad_()).sum(), x, create_graph=True)
+    slope.sum().backward()
+    selector.clear()
+    backward(model, x.detach(), y)
+    selector.step()
+    assert selector.contribution is not None and np.array_equal(selector.contribution.numpy(), expected)
+
+
+# Batches that are not finite
+
+SIGNALS = [
+    Contribution(),
+    Contribution(per_sample=True),
+    Contribution(smoothing=0.7, relative=True),
+    Contribution(memory=0.5, relative="zscore"),
+    Contribution(memory=0.5, smoothing=0.5, relative="max"),
+    Taylor(smoothing=0.5),
+]
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("signal", SIGNALS, ids=repr)
+def test_a_batch_that_is_not_finite_leaves_no_trace(signal: Signal, value: float, scope: Any) -> None:
+    dynamics = ed.SelectionMutation(0.1, target=1.0, signal_clip=0.1)
+    selectors = [Selector(network(), dynamics, signal, 0.1, scope=scope) for _ in range(2)]
+    spoilt, whole = (selector.layers for selector in selectors)
+    x, y = batch()
+    bad = x.clone()
+    bad[3, 2] = value
+    for k in range(5):
+        for selector, layers in zip(selectors, (spoilt, whole), strict=True):
+            model = nn.Sequential(layers[0], nn.ReLU(), layers[1])
+            if k in (0, 2) and layers is spoilt:  # the very first one, where nothing is remembered, too
+                nn.functional.cross_entropy(model(bad), y).backward()
+                before = selector.masses
+                selector.step()
+                assert selector.contribution is not None and bool(selector.contribution.isnan().all())
+                assert torch.equal(selector.masses, before)
+            nn.functional.cross_entropy(model(batch(k)[0]), y).backward()
+            selector.step()
+        assert torch.equal(selectors[0].masses, selectors[1].masses)
+    assert [int(selector.skipped) for selector in selectors] == [2, 0]
+    assert [selector.steps for selector in selectors] == [7, 5]
+    states = [selector.state_dict() for selector in selectors]
+    assert torch.equal(states[0].pop("skipped"), torch.tensor(2)) and states[1].pop("skipped") == 0
+    for name in ("remembered", "smoothed", "weight"):
+        one, other = (state[name] for state in states)
+        assert one is other is None or np.array_equal(one, other)
+
+
+def test_a_step_reads_no_value_back_from_the_device() -> None:
+    with torch.device("meta"):  # where there are none
+        model = population_mlp(WIDTHS)
+        x, y = torch.ones(2, WIDTHS[0]), torch.zeros(2, dtype=torch.int64)
+    for dynamics in (ed.NormalizedGrowth(9.0, 0.1), ed.SelectionMutation(0.1, target=1.0)):
+        selector = Selector(model, dynamics, Contribution(memory=0.5, smoothing=0.5, relative=True), 0.1)
+        recorder = Recorder(selector)
+        for _ in range(2):
+            backward(model, x, y)
+            selector.step()
+        recorder.stop()
+        assert selector.skipped.device.type == selector.masses.device.type == "meta"
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("index", [0, 2])
+def test_fitness_that_is_not_finite_counts_for_living_groups_alone(index: int) -> None:
+    model = network()
+    model[0].masses[2] = 0.0
+    added = torch.zeros(GROUPS, dtype=torch.float64)
+    added[index] = -torch.inf  # a user's dynamics may turn it into a mass of 0
+    grows = ed.Selection(lambda masses, fitness: fitness)
+    selector = Selector(
+        model, grows, Magnitude(), 0.1, landscape=lambda c: ed.landscapes.LinearDecay(c + added, decay=0.0)
+    )
+    before = selector.masses
+    selector.step()
+    assert int(selector.skipped) == (index == 0)
+    assert torch.equal(selector.masses, before) == (index == 0)
+
+
+def test_the_count_of_skipped_steps_is_saved_and_absent_from_older_states() -> None:
+    signal = Contribution(smoothing=0.5)
+    model = network()
+    one, two = selected(model, signal), selected(network(), signal)
+    x, y = batch()
+    backward(model, x * torch.nan, y)
+    one.step()
+    two.load_state_dict(one.state_dict())
+    assert int(two.skipped) == 1 and two.steps == 1
+    older = {name: value for name, value in one.state_dict().items() if name != "skipped"}
+    two.load_state_dict(older)
+    assert int(two.skipped) == 0
+    for name, value in (
+        ("smoothed", torch.full((GROUPS,), torch.nan)),
+        ("remembered", torch.zeros(2)),
+        ("remembered", "text"),
+        ("steps", -1),
+        ("steps", 1.5),
+        ("skipped", -1),
+        ("weight", float("nan")),
+    ):
+        with pytest.raises(ValueError, match=f"{name} of the state"):
+            two.load_state_dict({**one.state_dict(), name: value})
+    assert two.steps == 1 and int(two.skipped) == 0
+
+
+# Records of what does not follow
+
+
+@pytest.mark.parametrize("change", ["prune", "prune first", "step_size", "dynamics", "landscape", "state"])
+def test_a_record_notices_what_else_changes_masses_or_rule(change: str) -> None:
+    model = network()
+    selector = selected(model, Magnitude())
+    recorder = Recorder(selector)
+    state = selector.state_dict()
+    replaced: dict[str, Any] = {
+        "step_size": 2e-3,
+        "dynamics": ed.NormalizedGrowth(),
+        "landscape": ed.landscapes.Constant,
+    }
+    for k in range(4):
+        if change == "prune" and k == 2:
+            prune(model, 0.5)
+        elif change == "prune first" and k == 0:
+            model[2].masses[0] += 1e-15
+        elif change == "state" and k == 2:
+            selector.load_state_dict(state)
+        elif change in ("step_size", "dynamics", "landscape") and k == 2:
+            setattr(selector, change, replaced[change])
+        selector.step()
+    message = {
+        "prune": "masses were changed by something else before step 2",
+        "prune first": "masses were changed by something else before step 0",
+        "step_size": "step_size of the selector is 0.002 after step 2, not 0.001",
+        "state": "steps of the selector is 1 after step 2, not 3",
+    }.get(change, f"{change} of the selector is .* after step 2, not")
+    with pytest.raises(ValueError, match=message):
+        recorder.record()
+    assert Recorder(selector).record().steps == 0
+
+
+def test_a_record_that_ends_before_the_change_stays_good() -> None:
+    model = network()
+    selector = selected(model, Magnitude())
+    recorder = Recorder(selector)
+    selector.step()
+    recorder.stop()
+    prune(model, 0.5)
+    selector.step_size = 0.1
+    selector.step()
+    assert recorder.record().steps == 1 and recorder.record().step_size == 1e-3
+
+
+def test_a_skipped_step_is_in_the_record_and_cannot_be_replayed() -> None:
+    model = network()
+    selector = selected(model, Contribution())
+    recorder = Recorder(selector)
+    for k in range(3):
+        x, y = batch(k)
+        backward(model, x * (torch.nan if k == 1 else 1.0), y)
+        selector.step()
+    record = recorder.record()
+    assert np.isnan(record.contributions).all(axis=1).tolist() == [False, True, False]
+    with pytest.raises(ValueError, match="step 1 of the record was skipped, as 1 of 3 were"):
+        record.landscape(1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import math
@@ -96,6 +97,36 @@ def test_the_mean_loss_is_that_of_the_samples(data: Any) -> None:
     x, y = data.train_images[:100], data.train_labels[:100]  # the last minibatch is smaller
     expected = nn.functional.cross_entropy(model(x), y).item()
     assert train_epoch(model, x, y, still, batch_size=64) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("labels", [9, 8, 5, 0, 13])
+def test_images_without_their_labels_are_refused_before_the_first_step(labels: int) -> None:
+    model = population_mlp((3, 4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = copy.deepcopy(model.state_dict())
+    # In minibatches of 4 the first two fit, and the ninth label would be broadcast over the last four images.
+    images, classes = torch.ones(12, 3), torch.zeros(labels, dtype=torch.int64)
+    message = f"images holds 12 samples and labels {labels}; expected as many labels"
+    with pytest.raises(ValueError, match=message):
+        train_epoch(model, images, classes, optimizer, batch_size=4)
+    with pytest.raises(ValueError, match=message):
+        accuracy(model, images, classes, batch_size=4)
+    with pytest.raises(ValueError, match=message):
+        shuffled(images, classes, torch.Generator())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
+
+
+def test_epochs_without_samples_or_batches_are_refused() -> None:
+    model = population_mlp((3, 4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="at least one"):
+        train_epoch(model, torch.ones(0, 3), torch.ones(0), optimizer)
+    x, y = torch.ones(2, 3), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        train_epoch(model, x, y, optimizer, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        accuracy(model, x, y, batch_size=0)
 
 
 def test_weights_and_masses_use_the_same_gradients_in_either_order(data: Any) -> None:
