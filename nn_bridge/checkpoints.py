@@ -139,7 +139,9 @@ def save_checkpoint(
         torch.save(state, content)
         payload = content.getvalue()
         _unpickled(payload)
-    except (pickle.PickleError, AttributeError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # an unknown object fails in a way of its own
         raise ValueError(
             "progress.history holds something that could not be read back, so nothing was saved; expected "
             "tensors, numbers, strings, lists and dicts: convert NumPy's values."

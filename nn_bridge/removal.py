@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evodyn import validation
 from evodyn.atomic import replacing
+from evodyn.extras import extra
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, population_layers
 
 __all__ = [
@@ -466,7 +468,8 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
     ValueError
         If the model still has population layers, or modules that `compact` does not make.
     """
-    from safetensors.torch import save
+    with extra("nn", user="save_compact"):
+        from safetensors.torch import save
 
     described = _architecture(model)
     tensors = {
@@ -503,7 +506,8 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
     ValueError
         If the file is damaged, of another kind or version, or names an unknown module.
     """
-    from safetensors import SafetensorError, safe_open
+    with extra("nn", user="load_compact"):
+        from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
@@ -550,7 +554,15 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.T
         The file; it is replaced atomically.
     example : Tensor, shape (samples, ...)
         An input, whose shape after the first axis and dtype the file keeps.
+
+    Raises
+    ------
+    ImportError
+        If the extra "onnx" is not installed.
     """
+    with extra("onnx", user="export_onnx"):
+        for library in ("onnx", "onnxscript"):
+            importlib.import_module(library)
     training = model.training
     model.eval()
     with warnings.catch_warnings(), replacing(path) as temporary:
@@ -613,7 +625,8 @@ def cost(model: nn.Module, example: torch.Tensor, *, repeats: int = 50) -> Cost:
     Cost
         The four figures.
     """
-    from safetensors.torch import save
+    with extra("nn", user="cost"):
+        from safetensors.torch import save
 
     training = model.training
     model.eval()
