@@ -1,6 +1,10 @@
 """Sphinx configuration: Markdown pages, and the reference from the docstrings."""
 
+from collections.abc import Callable
 from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
 
 from evodyn import __version__
 
@@ -11,7 +15,6 @@ version = release = __version__
 
 extensions = [
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "myst_parser",
 ]
@@ -29,6 +32,7 @@ napoleon_use_ivar = True  # attributes are described where they are
 
 html_theme = "alabaster"
 html_title = "evodyn"
+html_math_renderer = "mathml"  # browsers draw it themselves: no script, no font and no network is needed
 html_theme_options = {"fixed_sidebar": True, "page_width": "1080px", "sidebar_width": "240px"}
 
 
@@ -38,6 +42,17 @@ def keep_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     lines[:] = [line if line.lstrip().startswith(code) else line.replace("|", r"\|") for line in lines]
 
 
+def as_mathml(display: str) -> Callable[[Any, nodes.math | nodes.math_block], None]:
+    """Return what writes a formula as MathML, "inline" or as a "block"."""
+
+    def write(translator: Any, node: nodes.math | nodes.math_block) -> None:
+        translator.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return write
+
+
 def setup(app: Any) -> None:
-    """Register what is done to docstrings."""
+    """Register what is done to docstrings and to formulas."""
+    app.add_html_math_renderer("mathml", (as_mathml("inline"), None), (as_mathml("block"), None))
     app.connect("autodoc-process-docstring", keep_bars)

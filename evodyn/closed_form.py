@@ -24,7 +24,8 @@ _CHUNK = 4_000_000
 
 def applies(dynamics: Dynamics, landscape: LandscapeFunction, n: int) -> bool:
     """Tell whether fitness is constant between breakpoints and selection pure and unclipped."""
-    return getattr(landscape, "piecewise_constant", False) and all(_pure(*block) for block in dynamics.blocks(n))
+    piecewise_constant = getattr(landscape, "piecewise_constant", False)
+    return piecewise_constant and all(_pure(*block) for block in dynamics.blocks(n))
 
 
 def _pure(groups: slice, member: Dynamics) -> bool:

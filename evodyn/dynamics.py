@@ -119,8 +119,6 @@ class _Plain:
     """Greatest total mass; None without one."""
     signal_clip: float | None = None
     """Bound on |φ_i - φ̄|; None without one."""
-    autonomous: bool | None = None
-    """Whether rates do not depend on time; None where that is to be found out."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -355,7 +353,6 @@ class MeanComparison(Dynamics):
 
     autonomous = True
     compares_with_mean = True
-    autonomous = True
     signal_clip: float | None
 
     def __post_init__(self) -> None:
@@ -558,11 +555,6 @@ class SelectionMutation(MeanComparison):
             return None
         return self.mutation_rate * (np.asarray(self.target_masses(np.zeros(n))) + np.zeros(n))
 
-    @property
-    def autonomous(self) -> bool:  # type: ignore[override]
-        """Whether the mutation rate is a number."""
-        return not callable(self.mutation_rate)
-
     def breakpoints(self, t_span: tuple[float, float]) -> npt.ArrayLike:
         declared: Any = getattr(self.mutation_rate, "breakpoints", None)
         return () if declared is None else declared(t_span)
@@ -726,12 +718,6 @@ class Populations(Dynamics):
     def compares_with_mean(self) -> bool:  # type: ignore[override]
         """Whether growth rates are φ_i - φ̄ in every block."""
         return all(member.compares_with_mean for _, member in self.blocks(0))
-
-    @property
-    def autonomous(self) -> bool | None:  # type: ignore[override]
-        """Whether no block's rates depend on time; None where a block does not say."""
-        answers = [member.autonomous for _, member in self.blocks(0)]
-        return False if False in answers else None if None in answers else True
 
     def mass_law(self, n: int) -> tuple[tuple[float, float] | None, ...]:  # type: ignore[override]
         """Return the law of each block's total mass."""

@@ -16,6 +16,7 @@ from evodyn import validation
 from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics
 from evodyn.extinction import Extinction
+from evodyn.extras import extra
 from evodyn.generators import Seed, member_rng, seed_of
 from evodyn.integration import solve
 from evodyn.landscapes import Landscape, LandscapeFunction
@@ -251,10 +252,8 @@ def solve_ensemble(
     if workers == 1:
         runs = [task(one, p0=row) for one, row in jobs]
     else:
-        try:
+        with extra("studies", user="solve_ensemble with workers > 1"):
             joblib: Any = importlib.import_module("joblib")
-        except ImportError as error:
-            raise ImportError("workers > 1 needs joblib: pip install 'evodyn[studies]'.") from error
         runs = joblib.Parallel(n_jobs=workers)(joblib.delayed(task)(one, p0=row) for one, row in jobs)
     return Ensemble(tuple(runs), times, seed)
 

@@ -348,9 +348,10 @@ class Flow:
     @functools.cached_property
     def _has_jacobian(self) -> bool:
         """Whether every group that lives is in logarithms, compared with a mean, its total known."""
+        members = self.dynamics.blocks(len(self.start.log_masses))
         return (
             not len(self.reviving)
-            and all(member.compares_with_mean for _, member in self.dynamics.blocks(len(self.start.log_masses)))
+            and all(member.compares_with_mean for _, member in members)
             and all(block.relaxation is not None and not block.capped for block in self.blocks)
         )
 

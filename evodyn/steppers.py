@@ -100,6 +100,10 @@ def absolute_tolerance(method: str, tolerance: float, n: int) -> float:
     return tolerance if method in EXPLICIT else tolerance / math.sqrt(max(n, 1))
 
 
+_STABLE = {"RK45": 3.25, "DOP853": 6.1}
+"""Where the negative real axis leaves each pair's region of stability, about."""
+
+
 class StiffnessWatch:
     """Tells from its steps that an explicit method is held back by stability, not by accuracy.
 
@@ -108,10 +112,8 @@ class StiffnessWatch:
     them without six others in a row, are a sign of stiffness (Hairer and Wanner 1996, section IV.2).
     """
 
-    _LIMITS = {"RK45": 3.25, "DOP853": 6.1}
-
     def __init__(self, method: str) -> None:
-        self.limit = self._LIMITS[method]
+        self.limit = _STABLE[method]
         self.stiff = self.others = 0
 
     def sees(self, stepper: Any) -> bool:

@@ -6,7 +6,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -121,8 +121,8 @@ class Integration:
     def sample_times(self, first: float, last: float) -> FloatArray:
         """Return the times strictly within (first, last) at which to look at what may be on for a while."""
         spacing = _SEEN * (self.end - self.start)
-        k = np.arange(math.floor((first - self.start) / spacing), math.ceil((last - self.start) / spacing) + 1)
-        times: FloatArray = self.start + spacing * k
+        low, high = math.floor((first - self.start) / spacing), math.ceil((last - self.start) / spacing)
+        times: FloatArray = np.asarray(self.start + spacing * np.arange(low, high + 1), dtype=np.float64)
         return times[(times > first) & (times < last)]
 
     def turn_stiff(self, t: float, n: int) -> None:
@@ -489,14 +489,12 @@ class _Phase:
 
     @functools.cached_property
     def structured(self) -> bool:
-        """Whether a Jacobian that is diagonal plus low rank serves an implicit method, dense would be dear."""
+        """Whether there is a Jacobian that is diagonal plus low rank, where a dense one would be dear."""
         initial = self.flow.initial
         return len(initial) > LARGEST_DENSE and self.flow.jacobian(self.state.t, initial) is not None
 
     def _jacobian(self, t: float, y: FloatArray) -> DiagonalPlusLowRank:
-        jacobian = self.flow.jacobian(t, y)
-        assert jacobian is not None
-        return jacobian
+        return cast(DiagonalPlusLowRank, self.flow.jacobian(t, y))  # asked only where there is one
 
     def _advance(self, stepper: OdeSolver) -> str | None:
         if not isinstance(stepper, LSODA):
@@ -745,7 +743,7 @@ def _ahead(t: float, step: float, last_time: float) -> FloatArray:
 
 
 def _beyond(here: FloatArray, before: FloatArray, after: FloatArray) -> FloatArray:
-    """Return how far `here` lies outside the range between `before` and `after`, NaN where it is not finite."""
+    """Return how far `here` lies outside the range of `before` and `after`, NaN where it is not finite."""
     return np.maximum(here - np.maximum(before, after), np.minimum(before, after) - here).clip(min=0.0)
 
 

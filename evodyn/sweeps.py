@@ -21,6 +21,7 @@ import numpy as np
 
 from evodyn import netcdf, validation
 from evodyn.atomic import PARTIAL
+from evodyn.extras import extra
 from evodyn.netcdf import content_digest
 from evodyn.specifications import state_of
 
@@ -262,12 +263,8 @@ def _write(path: Path, dataset: xr.Dataset, identity: str) -> xr.Dataset:
 
 
 def _required(module: str) -> ModuleType:
-    try:
+    with extra("studies", user="evodyn.sweep"):
         return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"evodyn.sweep needs {module}, which is not installed: pip install 'evodyn[studies]'."
-        ) from error
 
 
 def _attempt(function: Task, key: str, point: Any, version: str) -> Outcome:

@@ -14,11 +14,10 @@ import numpy as np
 
 from evodyn import validation
 from evodyn.arrays import FloatArray
+from evodyn.extras import extra
 
-try:
+with extra("symbolic", user="evodyn.symbolic"):
     sympy: Any = importlib.import_module("sympy")
-except ImportError as error:  # pragma: no cover - depends on the installation
-    raise ImportError("evodyn.symbolic needs SymPy: install evodyn[symbolic].") from error
 
 __all__ = [
     "closed_form_defect",

@@ -16,6 +16,7 @@ import pickle
 import platform
 import random
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,26 @@ import torch
 from torch import nn
 
 from evodyn.atomic import replacing
-from nn_bridge.layers import population_layers
+from nn_bridge import checkpoint_content
 from nn_bridge.selector import Selector
 
 __all__ = ["Progress", "load_checkpoint", "previous", "save_checkpoint"]
 
 FORMAT_VERSION = 1
 _MAGIC = b"nn_bridge checkpoint"
+_ENTRIES = {
+    "config",
+    "progress",
+    "model",
+    "optimizer",
+    "selector",
+    "generators",
+    "global_generators",
+    "environment",
+}
+_REMEDY = "restore the right file, or start afresh in another directory."
+# Checkpoints of earlier releases lack it.
+_OPTIONAL = frozenset({"optimizer_class"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,34 +102,46 @@ def save_checkpoint(
     Raises
     ------
     ValueError
-        If a weight or a mass is not finite, the configuration is not JSON's, or something could not be read
-        back: such a state is never saved.
+        If a weight, a mass or a number of the optimiser's or the selector's state is not finite, a mass is
+        negative, the configuration is not JSON's, or something could not be read back: such a state is
+        never saved.
+    OSError
+        If the file cannot be written, on a full disk say. The checkpoints that are there stay as they are.
+
+    Notes
+    -----
+    A model without population layers, such as `compact` returns, is saved like any other, with
+    ``selector=None``.
     """
-    config = _plain(config)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ValueError(
-                f"{name} of the model is not finite; expected finite weights and masses, so "
-                "nothing was saved: go back to the last checkpoint with smaller step sizes."
-            )
-    content = io.BytesIO()
-    torch.save(
-        {
-            "config": config,
-            "progress": dataclasses.asdict(progress),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "selector": None if selector is None else selector.state_dict(),
-            "generators": {name: g.get_state() for name, g in (generators or {}).items()},
-            "global_generators": _global_states(),
-            "environment": _environment(model),
-        },
-        content,
-    )
-    payload = content.getvalue()
+    state: dict[str, Any] = {
+        "config": _plain(config),
+        "progress": dataclasses.asdict(progress),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "optimizer_class": type(optimizer).__qualname__,
+        "selector": None if selector is None else selector.state_dict(),
+        "generators": {name: g.get_state() for name, g in (generators or {}).items()},
+        "global_generators": _global_states(),
+        "environment": _environment(model),
+    }
     try:
+        checkpoint_content.require_weights(state["model"], model)
+        checkpoint_content.require_progress(state["progress"])
+        checkpoint_content.require_numbers(state["optimizer"])
+        checkpoint_content.require_finite("selector", state["selector"])
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, so nothing was saved: mend it, or go back to the last checkpoint with "
+            "smaller step sizes."
+        ) from error
+    content = io.BytesIO()
+    try:
+        torch.save(state, content)
+        payload = content.getvalue()
         _unpickled(payload)
-    except pickle.UnpicklingError as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # an unknown object fails in a way of its own
         raise ValueError(
             "progress.history holds something that could not be read back, so nothing was saved; expected "
             "tensors, numbers, strings, lists and dicts: convert NumPy's values."
@@ -126,6 +152,8 @@ def save_checkpoint(
         with temporary.open("wb") as file:
             file.write(header)
             file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk shows before the one that is there is moved
         # A damaged checkpoint does not take the place of the one before it, which may be whole.
         with contextlib.suppress(FileNotFoundError, ValueError):
             _payload(path)
@@ -157,8 +185,9 @@ def load_checkpoint(
     Raises
     ------
     ValueError
-        If the configuration differs (each differing field is named), the model is of another shape, or
-        neither the latest nor the previous checkpoint can be read.
+        If the configuration differs (each differing field is named), the model or the optimiser is
+        another one, an entry is missing, of the wrong kind or not finite, a mass is negative, or neither
+        the latest nor the previous checkpoint can be read. Everything is then as it was.
 
     Warns
     -----
@@ -184,34 +213,102 @@ def load_checkpoint(
         )
     if faults:
         warnings.warn(f"{' '.join(faults)} The previous checkpoint, {file}, is used.", stacklevel=2)
-    _require_same(file, state["config"], _plain(config))
-    _require_fit(file, state["model"], model.state_dict())
+    try:
+        _require_content(state, model, optimizer, selector, _plain(config), dict(generators or {}))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be resumed: {error}: {_REMEDY}") from error
     _compare_environment(file, state["environment"], _environment(model))
-    if set(state["generators"]) != set(generators or {}):
-        raise ValueError(
-            f"{file} holds the generators {sorted(state['generators'])}; expected {sorted(generators or {})}."
-        )
+    before = _current(model, optimizer, selector, generators)
+    try:
+        _restore(state, model, optimizer, selector, generators)
+    except BaseException as error:
+        _restore(before, model, optimizer, selector, generators)
+        if isinstance(error, ValueError):
+            raise ValueError(
+                f"{file} cannot be resumed: {error}; expected that of the same run: {_REMEDY}"
+            ) from error
+        raise
+    return Progress(**state["progress"])
+
+
+def _require_content(
+    state: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    selector: Selector | None,
+    config: dict[str, Any],
+    generators: dict[str, torch.Generator],
+) -> None:
+    """Refuse a state from which this run cannot go on, before anything is changed."""
+    checkpoint_content.require_keys("it", state, _ENTRIES, optional=_OPTIONAL)
+    _require_same(state["config"], config)
+    checkpoint_content.require_progress(state["progress"])
+    checkpoint_content.require_fit(state["model"], model)
+    checkpoint_content.require_weights(state["model"], model)
+    kind = type(optimizer).__qualname__
+    if (there := state.get("optimizer_class", kind)) != kind:
+        raise ValueError(f"it holds the state of the optimiser {there}; expected {kind}")
+    checkpoint_content.require_optimizer(state["optimizer"], optimizer)
     if (state["selector"] is None) != (selector is None):
-        raise ValueError(
-            f"{file} was saved with{'out' if selector else ''} a selector; expected the same now."
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+        raise ValueError(f"it was saved with{'out' if selector else ''} a selector; expected the same now")
     if selector is not None:
-        selector.load_state_dict(state["selector"])
+        checkpoint_content.require_selector(state["selector"], selector.state_dict())
+    checkpoint_content.require_keys("generators", state["generators"], set(generators))
+    for name, generator in generators.items():
+        checkpoint_content.require_generator(
+            f"generators[{name!r}]", state["generators"][name], generator.device
+        )
+    checkpoint_content.require_global_generators(state["global_generators"])
+    checkpoint_content.require_keys("environment", state["environment"], set(_environment(model)))
+
+
+def _current(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    selector: Selector | None,
+    generators: Mapping[str, torch.Generator] | None,
+) -> dict[str, Any]:
+    """Return the state of the run as it is, for `_restore`."""
+    return {
+        "model": {name: value.clone() for name, value in model.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "selector": None if selector is None else selector.state_dict(),
+        "generators": {name: g.get_state() for name, g in (generators or {}).items()},
+        "global_generators": _global_states(),
+    }
+
+
+def _restore(
+    state: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    selector: Selector | None,
+    generators: Mapping[str, torch.Generator] | None,
+) -> None:
+    for name, part in (("selector", selector), ("optimizer", optimizer), ("model", model)):
+        try:
+            if part is not None:
+                part.load_state_dict(state[name])
+        except Exception as error:  # a user's own may refuse it in any way
+            raise ValueError(f"the {name} refuses its state ({error})") from error
     for name, generator in (generators or {}).items():
         generator.set_state(state["generators"][name])
     _set_global_states(state["global_generators"])
-    return Progress(**state["progress"])
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration in JSON's types, in which tuples are lists."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
-    except TypeError as error:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(config)), parse_constant=_not_nan)
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"config cannot be written as JSON ({error}); expected JSON's types.") from error
     return plain
+
+
+def _not_nan(constant: str) -> float:
+    if constant == "NaN":
+        raise ValueError("NaN differs from itself, so no run could resume with it")
+    return float(constant)
 
 
 def _payload(file: Path) -> bytes:
@@ -228,19 +325,29 @@ def _payload(file: Path) -> bytes:
     return payload
 
 
-def _unpickled(payload: bytes) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    return state
+def _unpickled(payload: bytes) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tensors that are refused later
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Any:
+    payload = _payload(file)
     try:
-        return _unpickled(_payload(file))
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{file} holds something else than a checkpoint ({error}).") from error
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("it is compressed")  # nobody knows to what size
+        return _unpickled(payload)
+    except Exception as error:  # an unpickler stumbles over what it does not know in many ways
+        # torch's own message advises to run the code in the file.
+        unknown = isinstance(error, pickle.UnpicklingError)
+        reason = "objects other than tensors, numbers, strings, lists and dicts" if unknown else error
+        raise ValueError(f"{file} holds something else than a checkpoint ({reason}).") from error
 
 
-def _require_same(file: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+def _require_same(saved: Any, current: dict[str, Any]) -> None:
+    if not isinstance(saved, dict) or not all(isinstance(name, str) for name in saved):
+        raise ValueError("config is no dict whose keys are strings; expected the configuration of a run")
     absent = "(absent)"
     differing = [
         f"{name}: {saved.get(name, absent)!r} there, {current.get(name, absent)!r} here"
@@ -249,29 +356,14 @@ def _require_same(file: Path, saved: dict[str, Any], current: dict[str, Any]) ->
     ]
     if differing:
         raise ValueError(
-            f"{file} belongs to another configuration ({'; '.join(differing)}); expected the same one: "
-            "choose another output directory, or start afresh there."
-        )
-
-
-def _require_fit(file: Path, saved: dict[str, torch.Tensor], current: dict[str, torch.Tensor]) -> None:
-    there, here = ({name: tuple(v.shape) for name, v in state.items()} for state in (saved, current))
-    differing = [
-        f"{name}: {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{file} belongs to another model ({'; '.join(differing)}); expected the one that it was saved "
-            "from: choose another output directory, or start afresh there."
+            f"it belongs to another configuration ({'; '.join(differing)}); expected the same one"
         )
 
 
 def _environment(model: nn.Module) -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
-        "device": population_layers(model)[0].masses.device.type,
+        "device": next((value.device.type for value in model.state_dict().values()), "cpu"),
         "torch": torch.__version__.split("+")[0],
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import hashlib
+import importlib
 import os
 import sys
+import tempfile
 import zlib
 from collections.abc import Mapping
 from importlib import resources
@@ -14,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from evodyn import validation
 from evodyn.atomic import replacing
+from evodyn.extras import extra
 
 __all__ = ["Dataset", "cache_directory", "load_dataset", "load_fashion_mnist", "load_mnist"]
 
@@ -118,8 +121,9 @@ def load_mnist(root: str | os.PathLike[str] | None = None, *, standardise: bool 
     """Return MNIST, from the four files that travel with this package; nothing is downloaded.
 
     The files are unpacked once into ``root/MNIST/raw/``, the layout of torchvision, which reads them.
-    They are checked by SHA-256 before and after unpacking and whenever they are loaded; an unpacked file
-    that is damaged is replaced. Nothing is written inside the installed package.
+    They are checked by SHA-256 before and after unpacking and whenever they are loaded. In the user's cache
+    an unpacked file that is damaged is replaced; in a folder that the user named nothing that is there is
+    ever replaced. Nothing is written inside the installed package.
 
     Parameters
     ----------
@@ -137,17 +141,29 @@ def load_mnist(root: str | os.PathLike[str] | None = None, *, standardise: bool 
     Raises
     ------
     ValueError
-        If a packed file is damaged (the message names it), the files cannot be written, or `root` holds
-        files of a former torchvision, which it would read in place of the checked ones.
+        If a packed file is damaged (the message names it), `root`, or the folder that the environment
+        variable names, holds a file of the same name with another content, the files cannot be written,
+        or `root` holds files of a former torchvision, which it would read in place of the checked ones.
+    OSError
+        If the disk is full. An older file stays as it is.
     """
+    read = _torchvision("load_mnist").MNIST
+    own = root is None and not os.environ.get(DATA_VARIABLE)
     root = cache_directory() if root is None else Path(root).expanduser()
     _refuse_processed(root / "MNIST")
     with resources.as_file(resources.files("nn_bridge") / "data") as packed:
         for name, (packed_sum, unpacked_sum) in _MNIST_SHA256.items():
             target = root / "MNIST" / "raw" / name
-            if not (target.is_file() and _sha256(target) == unpacked_sum):
-                _unpack(packed / f"{name}.gz", target, packed_sum, unpacked_sum)
-    train, test = (torchvision.datasets.MNIST(root, train=part, download=False) for part in (True, False))
+            there = os.path.lexists(target)  # asked first: another process may be unpacking
+            if there and target.is_file() and _sha256(target) == unpacked_sum:
+                continue
+            if there and not own:
+                raise ValueError(
+                    f"{target} is no file of MNIST, or damaged; expected one with the SHA-256 "
+                    f"{unpacked_sum}, or none. It is left as it is: move it away, or name another data root."
+                )
+            _write(target, _packaged(packed / f"{name}.gz", packed_sum, unpacked_sum))
+    train, test = (read(root, train=part, download=False) for part in (True, False))
     return _in_memory(train, test, "mnist", standardise)
 
 
@@ -164,7 +180,7 @@ def load_fashion_mnist(
     standardise : bool, optional
         As for `load_mnist`.
     download : bool, optional
-        Let torchvision download what is missing.
+        Let torchvision download what is missing; what is there is left as it is.
 
     Returns
     -------
@@ -174,28 +190,26 @@ def load_fashion_mnist(
     Raises
     ------
     ValueError
-        If a file is missing, truncated or damaged (the message names it), copies cannot be written, or
-        `root` holds files of a former torchvision.
+        If a file is missing, truncated, too long or damaged (the message names it), copies cannot be
+        written, or `root` holds files of a former torchvision.
+    OSError
+        If the disk is full. An older file stays as it is.
     """
+    library = _torchvision("load_fashion_mnist")
     root = cache_directory() if root is None else Path(root).expanduser()
     _refuse_processed(root / "FashionMNIST")
     raw = root / "FashionMNIST" / "raw"
     if download:
-        try:
-            torchvision.datasets.FashionMNIST(root, download=True)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"download is True, but Fashion-MNIST could not be fetched ({error}); expected a "
-                f"connection: copy its four files to {raw}, packed or unpacked, and leave download out."
-            ) from error
+        _download(raw, library)
+    if missing := _missing(raw):
+        raise ValueError(
+            f"{raw} lacks {', '.join(missing)}; expected each of the four files there, packed (.gz) or "
+            "unpacked: name the right data root or ask for a download."
+        )
+    contents = {name: _content(raw, name) for name in _SHAPES}
     if not all((raw / name).is_file() for name in _SHAPES):
-        raw = _unpacked_copies(raw)
-    for name in _SHAPES:
-        _check_idx(raw / name)
-    train, test = (
-        torchvision.datasets.FashionMNIST(raw.parents[1], train=part, download=False)
-        for part in (True, False)
-    )
+        raw = _unpacked_copies(contents)
+    train, test = (library.FashionMNIST(raw.parents[1], train=part, download=False) for part in (True, False))
     return _in_memory(train, test, "fashion-mnist", standardise)
 
 
@@ -231,29 +245,55 @@ def _in_memory(train: Any, test: Any, name: str, standardise: bool) -> Dataset:
     return Dataset(images(train), train.targets.long(), images(test), test.targets.long(), name)
 
 
+def _torchvision(user: str) -> Any:
+    """Return the data sets of torchvision, which nothing else here needs."""
+    with extra("nn", user=user):
+        return importlib.import_module("torchvision.datasets")
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unpack(
-    packed: Path, target: Path, packed_sum: str | None = None, unpacked_sum: str | None = None
-) -> None:
-    """Unpack `packed` to `target` atomically, checking both against their SHA-256 where given."""
-    if packed_sum is not None and _sha256(packed) != packed_sum:
+def _packaged(packed: Path, packed_sum: str, unpacked_sum: str) -> bytes:
+    """Return what a file of this package unpacks to, both checked against their SHA-256."""
+    if _sha256(packed) != packed_sum:
         raise ValueError(
             f"{packed} is damaged: its SHA-256 is not {packed_sum}; expected the file as it was shipped: "
             "install the package again."
         )
+    content = _unpacked(packed, _length(packed.stem))
+    if hashlib.sha256(content).hexdigest() != unpacked_sum:
+        raise ValueError(f"{packed} unpacks to something else than {packed.stem}: install the package again.")
+    return content
+
+
+def _unpacked(packed: Path, expected: int) -> bytes:
+    """Unpack a file, and no further than to what it should hold and one byte more."""
     try:
-        content = gzip.decompress(packed.read_bytes())
+        with gzip.open(packed) as file:
+            content = file.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{packed} cannot be unpacked ({error}); expected a complete gzip file: fetch it again."
         ) from error
-    if unpacked_sum is not None and hashlib.sha256(content).hexdigest() != unpacked_sum:
-        raise ValueError(f"{packed} unpacks to something else than {packed.stem}: install the package again.")
-    _write(target, content)
+    _require_length(packed, len(content), expected)
+    return content
+
+
+def _length(name: str) -> int:
+    """Return how many bytes an unpacked file has."""
+    _, shape = _SHAPES[name]
+    return 4 * (1 + len(shape)) + torch.Size(shape).numel()
+
+
+def _require_length(path: Path, length: int, expected: int) -> None:
+    if length != expected:
+        fault = f"holds {length} bytes" if length < expected else f"holds more than {expected} bytes"
+        raise ValueError(
+            f"{path} {fault}; expected {expected} (unpacked): it is damaged or another file, fetch it again."
+        )
 
 
 def _write(target: Path, content: bytes) -> None:
@@ -261,10 +301,13 @@ def _write(target: Path, content: bytes) -> None:
         with replacing(target) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise ValueError(
+        message = (
             f"{target} cannot be written ({error}); expected a folder for the unpacked files: name one with "
             f"the environment variable {DATA_VARIABLE} or, for MNIST, with `root`."
-        ) from error
+        )
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):  # the disk, not the folder
+            raise OSError(error.errno, message) from error
+        raise ValueError(message) from error
 
 
 def _refuse_processed(folder: Path) -> None:
@@ -277,38 +320,56 @@ def _refuse_processed(folder: Path) -> None:
         )
 
 
-def _unpacked_copies(raw: Path) -> Path:
-    """Return a directory in the cache with the unpacked files of `raw`, keyed by their contents."""
-    missing = [n for n in _SHAPES if not (raw / n).is_file() and not (raw / f"{n}.gz").is_file()]
-    if missing:
-        raise ValueError(
-            f"{raw} lacks {', '.join(missing)}; expected each of the four files there, packed (.gz) or "
-            "unpacked: name the right data root or ask for a download."
-        )
-    sources = [raw / n if (raw / n).is_file() else raw / f"{n}.gz" for n in _SHAPES]
-    key = hashlib.sha256("".join(map(_sha256, sources)).encode()).hexdigest()[:16]
-    copies = cache_directory() / "unpacked" / key / "FashionMNIST" / "raw"
-    for name, source in zip(_SHAPES, sources, strict=True):
-        if source.suffix == ".gz":
-            _unpack(source, copies / name)
-        else:
-            _write(copies / name, source.read_bytes())
-    return copies
+def _download(raw: Path, library: Any) -> None:
+    """Let torchvision fetch Fashion-MNIST and keep what is not in `raw` yet, where it would replace files."""
+    if not (missing := _missing(raw)):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            library.FashionMNIST(folder, download=True)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"download is True, but Fashion-MNIST could not be fetched ({error}); expected a "
+                f"connection: copy its four files to {raw}, packed or unpacked, and leave download out."
+            ) from error
+        for name in missing:
+            _write(raw / name, _content(Path(folder) / "FashionMNIST" / "raw", name))
 
 
-def _check_idx(path: Path) -> None:
-    """Refuse an IDX file whose header, length or labels are not what its name promises."""
-    magic, shape = _SHAPES[path.name]
+def _missing(raw: Path) -> list[str]:
+    return [name for name in _SHAPES if not _source(raw, name).is_file()]
+
+
+def _source(raw: Path, name: str) -> Path:
+    """Return the unpacked file of that name, otherwise where its packed one belongs."""
+    return raw / name if (raw / name).is_file() else raw / f"{name}.gz"
+
+
+def _content(raw: Path, name: str) -> bytes:
+    """Return the unpacked content of a file, refusing what is not what its name promises."""
+    source, expected = _source(raw, name), _length(name)
+    if source.suffix == ".gz":
+        content = _unpacked(source, expected)
+    else:
+        _require_length(source, source.stat().st_size, expected)
+        content = source.read_bytes()
+    magic, shape = _SHAPES[name]
     header = b"".join(number.to_bytes(4, "big") for number in (magic, *shape))
-    content = path.read_bytes()
-    expected = len(header) + torch.Size(shape).numel()
     if not content.startswith(header):
-        raise ValueError(f"{path} is damaged: its header is not that of {shape} bytes; fetch it again.")
-    if len(content) != expected:
-        raise ValueError(
-            f"{path} has {len(content)} bytes; expected {expected}: it is truncated, fetch it again."
-        )
+        raise ValueError(f"{source} is damaged: its header is not that of {shape} bytes; fetch it again.")
     if len(shape) == 1 and max(content[len(header) :]) > 9:
         raise ValueError(
-            f"{path} holds a label above 9; expected labels 0 to 9: it is damaged, fetch it again."
+            f"{source} holds a label above 9; expected labels 0 to 9: it is damaged, fetch it again."
         )
+    return content
+
+
+def _unpacked_copies(contents: Mapping[str, bytes]) -> Path:
+    """Return a directory in the cache with these files, named by what they hold."""
+    key = hashlib.sha256("".join(hashlib.sha256(c).hexdigest() for c in contents.values()).encode())
+    copies = cache_directory() / "unpacked" / key.hexdigest()[:16] / "FashionMNIST" / "raw"
+    for name, content in contents.items():
+        copy = copies / name
+        if not (copy.is_file() and copy.read_bytes() == content):
+            _write(copy, content)
+    return copies

@@ -15,6 +15,7 @@ from typing import Any
 import xarray as xr
 
 from evodyn import validation
+from evodyn.extras import extra
 from nn_bridge.experiment import EpochReport, Experiment, Source, run
 
 __all__ = ["run_all"]
@@ -80,7 +81,8 @@ def run_all(
 def _on_cluster(
     experiments: Sequence[Experiment], directory: Path, source: Source, scheduler: str, fresh: bool
 ) -> Iterator[tuple[int, xr.Dataset]]:
-    import distributed
+    with extra("studies", user="run_all with a scheduler"):
+        import distributed
 
     with distributed.Client(scheduler, set_as_default=False) as client:
         waiting = {

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import os
 import statistics
+import sys
 import time
 import warnings
 from collections import OrderedDict
@@ -22,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evodyn import validation
 from evodyn.atomic import replacing
+from evodyn.extras import extra
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, population_layers
 from nn_bridge.modes import evaluation_mode
 
@@ -479,6 +482,32 @@ def _refers_to(value: object, parameters: Collection[torch.Tensor]) -> bool:
 
 # Saving
 
+_LINEAR, _FLATTEN = ("in_features", "out_features", "bias"), ("start_dim", "end_dim")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and abs(value) <= sys.float_info.max
+
+
+# What the arguments of modules in a file may be: a test, and the same in words.
+_ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "in_features": (lambda v: _is_whole(v) and v > 0, "a whole number >= 1"),
+    "out_features": (lambda v: _is_whole(v) and v > 0, "a whole number >= 1"),
+    "bias": (lambda v: isinstance(v, bool), "true or false"),
+    "start_dim": (_is_whole, "a whole number"),
+    "end_dim": (_is_whole, "a whole number"),
+    "negative_slope": (_is_real, "a finite number"),
+    "alpha": (_is_real, "a finite number"),
+    "approximate": (lambda v: v in ("none", "tanh"), "'none' or 'tanh'"),
+    "beta": (lambda v: _is_real(v) and v != 0, "a finite number, not 0"),
+    "threshold": (_is_real, "a finite number"),
+    "p": (lambda v: _is_real(v) and 0 <= v <= 1, "a probability"),
+}
+
 
 def _architecture(model: nn.Module) -> list[dict[str, Any]]:
     description: list[dict[str, Any]] = []
@@ -525,25 +554,46 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError
-        If the model still has population layers, or modules that `compact` does not make.
+        If the model still has population layers, modules that `compact` does not make, a weight that is
+        not finite, or something else that could not be loaded again.
+    OSError
+        If the file cannot be written, on a full disk say. An older file stays as it is.
+
+    Notes
+    -----
+    Equal networks give equal bytes. Weights that layers share are written, and loaded, once for each.
     """
-    from safetensors.torch import save
+    with extra("nn", user="save_compact"):
+        from safetensors.torch import save
 
     described = _architecture(model)
     tensors = {
-        f"{entry['name']}.{key}": _stored(value)
+        f"{entry['name']}.{key}": value.detach().cpu().contiguous().clone()
         for (_, module), entry in zip(_chain(model), described, strict=True)
         for key, value in module.state_dict().items()
     }
-    architecture = json.dumps(described)
+    try:
+        architecture = json.dumps(described)
+        _built(json.loads(architecture), tensors)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the network could not be loaded again: {error}; nothing was saved.") from error
     metadata = {
         "format": "nn_bridge compact",
         "version": "1",
         "architecture": architecture,
         "sha256": _digest(architecture, tensors),
     }
+    content = save(tensors, metadata=metadata)
     with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=metadata))
+        temporary.write_bytes(_ordered(content))
+
+
+def _ordered(content: bytes) -> bytes:
+    """Return a safetensors file with its header in order: the library writes metadata in random order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
@@ -562,15 +612,20 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
     Raises
     ------
     ValueError
-        If the file is damaged, of another kind or version, or names an unknown module.
+        If the file is damaged, of another kind or version, or describes a network that `compact` does not
+        make: an unknown module, an argument out of its range, a weight that is missing, of another shape
+        or not finite.
     """
-    from safetensors import SafetensorError, safe_open
+    with extra("nn", user="load_compact"):
+        from safetensors import SafetensorError, safe_open
 
+    with open(path, "rb"):  # Python's error names the path where no file can be opened
+        pass
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); expected a file that save_compact wrote."
         ) from error
@@ -582,22 +637,84 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
     architecture = metadata.get("architecture", "")
     if metadata.get("sha256") != _digest(architecture, tensors):
         raise ValueError(f"{path} is damaged: its checksum does not match; save the network again.")
+    try:
+        return _built(json.loads(architecture), tensors).eval()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} holds no network that save_compact wrote: {error}; save the network again."
+        ) from error
+
+
+def _built(description: Any, tensors: Mapping[str, torch.Tensor]) -> nn.Sequential:
+    """Return the network that a description and its weights make, both checked."""
+    if not isinstance(description, list):
+        raise ValueError("the architecture is no list; expected one entry for each module")
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    used: set[str] = set()
+    width: int | None = None  # of what the module before puts out, where that is known
+    for k, entry in enumerate(description):
+        name, kind, arguments = _entry(f"entry {k} of the architecture", entry)
+        if name in parts:
+            raise ValueError(f"two modules are called {name}; expected distinct names")
+        if kind is nn.Linear:
+            inputs, outputs = arguments["in_features"], arguments["out_features"]
+            if width not in (None, inputs):
+                raise ValueError(f"{name} takes {inputs} numbers; expected {width}, what it is given")
+            width = outputs
+            shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (outputs, inputs)}
+            shapes |= {f"{name}.bias": (outputs,)} if arguments["bias"] else {}
+            dtype = tensors[f"{name}.weight"].dtype if f"{name}.weight" in tensors else None
+            for key, shape in shapes.items():
+                _require_weight(key, tensors.get(key), shape, dtype)
+            used |= shapes.keys()
+            parts[name] = empty_linear(**arguments, dtype=dtype or torch.float32)
+        else:
+            width = None if kind is nn.Flatten else width
+            parts[name] = kind(**arguments)
+    if unused := tensors.keys() - used:
+        raise ValueError(f"it holds {', '.join(sorted(unused))}; expected the weights of its modules alone")
+    model = nn.Sequential(parts)
+    model.load_state_dict(dict(tensors))
+    return model
+
+
+def _entry(where: str, entry: Any) -> tuple[str, type[nn.Module], dict[str, Any]]:
+    """Return name, type and arguments of a module if `save_compact` writes such ones."""
     known: dict[str, type[nn.Module]] = {
         kind.__name__: kind for kind in (*_ELEMENTWISE, nn.Linear, nn.Flatten)
     }
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for entry in json.loads(architecture):
-        if entry["type"] not in known:
-            raise ValueError(f"{path} names the module {entry['type']!r}; expected one of {sorted(known)}.")
-        kind, arguments = known[entry["type"]], entry["arguments"]
-        if kind is nn.Linear:
-            dtype = tensors[f"{entry['name']}.weight"].dtype
-            parts[entry["name"]] = empty_linear(**arguments, dtype=dtype)
-        else:
-            parts[entry["name"]] = kind(**arguments)
-    model = nn.Sequential(parts)
-    model.load_state_dict(tensors)
-    return model.eval()
+    if not isinstance(entry, dict) or entry.keys() != {"name", "type", "arguments"}:
+        raise ValueError(f"{where} is {entry!r:.80}; expected a name, a type and arguments")
+    name, kind, arguments = entry["name"], entry["type"], entry["arguments"]
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.Sequential(), name):
+        raise ValueError(f"{where} has the name {name!r:.80}; expected one that a module can have")
+    if not isinstance(kind, str) or kind not in known:
+        raise ValueError(f"{name} is of the type {kind!r:.80}; expected one of {sorted(known)}")
+    expected = {nn.Linear: _LINEAR, nn.Flatten: _FLATTEN}.get(known[kind]) or _ELEMENTWISE[known[kind]]
+    if not isinstance(arguments, dict) or arguments.keys() != set(expected):
+        raise ValueError(
+            f"{name} has the arguments {arguments!r:.80}; expected {', '.join(expected) or 'none'}"
+        )
+    for key, value in arguments.items():
+        fits, wanted = _ARGUMENTS[key]
+        if not fits(value):
+            raise ValueError(f"{key} of {name} is {value!r:.80}; expected {wanted}")
+    return name, known[kind], arguments
+
+
+def _require_weight(
+    name: str, tensor: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype | None
+) -> None:
+    if tensor is None:
+        raise ValueError(f"{name} is missing; expected a tensor of shape {shape}")
+    if tuple(tensor.shape) != shape or tensor.dtype != dtype or not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} is a tensor of shape {tuple(tensor.shape)} and type {tensor.dtype}; expected real "
+            f"numbers of shape {shape}, of one type in each layer"
+        )
+    # Types of one byte have no test of their own.
+    if not bool(torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all()):
+        raise ValueError(f"{name} is not finite; expected finite weights")
 
 
 def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.Tensor) -> None:
@@ -611,7 +728,15 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.T
         The file; it is replaced atomically.
     example : Tensor, shape (samples, ...)
         An input, whose shape after the first axis and dtype the file keeps.
+
+    Raises
+    ------
+    ImportError
+        If the extra "onnx" is not installed.
     """
+    with extra("onnx", user="export_onnx"):
+        for library in ("onnx", "onnxscript"):
+            importlib.import_module(library)
     with evaluation_mode(model), warnings.catch_warnings(), replacing(path) as temporary:
         # Of the exporter's own making, about its internals.
         warnings.simplefilter("ignore")
@@ -676,7 +801,8 @@ def cost(model: nn.Module, example: torch.Tensor, *, repeats: int = 50) -> Cost:
     ValueError
         If `repeats` is not a positive whole number.
     """
-    from safetensors.torch import save
+    with extra("nn", user="cost"):
+        from safetensors.torch import save
 
     validation.count("repeats", repeats)
     waits = example.device.type == "cuda"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shutil
 import subprocess
@@ -175,6 +176,21 @@ def test_scripts_share_one_module_and_do_not_import_each_other(folder: str) -> N
         assert not imported_modules(file) & (names | {"studies", "paper_figures"}), file.name
     # The checker sees an import where there is one.
     assert shared in imported_modules(ROOT / folder / "extinction.py")
+
+
+def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "evodyn.symbolic", raising=False)
+    for library in ("sympy", "joblib"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=r'symbolic needs sympy, .*: pip install "evodyn\[symbolic\]"'):
+        importlib.import_module("evodyn.symbolic")
+    landscapes = [evodyn.landscapes.Constant([1.0, k]) for k in range(2)]
+    with pytest.raises(
+        ImportError, match=r'solve_ensemble.* needs joblib, .*: pip install "evodyn\[studies\]"'
+    ):
+        evodyn.solve_ensemble(
+            evodyn.Replicator(), landscapes, [1.0, 1.0], (0.0, 1.0), save_at=[1.0], workers=2
+        )
 
 
 def test_nothing_is_pickled_or_downloaded() -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.resources
+import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 import nn_bridge.datasets as datasets
 from nn_bridge import load_dataset, load_fashion_mnist, load_mnist
@@ -76,13 +79,40 @@ def test_the_packed_files_unpack_to_the_published_ones() -> None:
 
 @pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "empty"])
-def test_a_damaged_copy_is_replaced(damaged: Path, name: str, damage: str) -> None:
+def test_a_damaged_copy_in_the_users_cache_is_replaced(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
+    monkeypatch.delenv("EVODYN_DATA", raising=False)
+    monkeypatch.setattr(datasets, "cache_directory", lambda: damaged)
     file = damaged / "MNIST" / "raw" / name
     good = file.read_bytes()
     spoil(file, damage)
-    load_mnist(damaged)
+    load_mnist()
     assert file.read_bytes() == good
     assert [f.name for f in file.parent.iterdir() if f.name not in FILES] == []
+
+
+@pytest.mark.parametrize("named_by", ["root", "environment"])
+@pytest.mark.parametrize("found", ["truncated", "flipped", "empty", "folder", "link"])
+def test_a_file_in_a_folder_that_the_user_named_is_never_replaced(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch, named_by: str, found: str
+) -> None:
+    file = damaged / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    if found in ("folder", "link"):
+        file.unlink()
+        file.mkdir() if found == "folder" else file.symlink_to(damaged / "not mounted")
+    else:
+        spoil(file, found)
+    before = file.read_bytes() if file.is_file() else file.lstat()
+    monkeypatch.setenv("EVODYN_DATA", str(damaged))
+    with pytest.raises(
+        ValueError, match=r"t10k-labels-idx1-ubyte is no file of MNIST.*expected.*left as it is"
+    ):
+        load_mnist(damaged if named_by == "root" else None)
+    assert (file.read_bytes() if file.is_file() else file.lstat()) == before
+    # What is not there is put there.
+    file.rmdir() if found == "folder" else file.unlink()
+    assert len(load_mnist(damaged).test_labels) == 10000
 
 
 def spoil(file: Path, damage: str) -> None:
@@ -239,6 +269,59 @@ def test_damaged_fashion_files_are_refused_by_name(
             spoil(file, damage)
     with pytest.raises(ValueError, match="train-labels-idx1-ubyte"):
         load_fashion_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("fashion", ["unpacked"], indirect=True)
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_more_is_read_than_a_file_should_hold(fashion: Path, packed: bool) -> None:
+    file = fashion / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
+    for form in (file, file.with_suffix(".gz")):
+        form.unlink(missing_ok=True)
+    if packed:  # 2 MB that unpack to 2 GB
+        file.with_suffix(".gz").write_bytes(gzip.compress(bytes(1 << 20)) * 2000)
+    else:
+        file.touch()
+        os.truncate(file, 1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte(\.gz)? holds more than 60008 bytes"):
+            load_fashion_mnist(fashion)
+        assert tracemalloc.get_traced_memory()[1] < 3e8
+    finally:
+        tracemalloc.stop()
+    assert not (datasets.cache_directory() / "unpacked").exists()
+
+
+def test_all_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lacks " + ", ".join(FILES)):
+        load_fashion_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("fashion", ["mixed"], indirect=True)
+def test_a_download_replaces_nothing(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, own = fashion / "FashionMNIST" / "raw", torchvision.datasets.FashionMNIST
+
+    def fetching(root: Any, *, train: bool = True, download: bool) -> Any:
+        if not download:
+            return own(root, train=train, download=False)
+        fetched = Path(root) / "FashionMNIST" / "raw"
+        fetched.mkdir(parents=True, exist_ok=True)
+        for name in FILES:  # like torchvision, whatever was there
+            (fetched / f"{name}.gz").write_bytes((PACKAGED / f"{name}.gz").read_bytes())
+            (fetched / name).write_bytes(gzip.decompress((PACKAGED / f"{name}.gz").read_bytes()))
+        return None
+
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fetching)
+    mine = raw / FILES[1]
+    content = bytearray(gzip.decompress((PACKAGED / f"{FILES[1]}.gz").read_bytes()))
+    content[8:16] = bytes(8)  # other labels
+    mine.write_bytes(content)
+    for form in (raw / FILES[3], raw / f"{FILES[3]}.gz"):
+        form.unlink(missing_ok=True)
+    before = {file: file.read_bytes() for file in raw.iterdir()}
+    data = load_fashion_mnist(fashion, download=True)
+    assert data.train_labels[:8].tolist() == [0] * 8 and len(data.test_labels) == 10000
+    assert {file: file.read_bytes() for file in raw.iterdir() if file.name != FILES[3]} == before
 
 
 def test_a_label_is_what_the_file_says(root: Path) -> None:

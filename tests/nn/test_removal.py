@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import json
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnxruntime import InferenceSession  # type: ignore[attr-defined]
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import nn_bridge.removal as removal
@@ -427,8 +430,6 @@ def test_a_network_with_masses_is_not_a_compact_one(tmp_path: Path) -> None:
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     path = tmp_path / "small.safetensors"
     save_compact(compact(network()), path)
     path.write_bytes(path.read_bytes()[:-4])
@@ -446,6 +447,163 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     save_file(tensors, path, metadata=metadata | {"sha256": removal._digest(strange, tensors)})
     with pytest.raises(ValueError, match="'Evil'"):
         load_compact(path)
+
+
+def crafted(path: Path, change: Any) -> None:
+    """Change architecture and weights of a compact file and give it the right checksum."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    architecture = json.loads(metadata["architecture"])
+    changed = change(architecture, tensors)
+    text = changed if isinstance(changed, str) else json.dumps(architecture if changed is None else changed)
+    metadata |= {"architecture": text, "sha256": removal._digest(text, tensors)}
+    save_file(tensors, path, metadata=metadata)
+
+
+def entry(k: int, **fields: Any) -> Any:
+    return lambda architecture, tensors: architecture[k].update(fields)
+
+
+def argument(k: int, **values: Any) -> Any:
+    return lambda architecture, tensors: architecture[k]["arguments"].update(values)
+
+
+def weight(name: str, value: torch.Tensor) -> Any:
+    return lambda architecture, tensors: tensors.update({name: value})
+
+
+def without(name: str) -> Any:
+    def change(architecture: Any, tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[name]
+
+    return change
+
+
+def again(k: int) -> Any:
+    return lambda architecture, tensors: architecture.append(architecture[k])
+
+
+# The file holds Linear(6, 5), LeakyReLU, GELU, Dropout, Softplus, Linear(5, 3).
+CRAFTED = {
+    "no JSON": (lambda *_: "[", "Expecting value"),
+    "nothing": (lambda *_: "", "Expecting value"),
+    "deep": (lambda *_: "[" * 100_000 + "]" * 100_000, "recursion"),
+    "a dict": (lambda *_: {"name": "a"}, "the architecture is no list"),
+    "no entry": (lambda *_: [], "it holds first.bias, first.weight, last.bias, last.weight"),
+    "entries that are numbers": (lambda *_: [1, 2], "entry 0 of the architecture is 1"),
+    "an entry without a name": (lambda a, _: a[0].pop("name") and None, "entry 0 of the architecture is"),
+    "an entry with more": (entry(0, code="x"), "entry 0 of the architecture is"),
+    "a name with dots": (entry(0, name="a.b"), "the name 'a.b'"),
+    "no name": (entry(0, name=""), "the name ''"),
+    "an attribute's name": (entry(0, name="training"), "the name 'training'"),
+    "a number for a name": (entry(0, name=3), "the name 3"),
+    "two of one name": (again(1), "two modules are called act"),
+    "a list for a type": (entry(1, type=["ReLU"]), r"act is of the type \['ReLU'\]"),
+    "an unknown type": (entry(1, type="Sequential"), "act is of the type 'Sequential'"),
+    "arguments as a list": (entry(1, arguments=[0.1]), r"act has the arguments \[0.1\]"),
+    "an argument too many": (argument(1, inplace=True), "act has the arguments"),
+    "an argument missing": (entry(1, arguments={}), "act has the arguments {}; expected negative_slope"),
+    "a slope in words": (argument(1, negative_slope="steep"), "negative_slope of act is 'steep'"),
+    "a slope without end": (
+        lambda a, _: json.dumps(a).replace("0.25", "Infinity"),
+        "negative_slope of act is",
+    ),
+    "another GELU": (argument(2, approximate="erf"), "approximate of gelu is 'erf'"),
+    "a probability of 2": (argument(3, p=2), "p of drop is 2; expected a probability"),
+    "a Softplus by 0": (argument(4, beta=0), "beta of soft is 0"),
+    "half a feature": (argument(0, in_features=6.5), "in_features of first is 6.5"),
+    "a feature less than none": (argument(0, out_features=-5), "out_features of first is -5"),
+    "features beyond memory": (
+        argument(0, out_features=10**15),
+        r"first.weight is a tensor of shape \(5, 6\)",
+    ),
+    "bias in words": (argument(0, bias="yes"), "bias of first is 'yes'"),
+    "a bias that is not described": (argument(0, bias=False), "it holds first.bias; expected"),
+    "layers that do not fit": (
+        entry(5, arguments={"in_features": 4, "out_features": 3, "bias": True}),
+        "last takes 4",
+    ),
+    "weights missing": (without("last.weight"), "last.weight is missing"),
+    "bias missing": (without("last.bias"), "last.bias is missing"),
+    "weights too many": (weight("more", torch.ones(2)), "it holds more; expected"),
+    "weights of another shape": (
+        weight("last.weight", torch.ones(5, 3)),
+        r"last.weight is a tensor of shape",
+    ),
+    "weights NaN": (weight("last.weight", torch.full((3, 5), np.nan)), "last.weight is not finite"),
+    "bias infinite": (weight("last.bias", torch.full((3,), np.inf)), "last.bias is not finite"),
+    "weights in whole numbers": (weight("last.weight", torch.ones(3, 5).int()), "last.weight is .*int32"),
+    "complex weights": (weight("last.weight", torch.ones(3, 5) * 1j), "last.weight is .*complex64"),
+    "a bias of another type": (weight("last.bias", torch.zeros(3).double()), "last.bias is .*float64"),
+}
+
+
+def chain() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        OrderedDict(
+            first=nn.Linear(6, 5),
+            act=nn.LeakyReLU(0.25),
+            gelu=nn.GELU(),
+            drop=nn.Dropout(0.5),
+            soft=nn.Softplus(),
+            last=nn.Linear(5, 3),
+        )
+    )
+
+
+@pytest.mark.parametrize("case", CRAFTED)
+def test_what_save_compact_never_wrote_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    path, (change, message) = tmp_path / "small.safetensors", CRAFTED[case]
+    save_compact(chain(), path)
+    crafted(path, lambda *_: None)  # the checksum is right
+    load_compact(path)
+    crafted(path, change)
+    with pytest.raises(ValueError, match=rf"(?s)small\.safetensors holds no network .*{message}"):
+        load_compact(path)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    model = chain()
+    with torch.no_grad():
+        model[5].weight[1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"last\.weight is not finite.*nothing was saved"):
+        save_compact(model, path)
+    model = chain()
+    model[3].p = torch.tensor(0.5)
+    with pytest.raises(ValueError, match="not JSON serializable; nothing was saved"):
+        save_compact(model, path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_networks_give_equal_bytes(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{k}.safetensors" for k in range(8)]
+    for path in paths:
+        save_compact(chain(), path)
+    assert len({path.read_bytes() for path in paths}) == 1
+    # In order, so that another process, too, writes them so; and as aligned as the library writes them.
+    content = paths[0].read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    assert size % 8 == 0
+    assert list(header) == sorted(header) and list(header["__metadata__"]) == sorted(header["__metadata__"])
+
+
+def test_a_file_as_the_library_orders_it_is_read(tmp_path: Path) -> None:
+    path, model = tmp_path / "small.safetensors", chain()
+    save_compact(model, path)
+    crafted(path, lambda *_: None)
+    assert torch.equal(load_compact(path)(inputs(4, 6)), model.eval()(inputs(4, 6)))
+
+
+def test_shared_weights_are_saved_for_each_layer(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    save_compact(model, tmp_path / "small.safetensors")
+    loaded = load_compact(tmp_path / "small.safetensors")
+    assert torch.equal(loaded(inputs(4, 4)), model(inputs(4, 4)))
 
 
 @settings(deadline=None, max_examples=60)
