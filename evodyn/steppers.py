@@ -168,7 +168,8 @@ def structure_arguments(method: str, jacobian: Jacobian, n: int) -> dict[str, An
 
     def diagonal(t: float, y: FloatArray) -> FloatArray:
         structure = jacobian(t, y)
-        return (structure.diagonal + (structure.left * structure.right).sum(axis=1))[None]
+        own: FloatArray = structure.diagonal + (structure.left * structure.right).sum(axis=1)
+        return own[None]
 
     # The diagonal has to be given: measured by moving all components at once it would be the row sums.
     return {"lband": 0, "uband": 0, "jac": diagonal}
