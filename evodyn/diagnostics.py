@@ -527,7 +527,7 @@ def mass_budget(run: Run | xarray.Dataset) -> MassBudget:
     for row, (t, masses, phi) in enumerate(zip(record.t, record.masses, fitness, strict=True)):
         for k, (block, member) in enumerate(members):
             own = masses[block]
-            rate = member.rate(float(t))
+            rate = member.mutation_rate_at(float(t))
             growth = member.growth_rates(own, phi[block], time=float(t))
             inflow = np.sum(member.inflow(own, phi[block], time=float(t)) + np.zeros(len(own)))
             parts[:, row, k] = own.sum(), own @ (growth + rate * (own > 0)), inflow, rate * own.sum()

@@ -309,7 +309,7 @@ class Dynamics(_Plain, Specification, ABC):
         """Return the inflow, shape (n,), if it depends neither on masses nor on fitness nor on time."""
         return np.zeros(n) if type(self).inflow is Dynamics.inflow else None
 
-    def rate(self, time: float) -> float:
+    def mutation_rate_at(self, time: float) -> float:
         """Return the per-capita rate μ at which mutation takes mass away, a part of the growth rates."""
         return 0.0
 
@@ -514,6 +514,9 @@ class SelectionMutation(MeanComparison):
             self._set(
                 target=validation.specification_array("target", self.target, ndim=1, least=0.0, scalar=True)
             )
+
+    def mutation_rate_at(self, time: float) -> float:
+        return self.rate(time)
 
     def rate(self, time: float) -> float:
         """Return μ at `time`.
@@ -858,7 +861,7 @@ def rate_bound(dynamics: Dynamics, n: int, time: float) -> np.ndarray:
     """Return each group's mutation rate at `time`, 0 where there is no mutation; shape (n,)."""
     rates = np.zeros(n)
     for block, member in dynamics.blocks(n):
-        rates[block] = member.rate(time)
+        rates[block] = member.mutation_rate_at(time)
     return rates
 
 

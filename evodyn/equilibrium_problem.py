@@ -458,7 +458,7 @@ def _totals(
     laws = [member.mass_law(block.stop - block.start) for block, member in blocks]
     # A clip does not conserve mass, but has nothing to clip where all groups are equally fit.
     resting = [
-        law is None and member.compares_with_mean and clip_acts(member) and not member.rate(0.0)
+        law is None and member.compares_with_mean and clip_acts(member) and not member.mutation_rate_at(0.0)
         for law, (_, member) in zip(laws, blocks, strict=True)
     ]
     unknown = [law is None and not rests for law, rests in zip(laws, resting, strict=True)]
@@ -466,7 +466,7 @@ def _totals(
     totals, asked = np.full((2, len(blocks)), math.nan)
     for k, ((block, member), value) in enumerate(zip(blocks, given, strict=True)):
         law = laws[k]
-        if member.rate(0.0) > 0 or (law is not None and law[0] > 0):
+        if member.mutation_rate_at(0.0) > 0 or (law is not None and law[0] > 0):
             target = float(inflow_targets(dynamics, n)[block].sum()) if law is None else law[1]
             if target == 0:
                 raise ValueError(

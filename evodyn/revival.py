@@ -83,7 +83,7 @@ def revival_floor(
                 total = masses[groups].sum()
                 fastest = fastest or (float(inflow[groups].sum() / total) if total > 0 else 0.0)
                 if fastest > 0:
-                    found[groups] = np.maximum(found[groups], 1e-3 * inflow[groups] / fastest)
+                    found[groups] = np.maximum(found[groups], 1e-2 * inflow[groups] / fastest)
         known = np.array_equal(found > 0, floor > 0)
         floor = found
         raised = np.maximum(trial, np.log(floor))

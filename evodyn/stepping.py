@@ -730,11 +730,11 @@ class _Phase:
         revived = (reviving > 0) & (masses[flow.reviving] >= lowest)
         if revived.any() and ((revived | waiting).all() or (revived & (reviving > 100)).any()):
             return True
-        # The floor has come down since: the unit is too coarse for what flows in.
-        coarse = ~revived & (lowest > 0) & (flow.unit > 10 * lowest)
+        # The unit is the floor of a while ago, by now too coarse for what flows in, or needlessly fine.
+        stale = ~revived & (lowest > 0) & ((flow.unit > 10 * lowest) | (flow.unit < 0.01 * lowest))
         # A tenth: a group must not be sent back and forth.
         sunk = inflow[flow.log_living] & (masses[flow.log_living] < 0.1 * floor[flow.log_living])
-        return bool(coarse.any() or sunk.any())
+        return bool(stale.any() or sunk.any())
 
 
 def _ahead(t: float, step: float, last_time: float) -> FloatArray:

@@ -223,7 +223,7 @@ def fitness_noise(
         draws = np.stack([g.standard_normal((len(ends), n)) for g in generators])
         for k, stop in enumerate(ends):
             width = stop - t
-            decay = dynamics.rate(t + width / 2) * width / 2
+            decay = dynamics.mutation_rate_at(t + width / 2) * width / 2
             logs, total = _mutated(logs, total, targets, decay)
             fitness = np.asarray(landscape(t, total * np.exp(logs)), dtype=np.float64)
             growth = np.where(np.isneginf(logs), 0.0, fitness - correction)
@@ -251,7 +251,7 @@ def _unclipped(dynamics: Dynamics, masses: FloatArray, t: float) -> Dynamics:
         dynamics.compares_with_mean
         and dynamics.signal_clip is None
         and len(dynamics.blocks(n)) == 1
-        and np.allclose(inflow, dynamics.rate(t) * inflow_targets(dynamics, n), rtol=1e-12, atol=0.0)
+        and np.allclose(inflow, dynamics.mutation_rate_at(t) * inflow_targets(dynamics, n), rtol=1e-12, atol=0.0)
     ):
         raise ValueError(
             f"dynamics is {dynamics!r}; expected Replicator, NormalizedGrowth or SelectionMutation without a "

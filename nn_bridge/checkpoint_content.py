@@ -115,6 +115,9 @@ def require_selector(content: Any, current: Mapping[str, Any]) -> None:
             _require_count(f"selector[{name!r}]", value)
         elif isinstance(current[name], float) and not _is_number(value):
             raise ValueError(f"selector[{name!r}] is {_short(value)}; expected a number")
+        elif isinstance(current[name], torch.Tensor) and not current[name].is_floating_point():
+            single = isinstance(value, torch.Tensor) and value.numel() == 1
+            _require_count(f"selector[{name!r}]", value.item() if single else value)
         elif isinstance(value, torch.Tensor) and not value.is_floating_point():
             raise ValueError(f"selector[{name!r}] is {_short(value)}; expected real numbers")
 

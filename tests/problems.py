@@ -314,6 +314,7 @@ def _mutation() -> list[Problem]:
             p0,
             10.0,
             softened(p0, lambda t: c * t),
+            closed_form=True,
         ),
     ]
 

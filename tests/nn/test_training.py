@@ -449,7 +449,7 @@ CRAFTED = {
     "signal NaN": (put("selector", "smoothed", torch.full((24,), math.nan)), "smoothed'] is not finite"),
     "signal of other groups": (
         put("selector", "smoothed", torch.zeros(3)),
-        "the selector refuses its state .state holds 3 groups",
+        "the selector refuses its state .smoothed of the state is",
     ),
     "signal no tensor": (put("selector", "smoothed", 3.0), "the selector refuses its state"),
     "signal a single number": (
