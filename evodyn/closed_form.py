@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 import numpy.typing as npt
 
 from evodyn.arrays import FloatArray
+from evodyn.crossings import Interpolant, interpolants
 from evodyn.dynamics import Dynamics, clip_acts
 from evodyn.extinction import Ledger
 from evodyn.flow import State, log_sum_exp
@@ -39,6 +41,7 @@ class _Piece:
     """An interval of constant fitness that begins at log-masses `base`."""
 
     start: float
+    stop: float
     base: FloatArray
     fitness: FloatArray
     blocks: tuple[slice, ...]
@@ -62,21 +65,54 @@ class _Piece:
         living = self.fitness[block][np.isfinite(self.base[block])]
         return not len(living) or bool((living == living[0]).all())
 
+    @functools.cached_property
+    def _totals(self) -> tuple[tuple[FloatArray, list[Interpolant]], ...]:
+        """For each block the ends and interpolants of ln Σ exp(u), with u growing as c_i less the best c."""
+        found = []
+        for block in self.blocks:
+            base, growth = self.base[block], self._relative[block]
+
+            def total(t: FloatArray, base: FloatArray = base, growth: FloatArray = growth) -> FloatArray:
+                rows = max(1, _CHUNK // len(base))
+                parts = [
+                    log_sum_exp(base + np.multiply.outer(t[k : k + rows] - self.start, growth))
+                    for k in range(0, len(t), rows)
+                ]
+                return np.concatenate(parts)
+
+            alive = np.isfinite(base).any()
+            pieces = list(interpolants(total, self.start, self.stop)) if alive else []
+            found.append((np.array([piece.right for piece in pieces[:-1]]), pieces))
+        return tuple(found)
+
+    @functools.cached_property
+    def _relative(self) -> FloatArray:
+        """Fitness less the best living one of each block: what all share would only be rounded."""
+        relative = np.array(self.fitness)
+        for block in self.blocks:
+            living = np.isfinite(self.base[block])
+            relative[block] -= self.fitness[block][living].max() if living.any() else 0.0
+        return relative
+
     def of_groups(self, t: FloatArray, groups: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
-        """Return ln p and its slope c - φ̄ of one group at one time each, shape (len(t),)."""
-        values, slopes = np.empty(len(t)), np.empty(len(t))
-        rows = max(1, _CHUNK // len(self.base))
-        for first in range(0, len(t), rows):
-            part = slice(first, first + rows)
-            logs = self.log_masses(t[part])
-            mine = groups[part]
-            values[part] = logs[np.arange(len(mine)), mine]
-            for block in self.blocks:
-                inside = (mine >= block.start) & (mine < block.stop)
-                if inside.any():
-                    shares = np.exp(logs[inside][:, block] - log_sum_exp(logs[inside][:, block]))
-                    slopes[part][inside] = self.fitness[mine[inside]] - shares @ self.fitness[block]
+        """Return ln p and its slope c - φ̄ of one group at one time each, shape (len(t),).
+
+        Total growth is interpolated: to sum it anew for every group would take N² operations.
+        """
+        values = self.base[groups] + self._relative[groups] * (t - self.start)
+        slopes = np.array(self._relative[groups])
+        for block, (ends, pieces) in zip(self.blocks, self._totals, strict=True):
+            inside = np.flatnonzero((groups >= block.start) & (groups < block.stop))
+            which = np.searchsorted(ends, t[inside])
+            for k in np.unique(which):
+                mine = inside[which == k]
+                total, growth = pieces[k].at(t[mine], np.zeros(len(mine), dtype=np.intp))
+                values[mine] += self._log_total(block) - total
+                slopes[mine] -= growth
         return values, slopes
+
+    def _log_total(self, block: slice) -> float:
+        return float(log_sum_exp(self.base[block])[0])
 
     def falls(self, t: float) -> FloatArray:
         """Return the slopes c_i - φ̄(t) of all groups."""
@@ -109,7 +145,7 @@ def run(
         while state.t < stop:
             if not np.isfinite(state.log_masses).any():
                 return _outcome(state, Termination.ALL_EXTINCT, pieces, restarts)
-            piece = _Piece(state.t, state.log_masses, fitness, blocks)
+            piece = _Piece(state.t, stop, state.log_masses, fitness, blocks)
             pieces += 1
             until, tied = stop, np.empty(0, dtype=np.intp)
             if ledger.watching:
@@ -122,8 +158,7 @@ def run(
                 saved.fill(rows, piece.log_masses(saved.times[rows]))
             state = State(until, piece.log_masses(np.array([until]))[0], state.removed)
             if len(tied):
-                for group in tied:
-                    ledger.cross(int(group), until, -1)
+                ledger.cross(tied, until, -1)
                 if ledger.policy_is("absorb"):
                     state = _absorbed(state, tied, ledger)
                     restarts += 1
@@ -190,7 +225,6 @@ def _record(piece: _Piece, stop: float, ledger: Ledger) -> tuple[float, npt.NDAr
     ends = piece.log_masses(np.array([stop]))[0] - level
     above_end = ends >= 0
     above_start = ~ledger.below
-    rows: list[tuple[float, int, int]] = []
     falls = living[above_start[living] & ~above_end[living]]
     rises = living[~above_start[living] & above_end[living]]
     # ln p_i is concave: a group that is below at both ends may have been above in between.
@@ -198,45 +232,44 @@ def _record(piece: _Piece, stop: float, ledger: Ledger) -> tuple[float, npt.NDAr
     both = both[(piece.falls(piece.start)[both] > 0) & (piece.falls(stop)[both] < 0)]
     if len(both):
         peaks = _peaks(piece, stop, both)
-        over = piece.of_groups(peaks, both)[0] >= level
-        both, peaks = both[over], peaks[over]
-        rows += zip(_roots(piece, piece.start, both, level), both.tolist(), [1] * len(both), strict=True)
-        falls = np.concatenate((falls, both))
-    rows += zip(_roots(piece, stop, falls, level), falls.tolist(), [-1] * len(falls), strict=True)
-    rows += zip(_roots(piece, piece.start, rises, level), rises.tolist(), [1] * len(rises), strict=True)
-    rows.sort(key=lambda row: (row[0], -row[2], row[1]))
+        both = both[piece.of_groups(peaks, both)[0] >= level]
+    upwards, downwards = np.concatenate((both, rises)), np.concatenate((falls, both))
+    groups = np.concatenate((upwards, downwards))
+    times = np.concatenate(
+        (_roots(piece, piece.start, upwards, level), _roots(piece, stop, downwards, level))
+    )
+    times = np.clip(times, piece.start, stop)
+    directions = np.repeat([1, -1], [len(upwards), len(downwards)])
+    order = np.lexsort((groups, -directions, times))
+    groups, times, directions = groups[order], times[order], directions[order]
     if ledger.policy_is("stop"):
-        first = next((row[0] for row in rows if row[2] < 0), math.inf)
-        fallen = [group for time, group, direction in rows if direction < 0 and time <= first]
-        for time, group, direction in rows:
-            if time < first:
-                ledger.cross(group, time, direction)
-        return min(first, stop), np.array(fallen, dtype=np.intp)
-    for time, group, direction in rows:
-        ledger.cross(group, time, direction)
+        first = float(times[directions < 0].min(initial=math.inf))
+        fallen = groups[(directions < 0) & (times <= first)]
+        before = times < first
+        ledger.cross(groups[before], times[before], directions[before])
+        return min(first, stop), fallen
+    ledger.cross(groups, times, directions)
     return stop, np.empty(0, dtype=np.intp)
 
 
-def _roots(piece: _Piece, outside: float, groups: npt.NDArray[np.intp], level: float) -> list[float]:
+def _roots(piece: _Piece, outside: float, groups: npt.NDArray[np.intp], level: float) -> FloatArray:
     """Return where ln p of each group reaches `level`, by Newton's method from `outside`.
 
     The curves are concave and negative (relative to the level) at `outside`: from there the tangents
     approach the nearest root monotonically, from the left for a rise and from the right for a fall.
     """
-    if not len(groups):
-        return []
     t = np.full(len(groups), outside)
     active = np.ones(len(groups), dtype=bool)
     for _ in range(200):
+        if not active.any():
+            break
         values, slopes = piece.of_groups(t[active], groups[active])
         step = (values - level) / slopes
         new = t[active] - step
         moved = np.isfinite(step) & (np.abs(step) > 2 * np.spacing(np.abs(new))) & (values < level)
         t[active] = np.where(np.isfinite(step) & (values < level), new, t[active])
         active[np.flatnonzero(active)[~moved]] = False
-        if not active.any():
-            break
-    return [float(time) for time in t]
+    return t
 
 
 def _peaks(piece: _Piece, stop: float, groups: npt.NDArray[np.intp]) -> FloatArray:

@@ -220,7 +220,7 @@ def resumed_ledger(run: Run, log_masses: FloatArray) -> Ledger:
     ledger.below = np.array(run.extinct_at_end)
     ledger.absorbed_mass = np.array(run.absorbed_mass)
     ledger.removed = np.array(run.end_state.removed)
-    ledger.rows = [(int(g), float(t), int(d)) for g, t, d in run.crossings]
+    ledger.parts = [run.crossings]
     return ledger
 
 

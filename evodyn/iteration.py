@@ -211,8 +211,8 @@ def _iterated(
                     changed &= ~ledger.removed
                     now = start + step * h
                     fallen = np.flatnonzero(changed & now_below)
-                    for group in np.flatnonzero(changed):
-                        ledger.cross(int(group), now, -1 if now_below[group] else 1)
+                    crossed = np.flatnonzero(changed)
+                    ledger.cross(crossed, now, np.where(now_below[crossed], -1, 1))
                     if absorb:
                         masses = _absorb(masses, fallen, ledger)
                     below = masses < threshold

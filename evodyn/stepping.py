@@ -13,8 +13,9 @@ import numpy.typing as npt
 from scipy.integrate import LSODA, OdeSolver
 
 from evodyn.arrays import FloatArray
+from evodyn.crossings import find_crossings, may_cross
 from evodyn.dynamics import Dynamics, cap_of, clip_acts
-from evodyn.extinction import Ledger, find_brackets, find_crossings
+from evodyn.extinction import Ledger
 from evodyn.flow import Flow, NotFiniteError, State, log_sum_exp
 from evodyn.landscapes import LandscapeFunction, breakpoints
 from evodyn.linearization import DiagonalPlusLowRank
@@ -535,8 +536,7 @@ class _Phase:
             first_fall = next((c for c in crossings if c[2] < 0), None)
             if first_fall is not None:
                 return self._fall(rhs, t_old, y_old, dense, crossings, first_fall)
-        for time, group, direction in crossings:
-            ledger.cross(group, time, direction)
+        ledger.cross(*_columns(crossings))
         if switch is not None:
             return self._switch_cap(rhs, t_old, y_old, dense, switch)
         self._save(dense, rows, t_new, logs_new)
@@ -584,7 +584,7 @@ class _Phase:
         limit: float,
     ) -> list[tuple[float, int, int]]:
         """Return the threshold crossings in (t_old, limit], consistent with the record so far."""
-        level, below = self.ledger.level, self.ledger.below
+        level = self.ledger.level
         level_old = self.state.log_masses - level
         living = np.flatnonzero(~self.state.removed & (np.isfinite(logs_new)))
         if not len(living):
@@ -598,14 +598,16 @@ class _Phase:
             values[t >= t_new] = logs_new[living] - level
             return values
 
-        if not find_brackets(lambda t: heights(dense, t), t_old, t_new):
+        living = living[may_cross(lambda t: heights(dense, t), t_old, t_new)]
+        if not len(living):
             return []
         if self.integration.method in ONE_STEP:
             # Interpolants of one-step methods are worse than their steps: step to where things happen.
             dense = self._finer(rhs, t_old, y_old, t_new)
-        found = find_crossings(lambda t: heights(dense, t), t_old, t_new)
+        tolerance = self.solver.tolerance
+        found = find_crossings(lambda t: heights(dense, t), t_old, t_new, resolution=tolerance)
         result = []
-        state = dict.fromkeys(range(len(living)), False) | {k: bool(below[g]) for k, g in enumerate(living)}
+        state = self.ledger.below[living]
         for time, k, direction in found:
             # A curve that sets out from the level exactly has already been counted on its side.
             if state[k] == (direction < 0) or time > limit:
@@ -655,11 +657,8 @@ class _Phase:
             for group in sorted(falling)
             if group == first_fall[1] or at.log_masses[group] - ledger.level <= self.solver.tolerance
         ]
-        for t, group, direction in crossings:
-            if t < time and group not in tied:
-                ledger.cross(group, t, direction)
-        for group in tied:
-            ledger.cross(group, time, -1)
+        ledger.cross(*_columns([row for row in crossings if row[0] < time and row[1] not in tied]))
+        ledger.cross(tied, time, -1)
         rows = integration.saved.due(np.nextafter(time, -np.inf))
         self._save(dense, rows, time, at.log_masses)
         if ledger.policy_is("absorb"):
@@ -767,3 +766,8 @@ def _onset(
             begin = middle
         else:
             off = middle
+
+
+def _columns(crossings: list[tuple[float, int, int]]) -> tuple[list[int], list[float], list[int]]:
+    """Return groups, times and directions."""
+    return [row[1] for row in crossings], [row[0] for row in crossings], [row[2] for row in crossings]

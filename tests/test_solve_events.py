@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 import evodyn as ed
 from evodyn import landscapes
 from evodyn.arrays import FloatArray
-from evodyn.extinction import find_crossings
+from evodyn.crossings import find_crossings
 from evodyn.methods import Method
 from tests import strategies
 from tests.test_solve import EVERY, METHODS, REPLICATOR, solver
