@@ -61,6 +61,20 @@ def host(value: Array) -> FloatArray:
     return np.asarray(value, dtype=np.float64)
 
 
+def real(values: npt.ArrayLike) -> FloatArray:
+    """Return what a landscape has returned as NumPy float64 numbers.
+
+    Raises
+    ------
+    ValueError
+        If they are complex: a part of them would be lost.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "c":
+        raise ValueError("landscape returned complex numbers; expected real fitness: return its real part.")
+    return np.asarray(array, dtype=np.float64)
+
+
 def frozen(value: npt.ArrayLike) -> FloatArray:
     """Return a read-only float64 copy of `value`."""
     array = np.array(value, dtype=np.float64)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.arrays import FloatArray
+from evodyn.arrays import FloatArray, real
 from evodyn.crossings import Interpolant, interpolants
 from evodyn.dynamics import Dynamics, clip_acts
 from evodyn.extinction import Ledger
@@ -22,6 +22,8 @@ __all__ = ["applies", "run"]
 
 _CHUNK = 4_000_000
 """Largest intermediate array, in numbers."""
+_FEW = 20_000
+"""So many numbers are summed in less time than it takes to make an interpolant."""
 
 
 def applies(dynamics: Dynamics, landscape: LandscapeFunction, n: int) -> bool:
@@ -97,8 +99,16 @@ class _Piece:
     def of_groups(self, t: FloatArray, groups: npt.NDArray[np.intp]) -> tuple[FloatArray, FloatArray]:
         """Return ln p and its slope c - φ̄ of one group at one time each, shape (len(t),).
 
-        Total growth is interpolated: to sum it anew for every group would take N² operations.
+        Of many groups total growth is interpolated: to sum it anew for every group would take N² operations.
         """
+        if len(t) * len(self.base) <= _FEW:
+            logs = self.log_masses(t)
+            values, slopes = logs[np.arange(len(groups)), groups], np.array(self.fitness[groups])
+            for block in self.blocks:
+                inside = (groups >= block.start) & (groups < block.stop)
+                weights = np.exp(logs[inside, block] - log_sum_exp(logs[inside, block]))
+                slopes[inside] -= weights @ self.fitness[block]
+            return values, slopes
         values = self.base[groups] + self._relative[groups] * (t - self.start)
         slopes = np.array(self._relative[groups])
         for block, (ends, pieces) in zip(self.blocks, self._totals, strict=True):
@@ -141,7 +151,7 @@ def run(
         state = _absorbed(state, np.flatnonzero(ledger.below & ~state.removed), ledger)
     _save(saved, state)
     for begin, stop in zip(starts, [*starts[1:], end], strict=True):
-        fitness = np.asarray(landscape(begin, np.exp(state.log_masses)), dtype=np.float64)
+        fitness = real(landscape(begin, np.exp(state.log_masses)))
         while state.t < stop:
             if not np.isfinite(state.log_masses).any():
                 return _outcome(state, Termination.ALL_EXTINCT, pieces, restarts)

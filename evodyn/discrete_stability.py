@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.integrate import solve_ivp
 
 from evodyn import validation
-from evodyn.arrays import FloatArray, host
+from evodyn.arrays import FloatArray, host, real
 from evodyn.dynamics import SCHEMES, Dynamics, Scheme, cap_of, rate_bound
 from evodyn.equilibria import Equilibrium
 from evodyn.flow import State
@@ -91,7 +91,7 @@ def error_constant(
     ]
 
     def fitness_at(t: float, masses: FloatArray) -> FloatArray:
-        return np.asarray(landscape(t, masses), dtype=np.float64)
+        return real(landscape(t, masses))
 
     def velocity(t: float, masses: FloatArray) -> FloatArray:
         return host(dynamics.velocity(masses, fitness_at(t, masses), time=t))
@@ -248,7 +248,7 @@ def positivity_step_size(
     10.0
     """
     state = validated_masses(masses, dynamics, within_cap=False)
-    velocity = dynamics.velocity(state, np.asarray(fitness, dtype=np.float64), time=time)
+    velocity = dynamics.velocity(state, real(fitness), time=time)
     falling = (velocity < 0) & (state > 0)
     return float((state[falling] / -velocity[falling]).min()) if falling.any() else math.inf
 

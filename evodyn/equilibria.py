@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.arrays import FloatArray, frozen
+from evodyn.arrays import FloatArray, frozen, real
 from evodyn.dynamics import Dynamics
 from evodyn.equilibrium_problem import BoolArray, RestPointProblem, size_of
 from evodyn.landscapes import LandscapeFunction, Separable, fitness_at_log_masses
@@ -251,9 +251,9 @@ def _certified(
     """Return the solution as an `Equilibrium`, judged by the dynamics' own growth rates."""
     masses, survivors, log_masses = found.masses, found.survivors, found.log_masses
     if log_masses is None:
-        fitness = np.asarray(problem.landscape(0.0, masses), dtype=float)
+        fitness = real(problem.landscape(0.0, masses))
     else:
-        fitness = np.asarray(fitness_at_log_masses(problem.landscape, 0.0, log_masses), dtype=float)
+        fitness = real(fitness_at_log_masses(problem.landscape, 0.0, log_masses))
     totals = problem.totals if found.totals is None else found.totals
     here = dataclasses.replace(problem, present=survivors, totals=totals)
     scale = size_of(fitness)

@@ -13,7 +13,7 @@ import scipy.linalg
 
 from evodyn import landscapes, validation
 from evodyn.affine_fitness import AffineFitness, affine_fitness, fitted
-from evodyn.arrays import FloatArray
+from evodyn.arrays import FloatArray, real
 from evodyn.dynamics import Dynamics, cap_of, clip_acts, inflow_targets, mean_fitness
 from evodyn.landscapes import LandscapeFunction, Separable, fitness_at_log_masses
 from evodyn.stability import ComplexArray, tangent_basis
@@ -121,7 +121,7 @@ class RestPointProblem:
 
     def growth_at(self, masses: FloatArray) -> FloatArray:
         """Return per-capita growth rates at positive masses; where they are φ_i - φ̄, fitness itself."""
-        fitness = np.asarray(self.landscape(0.0, masses), dtype=float)
+        fitness = real(self.landscape(0.0, masses))
         return self.dynamics.growth_rates(masses, fitness) if self.general else fitness
 
     def equal_start(self) -> FloatArray:
@@ -139,7 +139,7 @@ class RestPointProblem:
         """Return d ln p_i/dt of the present groups."""
         log_masses = self.everywhere(logs)
         masses = np.exp(log_masses)
-        fitness = np.asarray(fitness_at_log_masses(self.landscape, 0.0, log_masses), dtype=float)
+        fitness = real(fitness_at_log_masses(self.landscape, 0.0, log_masses))
         growth: FloatArray = self.dynamics.growth_rates(masses, fitness)[self.present]
         return growth + self.inflow_rates(logs, masses, fitness)
 
@@ -197,7 +197,7 @@ class RestPointProblem:
         if slopes.left.shape[1]:
             derivative += slopes.left[self.present] @ slopes.right[self.present].T
         masses = np.exp(log_masses)
-        fitness = np.asarray(fitness_at_log_masses(self.landscape, 0.0, log_masses), dtype=float)
+        fitness = real(fitness_at_log_masses(self.landscape, 0.0, log_masses))
         jacobian = np.zeros_like(derivative)
         for (block, member), total in zip(self.blocks, self.totals, strict=True):
             inside = np.zeros(self.n, dtype=bool)
@@ -246,7 +246,7 @@ class RestPointProblem:
     def rate_scale(self, logs: FloatArray) -> float:
         """Return the size of fitness and of its derivative, to which rounding is relative."""
         fitness = fitness_at_log_masses(self.landscape, 0.0, self.everywhere(logs))
-        return size_of(np.asarray(fitness, dtype=float)) + size_of(self.log_jacobian(logs)) or 1.0
+        return size_of(real(fitness)) + size_of(self.log_jacobian(logs)) or 1.0
 
     def growth(self, masses: FloatArray, fitness: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return each block's mean fitness, and all per-capita growth rates, of the absent when rare."""
@@ -308,7 +308,7 @@ def _check_autonomous(dynamics: Dynamics, landscape: LandscapeFunction, n: int) 
         remedy = "freeze it at a time t0 with lambda t, masses: landscape(t0, masses)."
         masses = np.linspace(0.5, 1.5, n)
         if says is None:
-            fitness, *later = (np.asarray(landscape(t, masses), dtype=float) for t in _MOMENTS)
+            fitness, *later = (real(landscape(t, masses)) for t in _MOMENTS)
             if fitness.shape != (n,):
                 raise ValueError(f"landscape returns shape {fitness.shape} for {n} groups; expected ({n},).")
             says = all(np.array_equal(fitness, other, equal_nan=True) for other in later)
@@ -318,7 +318,7 @@ def _check_autonomous(dynamics: Dynamics, landscape: LandscapeFunction, n: int) 
     steady = dynamics.autonomous
     if steady is None:
         masses = np.linspace(0.5, 1.5, n)
-        fitness = np.asarray(landscape(0.0, masses), dtype=float)
+        fitness = real(landscape(0.0, masses))
         now, *others = (dynamics.velocity(masses, fitness, time=t) for t in _MOMENTS)
         steady = all(np.array_equal(now, other, equal_nan=True) for other in others)
     if not steady:
@@ -347,7 +347,7 @@ class _Feeding:
         while True:
             masses = np.where(present, 1.0, 0.0)
             with np.errstate(all="ignore"):
-                fitness = np.asarray(self.landscape(0.0, masses), dtype=float)
+                fitness = real(self.landscape(0.0, masses))
             inflow = self.dynamics.inflow(masses, np.where(present, fitness, 0.0)) + np.zeros(self.n)
             further = present | (inflow > 0)
             if np.array_equal(further, present):
@@ -403,11 +403,10 @@ def _acts_on_masses(dynamics: Dynamics, landscape: LandscapeFunction, n: int) ->
         for block, _ in blocks:
             scaled[block] *= rng.uniform(2.0, 3.0)
         before, after = (
-            dynamics.velocity(point, np.asarray(landscape(0.0, point), dtype=float)) / point
-            for point in (masses, scaled)
+            dynamics.velocity(point, real(landscape(0.0, point))) / point for point in (masses, scaled)
         )
         # Fitness itself is the measure: what differs by rounding of its own size does not differ.
-        scale = size_of(np.asarray(landscape(0.0, masses), dtype=float)) + size_of(before)
+        scale = size_of(real(landscape(0.0, masses))) + size_of(before)
         if not np.abs(after - before).max() <= _SAME * scale:
             return True
     return False
@@ -420,7 +419,7 @@ def _conserves(dynamics: Dynamics, landscape: LandscapeFunction, n: int) -> Bool
     conserved = np.ones(len(blocks), dtype=bool)
     for scale in np.geomspace(0.3, 3.0, _PROBES):
         masses = scale * rng.dirichlet(np.ones(n)) * n
-        fitness = np.asarray(landscape(0.0, masses), dtype=float)
+        fitness = real(landscape(0.0, masses))
         velocity = dynamics.velocity(masses, fitness)
         for k, (block, _) in enumerate(blocks):
             rounding = _ROUNDING * size_of(fitness[block]) * masses[block].sum()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.arrays import FloatArray
+from evodyn.arrays import FloatArray, real
 from evodyn.dynamics import Dynamics, Segments, cap_of
 from evodyn.landscapes import LandscapeFunction, linearization
 from evodyn.linearization import DiagonalPlusLowRank
@@ -285,7 +285,7 @@ class Flow:
             shares /= np.add.reduce(shares)
             masses = math.exp(self.log_totals(t)[0]) * (shares if self.full else self._all(shares))
             fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
-            fitness = np.asarray(fitness, dtype=np.float64)
+            fitness = real(fitness)
             own = fitness if self.full else fitness[living]
             # The weighted mean: against any other, u would drift, and rounding at its size end the run.
             mean = own @ shares
@@ -300,7 +300,7 @@ class Flow:
             masses = np.exp(logs)
             masses[living] = np.maximum(masses[living], _TINY)
             fitness = self.landscape(time, masses) if method is None else method(time, logs)
-            fitness = np.asarray(fitness, dtype=np.float64)
+            fitness = real(fitness)
             growth = dynamics.growth_rates(masses, fitness, time=time)
             finite = math.isfinite(growth @ growth)
         if not finite:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn import validation
-from evodyn.arrays import FloatArray
+from evodyn.arrays import FloatArray, real
 from evodyn.dynamics import SCHEMES, Dynamics, Populations, Scheme
 from evodyn.errors import SolveError
 from evodyn.extinction import Extinction, Ledger
@@ -183,7 +183,7 @@ def _iterated(
         for step in range(first + 1, first + n_steps + 1):
             time = start + (step - 1) * h
             try:
-                fitness = np.asarray(landscape(time, masses), dtype=np.float64)
+                fitness = real(landscape(time, masses))
                 new = dynamics.step(masses, fitness, h, time=time, scheme=settings.scheme)
             except Exception as failure:  # whatever a user's landscape raises, the partial result survives
                 termination, message = Termination.SOLVER_FAILED, f"{type(failure).__name__}: {failure}"

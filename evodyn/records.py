@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evodyn.arrays import FloatArray
+from evodyn.arrays import FloatArray, real
 from evodyn.descriptions import decode
 from evodyn.dynamics import Dynamics
 from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
@@ -78,7 +78,7 @@ class Record:
             fitness_at_log_masses(landscape, float(t), logs)
             for t, logs in zip(self.t, self.log_masses, strict=True)
         ]
-        fitness = np.array(rows, dtype=np.float64)
+        fitness = np.array(real(rows))
         fitness[np.isneginf(self.log_masses) & ~np.isfinite(fitness)] = 0.0
         return fitness
 

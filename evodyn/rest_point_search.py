@@ -13,7 +13,7 @@ import scipy.linalg
 
 from evodyn import rest_points
 from evodyn.affine_fitness import AffineFitness
-from evodyn.arrays import FloatArray
+from evodyn.arrays import FloatArray, real
 from evodyn.equilibrium_problem import BoolArray, RestPointProblem, size_of
 from evodyn.integration import Solver, extend, solve
 from evodyn.landscapes import Separable, fitness_at_log_masses
@@ -408,7 +408,7 @@ def _nearby(settled: RestPointProblem, masses: FloatArray, logs: FloatArray) -> 
         found = _newton(settled, masses, steps=_FEW_STEPS)
     except NoRestPointError:
         return None
-    fitness = np.asarray(fitness_at_log_masses(settled.landscape, 0.0, found.log_masses), dtype=float)
+    fitness = real(fitness_at_log_masses(settled.landscape, 0.0, found.log_masses))
     others = ~found.survivors & np.isfinite(logs)
     rates = settled.growth(found.masses, fitness)[1][others]
     if (rates > _AT_REST * settled.rate_scale(logs[settled.present])).any():

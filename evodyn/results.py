@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.arrays import FloatArray
+from evodyn.arrays import FloatArray, real
 from evodyn.dynamics import Dynamics
 from evodyn.extinction import Crossings, Extinction
 from evodyn.landscapes import LandscapeFunction
@@ -286,7 +286,7 @@ def mean_fitness_along(
     from_logs: Any = getattr(landscape, "at_log_masses", None)
     function, points = (landscape, masses) if from_logs is None else (from_logs, logs)
     for row, (time, point) in enumerate(zip(t, points, strict=True)):
-        fitness[row] = function(float(time), point)
+        fitness[row] = real(function(float(time), point))
     blocks = dynamics.blocks(masses.shape[-1])
     means = np.empty((len(t), len(blocks)))
     for k, (block, _) in enumerate(blocks):

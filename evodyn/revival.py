@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.arrays import FloatArray
+from evodyn.arrays import FloatArray, real
 from evodyn.dynamics import Dynamics
 from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
 
@@ -27,7 +27,7 @@ _GENERATIONS = 20
 
 def finite(fitness: Any) -> FloatArray:
     """Return fitness with zeros for what is not finite: of absent groups, where it has no meaning."""
-    values = np.asarray(fitness, dtype=np.float64)
+    values = real(fitness)
     return values if np.isfinite(values).all() else np.where(np.isfinite(values), values, 0.0)
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import scipy.stats
 
 from evodyn import validation
-from evodyn.arrays import FloatArray, host
+from evodyn.arrays import FloatArray, host, real
 from evodyn.dynamics import SCHEMES, Dynamics, Replicator, Scheme, inflow_targets
 from evodyn.flow import State
 from evodyn.generators import Seed, member_rng, seed_of
@@ -225,7 +225,7 @@ def fitness_noise(
             width = stop - t
             decay = dynamics.mutation_rate_at(t + width / 2) * width / 2
             logs, total = _mutated(logs, total, targets, decay)
-            fitness = np.asarray(landscape(t, total * np.exp(logs)), dtype=np.float64)
+            fitness = real(landscape(t, total * np.exp(logs)))
             growth = np.where(np.isneginf(logs), 0.0, fitness - correction)
             logs = logs + growth * width + sigma * math.sqrt(width) * draws[:, k]
             logs = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
@@ -505,7 +505,7 @@ def noisy_iterate(
 
     def advance(k: int, masses: FloatArray, draws: FloatArray) -> FloatArray:
         t = k * step_size
-        estimate = np.asarray(landscape(t, masses), dtype=np.float64) + sigma * draws
+        estimate = real(landscape(t, masses)) + sigma * draws
         return host(dynamics.step(masses, estimate, step_size, time=t, scheme=scheme))
 
     model = f"unbiased estimates of fitness at every step of the {scheme} map"
@@ -648,7 +648,7 @@ def _expected_shares(
     dynamics: Dynamics, landscape: LandscapeFunction, shares: FloatArray, step_size: float, t: float
 ) -> FloatArray:
     """Return the shares from which the next generation is drawn."""
-    fitness = np.broadcast_to(np.asarray(landscape(t, shares), dtype=np.float64), shares.shape)
+    fitness = np.broadcast_to(real(landscape(t, shares)), shares.shape)
     expected = host(dynamics.step(shares, fitness, step_size, time=t, scheme="exponential"))
     normalised: FloatArray = expected / expected.sum(axis=1, keepdims=True)
     return normalised
