@@ -26,7 +26,7 @@ from evodyn.landscapes import LandscapeFunction, linearization
 from evodyn.linearization import DiagonalPlusLowRank
 from evodyn.revival import finite
 
-__all__ = ["Flow", "NotFiniteError", "State"]
+__all__ = ["Flow", "NotFiniteError", "State", "culprits"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -52,6 +52,26 @@ class State:
     t: float
     log_masses: FloatArray
     removed: BoolArray
+
+
+def _one_per_group(fitness: Any, masses: FloatArray, time: float) -> FloatArray:
+    values = real(fitness)
+    if values.shape != masses.shape:
+        raise ValueError(f"landscape returned shape {values.shape} at t = {time:g}; expected {masses.shape}.")
+    return values
+
+
+def culprits(present: BoolArray, masses: FloatArray, fitness: FloatArray, result: FloatArray) -> BoolArray:
+    """Return the groups that made a result wrong: through the mean, one group's fitness spoils all."""
+    wrong = present & ~np.isfinite(fitness)
+    if wrong.any():
+        return wrong
+    wrong = present & ~np.isfinite(result)
+    with np.errstate(over="ignore", invalid="ignore"):
+        weight = np.where(present, np.abs(masses * fitness), 0.0)
+    if (wrong == present).all() and not np.isnan(weight).any():
+        wrong = weight == weight.max()
+    return wrong
 
 
 def log_sum_exp(values: FloatArray) -> FloatArray:
@@ -285,7 +305,7 @@ class Flow:
             shares /= np.add.reduce(shares)
             masses = math.exp(self.log_totals(t)[0]) * (shares if self.full else self._all(shares))
             fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
-            fitness = real(fitness)
+            fitness = _one_per_group(fitness, masses, time)
             own = fitness if self.full else fitness[living]
             # The weighted mean: against any other, u would drift, and rounding at its size end the run.
             mean = own @ shares
@@ -300,15 +320,13 @@ class Flow:
             masses = np.exp(logs)
             masses[living] = np.maximum(masses[living], _TINY)
             fitness = self.landscape(time, masses) if method is None else method(time, logs)
-            fitness = real(fitness)
+            fitness = _one_per_group(fitness, masses, time)
             growth = dynamics.growth_rates(masses, fitness, time=time)
             finite = math.isfinite(growth @ growth)
         if not finite:
-            bad = masses > 0
-            bad[living] = True
-            # Through the mean, one group's fitness spoils the growth rates of all.
-            wrong = ~np.isfinite(fitness)
-            bad &= wrong if (wrong & bad).any() else ~np.isfinite(growth)
+            present = masses > 0
+            present[living] = True
+            bad = culprits(present, masses, fitness, growth)
             if bad.any():
                 raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
             growth = np.where(np.isfinite(growth), growth, 0.0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evodyn import closed_form, validation
 from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, Populations
+from evodyn.dynamics import Dynamics
 from evodyn.errors import SolveError
 from evodyn.extinction import Extinction, Ledger
 from evodyn.flow import State, log_sum_exp
@@ -26,6 +26,7 @@ from evodyn.problem import (
     validated_span,
 )
 from evodyn.results import EndState, Run, Stats, Termination, mean_fitness_along
+from evodyn.steppers import EXPLICIT
 from evodyn.stepping import Integration
 from evodyn.trajectory import Outcome, Trajectory
 
@@ -279,8 +280,11 @@ def _run(
     if throw and not run.succeeded:
         at = f"at t = {outcome.state.t:g}"
         who = f" Groups: {', '.join(map(str, outcome.groups[:10]))}." if outcome.groups else ""
+        stiff = outcome.termination is Termination.STEP_LIMIT and outcome.method in EXPLICIT
+        advice = " If the problem is stiff, method='LSODA' takes longer steps." if stiff else ""
         raise SolveError(
-            f"{run.termination.value} Reached {at} with {outcome.method}.{who} {outcome.message}".strip(),
+            f"{run.termination.value}{advice} Reached {at} with {outcome.method}.{who} "
+            f"{outcome.message}".strip(),
             result=run,
             time=outcome.state.t,
             groups=outcome.groups,
@@ -317,14 +321,13 @@ def _assembled(
             native[:, groups] -= np.where(np.isfinite(total), total, 0.0)
             log_totals[:, k] = total[:, 0]
         totals = np.exp(log_totals)
-    many = isinstance(dynamics, Populations)
     with np.errstate(all="ignore"):
         try:
             means = mean_fitness_along(dynamics, landscape, times, masses, logs)
         except Exception:
             if outcome.termination is Termination.COMPLETED:
                 raise
-            means = np.full(totals.shape if many else len(times), np.nan)
+            means = dynamics.shaped(np.full(totals.shape, np.nan))
     return Run(
         dynamics=dynamics,
         landscape=landscape,
@@ -333,8 +336,8 @@ def _assembled(
         t_span=(start, final.t),
         t=times,
         native=native,
-        total_mass=totals if many else totals[:, 0],
-        log_total_mass=log_totals if many else log_totals[:, 0],
+        total_mass=dynamics.shaped(totals),
+        log_total_mass=dynamics.shaped(log_totals),
         mean_fitness=means,
         extinction_time=ledger.first,
         extinct_at_end=ledger.below if ledger.watching else np.isneginf(final.log_masses),

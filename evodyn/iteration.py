@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from evodyn import validation
 from evodyn.arrays import FloatArray, real
-from evodyn.dynamics import SCHEMES, Dynamics, Populations, Scheme
+from evodyn.dynamics import SCHEMES, Dynamics, Scheme
 from evodyn.errors import SolveError
 from evodyn.extinction import Extinction, Ledger
-from evodyn.flow import State
+from evodyn.flow import State, culprits
 from evodyn.integration import joined, keeping, resumed_ledger
 from evodyn.landscapes import LandscapeFunction
 from evodyn.problem import check_kinds, check_memory, check_start, validated_masses
@@ -184,16 +184,21 @@ def _iterated(
             time = start + (step - 1) * h
             try:
                 fitness = real(landscape(time, masses))
+                if fitness.shape != masses.shape:
+                    raise ValueError(
+                        f"landscape returned shape {fitness.shape} at t = {time:g}; expected {masses.shape}."
+                    )
                 new = dynamics.step(masses, fitness, h, time=time, scheme=settings.scheme)
             except Exception as failure:  # whatever a user's landscape raises, the partial result survives
                 termination, message = Termination.SOLVER_FAILED, f"{type(failure).__name__}: {failure}"
                 cause, step = failure, step - 1
                 break
             total = float(new.sum())
-            if not math.isfinite(total):
+            # A mean fitness that overflows would take all masses below zero, and the projection back to it.
+            if not (math.isfinite(total) and math.isfinite(masses @ np.where(masses > 0, fitness, 0.0))):
                 termination = Termination.FITNESS_NOT_FINITE
-                wrong = ~np.isfinite(fitness) & (masses > 0)
-                groups = tuple(int(i) for i in np.flatnonzero(wrong if wrong.any() else ~np.isfinite(new)))
+                bad = culprits(masses > 0, masses, fitness, new)
+                groups = tuple(int(i) for i in np.flatnonzero(bad if bad.any() else ~np.isfinite(new)))
                 message, step = f"The masses after step {step} would not be finite.", step - 1
                 break
             if ledger.removed.any():
@@ -240,9 +245,7 @@ def _iterated(
     with np.errstate(all="ignore"):
         logs = np.log(native)
         blocks = dynamics.blocks(native.shape[-1])
-        totals = np.stack([native[:, block].sum(axis=1) for block, _ in blocks], axis=1)
-        if not isinstance(dynamics, Populations):
-            totals = totals[:, 0]
+        totals = dynamics.shaped(np.stack([native[:, block].sum(axis=1) for block, _ in blocks], axis=1))
         means = np.full(totals.shape, np.nan)
         # No step asks for the fitness at the end, and where a step has failed there is none.
         for part in (slice(0, -1), slice(-1, None)):

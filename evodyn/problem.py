@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from evodyn import validation
 from evodyn.arrays import FloatArray, host
-from evodyn.dynamics import Dynamics, Populations, cap_of
+from evodyn.dynamics import Dynamics, cap_of
 from evodyn.extinction import Extinction
 from evodyn.flow import State
 from evodyn.landscapes import LandscapeFunction, fitness_at_log_masses
@@ -43,10 +43,11 @@ def validated_masses(p0: npt.ArrayLike, dynamics: Dynamics, *, within_cap: bool 
     if not masses.size:
         raise ValueError("p0 is empty; expected at least one group.")
     dynamics.check(len(masses))
-    for k, (groups, member) in enumerate(dynamics.blocks(len(masses))):
+    blocks = dynamics.blocks(len(masses))
+    for k, (groups, member) in enumerate(blocks):
         with np.errstate(over="ignore"):
             total = float(masses[groups].sum())
-        where = f" in block {k}" if isinstance(dynamics, Populations) else ""
+        where = f" in block {k}" if len(blocks) > 1 else ""
         if not total > 0:
             raise ValueError(f"p0 has zero total mass{where}; expected at least one positive mass.")
         if not math.isfinite(total):
@@ -69,6 +70,10 @@ def validated_save_times(save_at: npt.ArrayLike | None, start: float, end: float
     times = validation.finite_array("save_at", save_at, ndim=1)
     if not times.size:
         raise ValueError("save_at is empty; expected at least one time (or None for 101 of them).")
+    # Times made by arithmetic may miss an end by rounding.
+    rounding = 8 * np.spacing(max(abs(start), abs(end)))
+    times = np.where((times < start) & (times >= start - rounding), start, times)
+    times = np.where((times > end) & (times <= end + rounding), end, times)
     if not (np.diff(times) > 0).all():
         k = int(np.argmin(np.diff(times)))
         raise ValueError(
@@ -142,9 +147,17 @@ def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) 
         )
     with np.errstate(all="ignore"):
         # Mutation rates and general selection are functions too.
-        velocity = dynamics.velocity(np.exp(state.log_masses), values, time=state.t)
+        velocity = host(dynamics.velocity(np.exp(state.log_masses), values, time=state.t))
     if velocity.shape != (n,):
         raise ValueError(
             f"dynamics returned velocities of shape {velocity.shape} at t = {state.t:g}; expected "
             f"{(n,)}, one per group."
+        )
+    wrong = ~np.isfinite(velocity)
+    if wrong.any():
+        k = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"dynamics returned a velocity of {float(velocity[k])!r} for group {k} at t = {state.t:g}, where "
+            f"fitness is finite; expected finite growth rates: look at what {type(dynamics).__name__} "
+            "makes of these masses."
         )

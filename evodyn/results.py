@@ -42,8 +42,7 @@ class Termination(enum.Enum):
         "Every group was absorbed and no mass is left; lower the threshold or observe instead of absorbing."
     )
     STEP_LIMIT = (
-        "The step limit was reached before the end; raise Solver(max_steps=...), loosen the tolerances, "
-        "or try method='LSODA' if the problem is stiff."
+        "The step limit was reached before the end; raise Solver(max_steps=...) or loosen the tolerances."
     )
     SOLVER_FAILED = (
         "The integrator or the landscape failed before the end; look at stats.message, check the "
@@ -280,7 +279,7 @@ def mean_fitness_along(
     dynamics: Dynamics, landscape: LandscapeFunction, t: FloatArray, masses: FloatArray, logs: FloatArray
 ) -> FloatArray:
     """Return Σ p φ / P at every saved time, shape (T,) or (T, K); NaN where no mass is left."""
-    from evodyn.dynamics import Populations, mean_fitness
+    from evodyn.dynamics import mean_fitness
 
     fitness = np.empty_like(masses)
     from_logs: Any = getattr(landscape, "at_log_masses", None)
@@ -292,4 +291,4 @@ def mean_fitness_along(
     for k, (block, _) in enumerate(blocks):
         means[:, k] = mean_fitness(masses[:, block], fitness[:, block])[:, 0]
         means[~masses[:, block].any(axis=1), k] = np.nan
-    return means if isinstance(dynamics, Populations) else means[:, 0]
+    return dynamics.shaped(means)

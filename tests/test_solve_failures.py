@@ -376,3 +376,135 @@ def test_terminations_say_what_to_do() -> None:
     assert {member.name for member in evodyn.Termination} >= names
     for member in evodyn.Termination:
         assert member.value.endswith(".") and " " in member.value
+
+
+def test_the_step_limit_does_not_advise_what_was_done() -> None:
+    limited = ed.Solver(method="LSODA", max_steps=3)
+    with pytest.raises(ed.SolveError) as caught:
+        ed.solve(
+            ed.Replicator(),
+            ed.landscapes.LinearDecay([1.0, 0.5], 1.0),
+            [1.0, 1.0],
+            (0.0, 50.0),
+            solver=limited,
+        )
+    assert "LSODA' takes" not in str(caught.value)
+    assert "max_steps" in str(caught.value)
+    with pytest.raises(ed.SolveError, match="method='LSODA' takes longer steps"):
+        ed.solve(
+            ed.Replicator(),
+            ed.landscapes.LinearDecay([1.0, 0.5], 1.0),
+            [1.0, 1.0],
+            (0.0, 50.0),
+            solver=ed.Solver(method="RK45", max_steps=3),
+        )
+
+
+def test_growth_that_is_not_a_number_at_the_start_is_named() -> None:
+    wrong = ed.Selection(lambda masses, fitness: np.where(masses > 1.5, np.nan, fitness))
+    for run in (
+        lambda: ed.solve(wrong, ed.landscapes.Constant([1.0, 0.0]), [1.0, 2.0], (0.0, 1.0)),
+        lambda: ed.iterate(wrong, ed.landscapes.Constant([1.0, 0.0]), [1.0, 2.0], 3, 0.1),
+    ):
+        with pytest.raises(ValueError, match=r"nan for group 1.*Selection"):
+            run()
+
+
+@pytest.mark.parametrize("later", [np.array([[1.0, 0.0]]), np.array([1.0 + 2j, 0.0]), 1.0, "fitness"])
+def test_what_a_landscape_returns_later_is_checked_as_at_the_start(later: object) -> None:
+    def landscape(t: float, masses: object) -> object:
+        return np.array([1.0, 0.0]) if t < 0.55 else later
+
+    for run in (
+        lambda: ed.solve(ed.Replicator(), landscape, [1.0, 1.0], (0.0, 1.0), save_at=[0.0, 0.1, 1.0]),  # type: ignore[arg-type]
+        lambda: ed.iterate(ed.Replicator(), landscape, [1.0, 1.0], 10, 0.1),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ed.SolveError) as caught:
+            run()
+        partial = caught.value.result
+        assert partial.termination is ed.Termination.SOLVER_FAILED
+        assert 0.1 <= partial.t[-1] <= 0.7
+        assert np.isfinite(partial.masses).all() and partial.masses.shape[1] == 2
+
+
+def test_fitness_that_overflows_blames_its_own_group() -> None:
+    def landscape(t: float, masses: object) -> object:
+        return np.array([1.0, 1e308 if t > 0.45 else 0.5, 0.0])
+
+    with pytest.raises(ed.SolveError) as caught:
+        ed.iterate(ed.Replicator(), landscape, [100.0, 100.0, 100.0], 10, 0.1)  # type: ignore[arg-type]
+    assert caught.value.groups == (1,)
+
+
+def test_save_times_may_miss_an_end_by_rounding() -> None:
+    end = 0.1 + 0.2  # one rounding above 0.3
+    run = ed.solve(
+        ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 0.3), save_at=[0.1, end]
+    )
+    assert run.t.tolist() == [0.1, 0.3]
+    start = float(np.nextafter(0.3, 0.0))
+    run = ed.solve(
+        ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.3, 1.0), save_at=[start, 1.0]
+    )
+    assert run.t.tolist() == [0.3, 1.0]
+    with pytest.raises(ValueError, match="within t_span"):
+        ed.solve(
+            ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 0.3), save_at=[0.1, 0.3001]
+        )
+
+
+def test_no_extinction_is_before_the_start() -> None:
+    run = ed.solve(
+        ed.Replicator(),
+        ed.landscapes.Constant([1.0, 0.0]),
+        [1.0, 0.1],
+        (0.0, 5.0),
+        extinction=ed.Extinction(0.1, policy="stop"),
+    )
+    assert run.t_span[1] == 0.0 == run.extinction_time[1]
+    for policy in ("observe", "absorb"):
+        for solver in (None, ed.Solver(method="RK45")):
+            run = ed.solve(
+                ed.Replicator(),
+                ed.landscapes.Constant([1.0, 0.0]),
+                [1.0, 0.1],
+                (3.0, 5.0),
+                extinction=ed.Extinction(0.1, policy=policy),  # type: ignore[arg-type]
+                solver=solver,
+            )
+            assert 3.0 <= run.extinction_time[1] < 3.0 + 1e-6
+
+
+def test_memory_is_counted_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three arrays of float64 for each saved time and group."""
+    needed = 3 * 8 * 50 * 4
+
+    def machine(bytes_installed: float) -> None:
+        monkeypatch.setattr("os.sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else bytes_installed)
+
+    arguments = (ed.Replicator(), ed.landscapes.Constant(np.arange(4.0)), np.ones(4), (0.0, 1.0))
+    machine(needed)
+    ed.solve(*arguments, save_at=np.linspace(0.0, 1.0, 50))
+    machine(needed - 1)
+    with pytest.raises(MemoryError, match="save fewer times"):
+        ed.solve(*arguments, save_at=np.linspace(0.0, 1.0, 50))
+    with pytest.raises(MemoryError):
+        ed.solve_ensemble(*arguments[:2], np.ones((2, 4)), (0.0, 1.0), save_at=np.linspace(0.0, 1.0, 25))
+
+
+def test_an_extended_run_has_the_evaluations_of_both() -> None:
+    landscape = ed.landscapes.LinearDecay([1.0, 0.5], 1.0)
+    calls = 0
+
+    def counted(t: float, masses: object) -> object:
+        nonlocal calls
+        calls += 1
+        return landscape(t, masses)  # type: ignore[arg-type]
+
+    first = ed.solve(ed.Replicator(), counted, [1.0, 1.0], (0.0, 5.0), solver=ed.Solver(method="RK45"))  # type: ignore[arg-type]
+    longer = ed.extend(first, 10.0)
+    alone = ed.solve(ed.Replicator(), counted, first.masses[-1], (5.0, 10.0), solver=ed.Solver(method="RK45"))  # type: ignore[arg-type]
+    assert longer.stats.evaluations > first.stats.evaluations + 0.5 * alone.stats.evaluations
+    assert longer.stats.steps > first.stats.steps
+    mapped = ed.iterate(ed.Replicator(), landscape, [1.0, 1.0], 10, 0.1)
+    assert ed.extend(mapped, 2.0).stats.evaluations == 20
