@@ -197,7 +197,8 @@ def _iterated(
             # A mean fitness that overflows would take all masses below zero, and the projection back to it.
             if not (math.isfinite(total) and math.isfinite(masses @ np.where(masses > 0, fitness, 0.0))):
                 termination = Termination.FITNESS_NOT_FINITE
-                bad = culprits(masses > 0, masses, fitness, new)
+                spoilt = new if not math.isfinite(total) else np.full_like(new, np.nan)
+                bad = culprits(masses > 0, masses, fitness, spoilt)
                 groups = tuple(int(i) for i in np.flatnonzero(bad if bad.any() else ~np.isfinite(new)))
                 message, step = f"The masses after step {step} would not be finite.", step - 1
                 break

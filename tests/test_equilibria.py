@@ -106,7 +106,7 @@ def test_closed_form_is_where_integration_ends(name: str) -> None:
     assert found.eigenvalues is not None and len(found.eigenvalues) == N - 1
     relaxation = -1 / found.eigenvalues[0].real
     if mutation:
-        relaxation = max(relaxation, 1 / dynamics.rate(0.0))
+        relaxation = max(relaxation, 1 / dynamics.mutation_rate_at(0.0))
     start = np.full(N, found.masses.sum() / N)
     t_end = 35 * relaxation
     run = solve(

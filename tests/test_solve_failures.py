@@ -402,10 +402,11 @@ def test_the_step_limit_does_not_advise_what_was_done() -> None:
 
 def test_growth_that_is_not_a_number_at_the_start_is_named() -> None:
     wrong = ed.Selection(lambda masses, fitness: np.where(masses > 1.5, np.nan, fitness))
-    for run in (
+    runs: list[Callable[[], ed.Run]] = [
         lambda: ed.solve(wrong, ed.landscapes.Constant([1.0, 0.0]), [1.0, 2.0], (0.0, 1.0)),
         lambda: ed.iterate(wrong, ed.landscapes.Constant([1.0, 0.0]), [1.0, 2.0], 3, 0.1),
-    ):
+    ]
+    for run in runs:
         with pytest.raises(ValueError, match=r"nan for group 1.*Selection"):
             run()
 
@@ -415,10 +416,11 @@ def test_what_a_landscape_returns_later_is_checked_as_at_the_start(later: object
     def landscape(t: float, masses: object) -> object:
         return np.array([1.0, 0.0]) if t < 0.55 else later
 
-    for run in (
-        lambda: ed.solve(ed.Replicator(), landscape, [1.0, 1.0], (0.0, 1.0), save_at=[0.0, 0.1, 1.0]),  # type: ignore[arg-type]
-        lambda: ed.iterate(ed.Replicator(), landscape, [1.0, 1.0], 10, 0.1),  # type: ignore[arg-type]
-    ):
+    runs: list[Callable[[], ed.Run]] = [
+        lambda: ed.solve(ed.Replicator(), landscape, [1.0, 1.0], (0.0, 1.0), save_at=[0.0, 0.1, 1.0]),
+        lambda: ed.iterate(ed.Replicator(), landscape, [1.0, 1.0], 10, 0.1),
+    ]
+    for run in runs:
         with pytest.raises(ed.SolveError) as caught:
             run()
         partial = caught.value.result
@@ -432,7 +434,7 @@ def test_fitness_that_overflows_blames_its_own_group() -> None:
         return np.array([1.0, 1e308 if t > 0.45 else 0.5, 0.0])
 
     with pytest.raises(ed.SolveError) as caught:
-        ed.iterate(ed.Replicator(), landscape, [100.0, 100.0, 100.0], 10, 0.1)  # type: ignore[arg-type]
+        ed.iterate(ed.Replicator(), landscape, [100.0, 100.0, 100.0], 10, 0.1)
     assert caught.value.groups == (1,)
 
 
@@ -469,7 +471,7 @@ def test_no_extinction_is_before_the_start() -> None:
                 ed.landscapes.Constant([1.0, 0.0]),
                 [1.0, 0.1],
                 (3.0, 5.0),
-                extinction=ed.Extinction(0.1, policy=policy),  # type: ignore[arg-type]
+                extinction=ed.Extinction(0.1, policy=policy),
                 solver=solver,
             )
             assert 3.0 <= run.extinction_time[1] < 3.0 + 1e-6
@@ -499,11 +501,11 @@ def test_an_extended_run_has_the_evaluations_of_both() -> None:
     def counted(t: float, masses: object) -> object:
         nonlocal calls
         calls += 1
-        return landscape(t, masses)  # type: ignore[arg-type]
+        return landscape(t, masses)
 
-    first = ed.solve(ed.Replicator(), counted, [1.0, 1.0], (0.0, 5.0), solver=ed.Solver(method="RK45"))  # type: ignore[arg-type]
+    first = ed.solve(ed.Replicator(), counted, [1.0, 1.0], (0.0, 5.0), solver=ed.Solver(method="RK45"))
     longer = ed.extend(first, 10.0)
-    alone = ed.solve(ed.Replicator(), counted, first.masses[-1], (5.0, 10.0), solver=ed.Solver(method="RK45"))  # type: ignore[arg-type]
+    alone = ed.solve(ed.Replicator(), counted, first.masses[-1], (5.0, 10.0), solver=ed.Solver(method="RK45"))
     assert longer.stats.evaluations > first.stats.evaluations + 0.5 * alone.stats.evaluations
     assert longer.stats.steps > first.stats.steps
     mapped = ed.iterate(ed.Replicator(), landscape, [1.0, 1.0], 10, 0.1)
