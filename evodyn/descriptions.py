@@ -20,6 +20,7 @@ from evodyn import landscapes as _landscapes
 from evodyn.arrays import Array, host, is_foreign
 from evodyn.dynamics import Dynamics
 from evodyn.extinction import Extinction
+from evodyn.generators import Seed
 from evodyn.specifications import Specification, same_value
 
 __all__ = ["Lost", "LostDynamics", "NotRerunnable", "decode", "encode"]
@@ -107,7 +108,7 @@ def _own() -> dict[str, type[Specification]]:
         for name in module.__all__
         if isinstance(value := getattr(module, name), type) and issubclass(value, Specification)
     }
-    return found | {cls.__name__: cls for cls in (Extinction, Solver, MapSettings)}
+    return found | {cls.__name__: cls for cls in (Extinction, Solver, MapSettings, Seed)}
 
 
 def encode(value: object, arrays: dict[str, np.ndarray], path: str) -> Any:

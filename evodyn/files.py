@@ -215,7 +215,7 @@ def ensemble_dataset(ensemble: Ensemble) -> xarray.Dataset:
     return xarray.Dataset(
         variables | _described(common) | _described(own, ("member",)),
         coords,
-        _attributes("Ensemble", {"members": members}, counts),
+        _attributes("Ensemble", {"members": members, "seed": encode(ensemble.seed, {}, "seed")}, counts),
     )
 
 
@@ -395,7 +395,7 @@ def _loaded_ensemble(data: xarray.Dataset, specification: dict[str, Any]) -> Ens
             if not number or number == str(k):
                 own[rest] = array[k] if name in stacked else array
         runs.append(_run_of(member.get("member_time", t), member, described, status, own))
-    return Ensemble(tuple(runs), t)
+    return Ensemble(tuple(runs), t, decode(specification["seed"], {}))
 
 
 def _loaded_stochastic(data: xarray.Dataset, specification: dict[str, Any]) -> StochasticRuns:
