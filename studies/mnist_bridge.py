@@ -72,8 +72,6 @@ def main(
     started = time.perf_counter()
     base: Row = {"dataset": dataset, **(SMOKE if smoke else {})}
     folder = _shared.folder("mnist_bridge", out=out, smoke=smoke)
-    if dataset != "mnist":
-        folder = folder / dataset
     source = Source(device, threads, data_root, download)
     with _shared.reporting():
         if device != "cpu" and not torch.cuda.is_available():

@@ -6,9 +6,11 @@ import ast
 import csv
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -22,7 +24,7 @@ from typer.testing import CliRunner
 import evodyn as ed
 from evodyn.sweeps import content_digest
 from evodyn.tasks.extinction import Scenario, fraction_extinct_at_equilibrium, simulate
-from tests.scripts import ROOT, call, command_line, start
+from tests.scripts import COPY, ROOT, call, module, start
 
 SMALL = ("--groups", "40", "--t-end", "60", "--seeds", "2")
 BOTH = ("--heterogeneity", "1", "--heterogeneity", "0")
@@ -35,7 +37,9 @@ def extinction(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
     return result.stdout, " ".join(result.stderr.split())
 
 
-COMMAND = command_line("extinction")
+STUDY = module("studies/extinction.py")
+SHARED = STUDY._shared
+COMMAND = SHARED.command_line(STUDY.main)
 
 
 def saved(folder: Path) -> xr.Dataset:
@@ -148,7 +152,7 @@ def test_another_configuration_reuses_nothing_and_says_so(finished: tuple[Path, 
     for change in (("--kind", "pareto"), ("--threshold", "0.01"), ("--seed", "1")):
         _, err = extinction(tmp_path, *arguments, *change)
         assert "0 of 2 points reused" in err
-        assert "belong to other configurations" in err
+        assert "of other configurations, versions or code there, not used" in err
         assert not same_result(finished[0], tmp_path)
 
 
@@ -219,8 +223,47 @@ def test_mutation_and_normalised_growth_run_too(tmp_path: Path) -> None:
 
 def test_smoke_runs_are_kept_apart() -> None:
     out = CliRunner().invoke(COMMAND, ["--smoke", "--heterogeneity", "1", "--decay", "0"]).stdout
-    assert os.path.join("results", "quick", "extinction", "extinction.csv") in out
-    assert saved(ROOT / "results" / "quick" / "extinction").sizes["group"] == 48
+    folder = Path("results", "quick", "extinction", "heterogeneity-1.0_decay-0.0")
+    assert str(folder / "extinction.csv") in out
+    assert saved(COPY / folder).sizes["group"] == 48
+
+
+def test_other_settings_have_a_folder_of_their_own() -> None:
+    """The command of the README leaves alone what the figures are drawn from."""
+    default = COPY / "results" / "extinction"
+    default.mkdir(parents=True)
+    (default / "extinction.nc").write_text("of the defaults")
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"^python studies/extinction\.py (--(?:\\\n|.)*)", readme, flags=re.MULTILINE)
+    options = command.replace("\\\n", " ").split()
+    for name, value in (("--seeds", "2"), ("--workers", "1")):
+        options[options.index(name) + 1] = value
+    result = CliRunner().invoke(COMMAND, [*options, "--groups", "40", "--t-end", "60"])
+    assert result.exit_code == 0, result.output
+    name = "kind-pareto_heterogeneity-1.5_decay-0.01_groups-40_t_end-60.0_seeds-2"
+    assert f"the results go to {os.path.relpath(default / name)}." in result.stderr
+    assert saved(default / name).sizes["group"] == 40
+    assert (default / "extinction.nc").read_text() == "of the defaults"
+    assert {path.name for path in default.iterdir()} == {"extinction.nc", name}
+
+
+def test_how_to_compute_is_no_setting() -> None:
+    changed = SHARED._changed
+    options = {p.name: p.default for p in inspect.signature(STUDY.main).parameters.values()}
+    how = {"workers": 2, "fresh": True, "out": Path("x"), "scheduler": "tcp://x:1", "smoke": True}
+    assert changed(STUDY.main, options | how | {"decay": [0.3, 0.0, 0.3]}) == {}
+    assert changed(STUDY.main, options | {"seed": 1, "decay": [0.3]}) == {"decay": [0.3], "seed": 1}
+
+
+def test_names_of_folders_are_short_and_differ() -> None:
+    names = [
+        SHARED.label({"dataset": value, "decay": list(range(count))})
+        for value in ("a/b", "ab", "../ab")
+        for count in (1, 100, 101)
+    ]
+    assert len(set(names)) == len(names)
+    assert all(len(name) < 100 and re.fullmatch(r"[\w.+-]+", name) for name in names)
+    assert SHARED.label({}) == ""
 
 
 def test_help_tells_every_option() -> None:
