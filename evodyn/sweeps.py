@@ -399,6 +399,8 @@ def _outcomes(
         # A worker that grew large is replaced between two points: nothing that a user has to know.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+        # Nor what becomes of points under way when a sweep is interrupted.
+        warnings.filterwarnings("ignore", r"\s*\d+ tasks (have been|which were still)", UserWarning)
         parallel = joblib.Parallel(return_as="generator_unordered")
         tasks = (
             joblib.delayed(_attempt)(function, key, point, __version__, code if apart else None, parent)

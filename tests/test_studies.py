@@ -12,11 +12,13 @@ import math
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 from typer.testing import CliRunner
@@ -173,6 +175,63 @@ def test_a_killed_study_resumes_to_the_same_result_bit_for_bit(tmp_path: Path) -
     assert f"{finished} of 10 points reused" in err
     extinction(whole, *arguments.split(), "--t-end", "300")
     assert same_result(killed, whole)
+
+
+SLOW = "--groups 400 --seeds 40 --heterogeneity 1.5 --decay 0.01 --workers 2".split()
+
+
+def begun(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """Start a study of many seconds, and return it with its workers once it has finished some points."""
+    process = start("studies/extinction.py", "--out", folder, *SLOW, *arguments)
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("points/*.nc"))) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process], *, seconds: float) -> list[psutil.Process]:
+    """Return which processes have not ended after so long at most."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        processes = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        if not processes:
+            break
+        time.sleep(0.1)
+    return processes
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGHUP, 130)], ids=str
+)
+def test_a_study_that_is_ended_leaves_no_workers_and_no_lock(
+    tmp_path: Path, how: signal.Signals, code: int
+) -> None:
+    process, workers = begun(tmp_path)
+    assert len(workers) >= 2
+    process.send_signal(how)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    assert how == signal.SIGKILL or "Interrupted. What is finished is kept" in err
+    assert "Traceback" not in err
+    assert alive(workers, seconds=8) == []
+    (tmp_path / ".extinction.csv.1234.partial").write_text("what a kill left")
+    (tmp_path / "points" / ".1.nc.1234.partial").write_text("what a kill left")
+    extinction(tmp_path, "--heterogeneity", "0", "--decay", "0")
+    assert not [*tmp_path.rglob("*.partial"), *tmp_path.rglob(".lock")]
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    process, _ = begun(tmp_path)
+    living = tmp_path / "points" / ".1.nc.1234.partial"
+    living.write_text("half a file of the first run")
+    _, err = extinction(tmp_path, code=1)
+    assert f"in use by another run (process {process.pid} on " in err
+    assert "Traceback" not in err
+    assert living.exists()
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
 
 
 def test_the_study_runs_on_a_cluster_that_is_already_there(
