@@ -11,6 +11,8 @@ import json
 import logging
 import math
 import os
+import re
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -422,6 +424,14 @@ def cluster(scheduler: str) -> Iterator[Any]:
     """
     distributed = _required("distributed")
     expected = "expected the address of a running one, such as tcp://host:8786"
+    address = re.fullmatch(r"(?:\w+://)?\[?([^/\s]+?)\]?:(\d{1,5})", scheduler)
+    if address is None:
+        raise ValueError(f"scheduler is {scheduler!r}; {expected}.")
+    nobody = f"scheduler is {scheduler!r}, where no Dask scheduler answers"
+    try:  # Dask itself tries again and again where nobody listens
+        socket.create_connection((address[1], int(address[2])), timeout=SCHEDULER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"{nobody} ({error}); {expected}.") from error
     with contextlib.ExitStack() as stack:
         try:
             client = stack.enter_context(
@@ -430,16 +440,22 @@ def cluster(scheduler: str) -> Iterator[Any]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"scheduler is {scheduler!r} ({error}); {expected}.") from error
         except OSError as error:
-            raise ConnectionError(
-                f"scheduler is {scheduler!r}, where no Dask scheduler answers; {expected}."
-            ) from error
+            raise ConnectionError(f"{nobody}; {expected}.") from error
         try:
             client.wait_for_workers(1, timeout=SCHEDULER_SECONDS)
         except TimeoutError as error:
             raise ConnectionError(
                 f"the scheduler {scheduler} has no workers; start some: dask worker {scheduler} --nthreads 1"
             ) from error
-        yield client
+        try:
+            yield client
+        except Exception as error:
+            if client.status == "running":
+                raise
+            raise ConnectionError(
+                f"the scheduler {scheduler} was lost; what is finished is kept, and running the same again "
+                "with a scheduler goes on from there."
+            ) from error
 
 
 def _counted(files: Sequence[str]) -> str:

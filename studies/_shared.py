@@ -76,7 +76,10 @@ LONGEST = 80
 """Characters in the name of a folder for settings."""
 
 Seed = Annotated[int, typer.Option(min=0, help="Base seed; every random number follows from it.")]
-Seeds = Annotated[int, typer.Option(min=1, help="How many populations to draw for each setting.")]
+MOST_SEEDS = 100_000
+Seeds = Annotated[
+    int, typer.Option(min=1, max=MOST_SEEDS, help="How many populations to draw for each setting.")
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -222,8 +225,9 @@ def folder(study: str, *, out: Path | None, smoke: bool) -> Path:
         try:
             _running[-1].until_end.enter_context(held(path))
         except OSError as error:
+            reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
             raise typer.BadParameter(
-                f"the folder {shown(path)} cannot be written to ({error.strerror}); expected one that can.",
+                f"the folder {shown(path)} cannot be written to ({reason}); expected one that can.",
                 param_hint="--out",
             ) from error
         if settings and out is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import errno
 import importlib
 import importlib.util
 import inspect
@@ -13,6 +14,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -177,7 +179,7 @@ def test_a_killed_study_resumes_to_the_same_result_bit_for_bit(tmp_path: Path) -
     assert same_result(killed, whole)
 
 
-SLOW = "--groups 400 --seeds 40 --heterogeneity 1.5 --decay 0.01 --workers 2".split()
+SLOW = ["--groups", "400", "--seeds", "40", "--heterogeneity", "1.5", "--decay", "0.01", "--workers", "2"]
 
 
 def begun(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
@@ -265,6 +267,87 @@ def test_bad_options_are_named_without_a_traceback(
     assert words in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
     assert not list(tmp_path.glob("*"))
+
+
+def test_folders_that_cannot_be_written_to_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    closed = tmp_path / "closed"
+    opened = os.open
+
+    def permitted(path: Any, *arguments: Any, **options: Any) -> int:  # root may write to every folder
+        if Path(path).parent == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", permitted)
+    for folder, reason in {
+        tmp_path / "file": "it is a file",
+        tmp_path / "file" / "below": "Not a directory",
+        tmp_path / ("a" * 300): "File name too long",
+        closed: "Permission denied",
+    }.items():
+        _, err = extinction(folder, *BOTH, code=2)
+        assert reason in " ".join(err.replace("│", " ").split())
+        assert "Traceback" not in err
+
+
+def test_too_many_seeds_are_refused_at_once(tmp_path: Path) -> None:
+    _, err = extinction(tmp_path, "--seeds", "1000000000", code=2)
+    assert "100000" in err
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "words", "code"),
+    [
+        ("nonsense", "scheduler is 'nonsense'; expected the address", 2),
+        ("tcp://127.0.0.1:9", "where no Dask scheduler answers", 1),
+    ],
+)
+def test_a_wrong_scheduler_is_one_message_at_once(
+    tmp_path: Path, scheduler: str, words: str, code: int
+) -> None:
+    started = time.monotonic()
+    _, err = extinction(tmp_path, *BOTH, "--scheduler", scheduler, code=code)
+    assert words in " ".join(err.replace("│", " ").split())
+    assert time.monotonic() - started < 10
+
+
+LONELY = """
+import time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers={workers}, threads_per_worker=1, dashboard_address=None)
+    print(cluster.scheduler_address, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["without workers", "lost"])
+def test_a_scheduler_without_workers_or_lost_is_one_message(tmp_path: Path, workers: int) -> None:
+    script = tmp_path / "cluster.py"
+    script.write_text(LONELY.format(workers=workers))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(COPY / "studies"), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-Wignore", str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        options = ["--groups", "400", "--seeds", "40", "--scheduler", address]
+        study = start("studies/extinction.py", "--out", tmp_path / "out", *options)
+        while workers and study.poll() is None and len(list((tmp_path / "out").glob("points/*.nc"))) < 1:
+            time.sleep(0.1)
+        if workers:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, err = study.communicate(timeout=30)
+        if not workers:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert study.returncode == 1
+    assert ("was lost; what is finished is kept" if workers else "has no workers; start some") in err
+    assert "Traceback" not in err
 
 
 def test_mutation_and_normalised_growth_run_too(tmp_path: Path) -> None:
