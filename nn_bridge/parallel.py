@@ -6,7 +6,6 @@ import functools
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -16,6 +15,8 @@ import xarray as xr
 
 from evodyn import validation
 from evodyn.extras import extra
+from evodyn.processes import end_with, held
+from evodyn.sweeps import cluster
 from nn_bridge.experiment import EpochReport, Experiment, Source, run
 
 __all__ = ["run_all"]
@@ -60,22 +61,27 @@ def run_all(
     ------
     ValueError
         If `workers` is not a positive whole number, or is given together with a scheduler.
+    FolderInUseError
+        If `directory` is used by another call.
+    OSError
+        If `directory` cannot be written to, or the scheduler cannot be reached or has no workers.
     """
     source = source or Source()
     workers = validation.count("workers", workers)
-    if scheduler is not None:
-        if workers > 1:
-            raise ValueError(
-                f"workers is {workers} and scheduler {scheduler!r}; expected one of them: "
-                "a cluster has its own number of workers."
-            )
-        yield from _on_cluster(experiments, Path(directory).resolve(), source, scheduler, fresh)
-    elif workers > 1:
-        yield from _in_processes(experiments, directory, source, workers, fresh, on_epoch)
-    else:
-        for index, experiment in enumerate(experiments):
-            reported = None if on_epoch is None else functools.partial(on_epoch, index)
-            yield index, run(experiment, directory, source, fresh=fresh, on_epoch=reported)
+    if scheduler is not None and workers > 1:
+        raise ValueError(
+            f"workers is {workers} and scheduler {scheduler!r}; expected one of them: "
+            "a cluster has its own number of workers."
+        )
+    with held(directory) as folder:
+        if scheduler is not None:
+            yield from _on_cluster(experiments, folder.resolve(), source, scheduler, fresh)
+        elif workers > 1:
+            yield from _in_processes(experiments, folder, source, workers, fresh, on_epoch)
+        else:
+            for index, experiment in enumerate(experiments):
+                reported = None if on_epoch is None else functools.partial(on_epoch, index)
+                yield index, run(experiment, folder, source, fresh=fresh, on_epoch=reported)
 
 
 def _on_cluster(
@@ -84,7 +90,7 @@ def _on_cluster(
     with extra("studies", user="run_all with a scheduler"):
         import distributed
 
-    with distributed.Client(scheduler, set_as_default=False) as client:
+    with cluster(scheduler) as client:
         waiting = {
             client.submit(run, experiment, directory, source, fresh=fresh, pure=False): index
             for index, experiment in enumerate(experiments)
@@ -116,6 +122,11 @@ def _in_processes(
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
+        except BaseException:
+            # An interruption, or a caller that wants no more: checkpoints keep what the workers did so far.
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
         finally:
             for future in waiting:
                 future.cancel()
@@ -153,10 +164,4 @@ def _begin_worker(parent: int, reports: Any) -> None:
     """Connect this worker, and end it when the process that started it is gone, however it went."""
     global _worker_reports
     _worker_reports = reports
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(parent)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
+import functools
+import hashlib
 import inspect
 import io
 import json
 import logging
 import os
 import platform
+import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +41,7 @@ from rich.table import Table
 from evodyn import netcdf
 from evodyn.checksums import write_text
 from evodyn.files import provenance as origin
+from evodyn.processes import FolderInUseError, held
 from evodyn.sweeps import SweepError
 
 if TYPE_CHECKING:
@@ -62,11 +69,24 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTES = Console(stderr=True)
+WITHOUT_EFFECT = {"out", "fresh", "smoke", "workers", "scheduler", "data_root", "download"}
+"""Options that say how and where to compute, and shape no result."""
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+LONGEST = 80
+"""Characters in the name of a folder for settings."""
 
 Seed = Annotated[int, typer.Option(min=0, help="Base seed; every random number follows from it.")]
-Seeds = Annotated[int, typer.Option(min=1, help="How many populations to draw for each setting.")]
+MOST_SEEDS = 100_000
+Seeds = Annotated[
+    int, typer.Option(min=1, max=MOST_SEEDS, help="How many populations to draw for each setting.")
+]
 Out = Annotated[
-    Path | None, typer.Option(help="Folder for the results, in place of results/STUDY.", show_default=False)
+    Path | None,
+    typer.Option(
+        help="Folder for the results, in place of results/STUDY (and results/STUDY/SETTINGS for settings "
+        "other than the defaults).",
+        show_default=False,
+    ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute everything again, finished points too.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A tiny run to see that it works, kept apart.")]
@@ -80,13 +100,87 @@ Scheduler = Annotated[
 ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A study that was called from the command line.
+
+    Parameters
+    ----------
+    settings : mapping
+        The options that shape the results and differ from their defaults.
+    until_end : ExitStack
+        What is released when the study ends.
+    """
+
+    settings: Mapping[str, Any]
+    until_end: contextlib.ExitStack
+
+
+_running: list[Command] = []
+"""The study in this process, if it came from the command line; a study runs no other."""
+
+
 def command_line(study: Callable[..., None]) -> typer.Typer:
     """Return the command line of a study's main function."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     # Paragraphs as single lines, so that the terminal's width breaks them and not the source's.
     paragraphs = inspect.cleandoc(study.__doc__ or "").split("\n\n")
-    app.command(help="\n\n".join(" ".join(part.split()) for part in paragraphs))(study)
+
+    @functools.wraps(study)
+    def command(**options: Any) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_messages())
+            stack.enter_context(_interrupted_by(*ENDING))
+            _running.append(Command(_changed(study, options), stack))
+            stack.callback(_running.pop)
+            study(**options)
+
+    app.command(help="\n\n".join(" ".join(part.split()) for part in paragraphs))(command)
     return app
+
+
+def _changed(study: Callable[..., None], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that shape the results and differ from their defaults."""
+
+    def canonical(value: Any) -> Any:
+        return sorted(set(value)) if isinstance(value, list | tuple) else value
+
+    parameters = inspect.signature(study).parameters
+    return {
+        name: options[name]
+        for name, parameter in parameters.items()
+        if name not in WITHOUT_EFFECT and canonical(options[name]) != canonical(parameter.default)
+    }
+
+
+@contextlib.contextmanager
+def _interrupted_by(*signals: int) -> Iterator[None]:
+    """Let signals that would end the process at once interrupt it like Ctrl-C, so that it ends in order."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            for number in signals:
+                if signal.getsignal(number) == signal.SIG_DFL:  # nohup, for one, has a signal ignored
+                    stack.callback(signal.signal, number, signal.signal(number, interrupt))
+        yield
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[None]:
+    """Turn errors that a user can do something about into one message and an exit code."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    except (SweepError, FolderInUseError, OSError) as error:
+        NOTES.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        NOTES.print("Interrupted. What is finished is kept: the same command goes on from there.")
+        raise typer.Exit(130) from None
 
 
 @contextlib.contextmanager
@@ -97,15 +191,8 @@ def reporting() -> Iterator[None]:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        yield
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    except SweepError as error:
-        NOTES.print(str(error), markup=False)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        NOTES.print("Interrupted. What is finished is kept: the same command goes on from there.")
-        raise typer.Exit(130) from None
+        with _messages():
+            yield
     finally:
         log.removeHandler(handler)
 
@@ -127,8 +214,41 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def folder(study: str, *, out: Path | None, smoke: bool) -> Path:
-    """Return where a study's results go: `out`, results/STUDY, or results/quick/STUDY for smoke runs."""
-    return out or ROOT / "results" / ("quick" if smoke else "") / study
+    """Return where a study's results go, made if missing and held by this run until it ends.
+
+    That is `out`, else results/STUDY (results/quick/STUDY for smoke runs), and in there a folder of its own
+    for settings other than the defaults: figures are drawn from those of the defaults.
+    """
+    settings = _running[-1].settings if _running else {}
+    path = out or ROOT / "results" / ("quick" if smoke else "") / study / label(settings)
+    if _running:
+        try:
+            _running[-1].until_end.enter_context(held(path))
+        except OSError as error:
+            reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise typer.BadParameter(
+                f"the folder {shown(path)} cannot be written to ({reason}); expected one that can.",
+                param_hint="--out",
+            ) from error
+        if settings and out is None:
+            NOTES.print(
+                f"Not the default settings: the results go to {shown(path)}.", markup=False, soft_wrap=True
+            )
+    return path
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """Return the name of the folder for settings, empty for the defaults.
+
+    What a name cannot hold, or would make it long, is in a hash at its end.
+    """
+    full = "_".join(
+        f"{name}-{'+'.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in settings.items()
+    )
+    plain = re.sub(r"[^\w.+-]", "", full, flags=re.ASCII)[:LONGEST]
+    exact = json.dumps(settings, sort_keys=True, default=str)
+    return plain if plain == full else f"{plain}_{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
 
 
 def shown(path: Path) -> str:

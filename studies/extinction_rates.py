@@ -48,7 +48,9 @@ def main(
     groups: Annotated[int, typer.Option(min=48, help="Number of groups N, each of mass 1 at first.")] = 768,
     threshold: Annotated[float, typer.Option(help="Mass below which a group counts as extinct.")] = 0.02,
     seed: _shared.Seed = 0,
-    seeds: Annotated[int, typer.Option(min=2, help="Populations for every heterogeneity.")] = 8,
+    seeds: Annotated[
+        int, typer.Option(min=2, max=_shared.MOST_SEEDS, help="Populations for every heterogeneity.")
+    ] = 8,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,

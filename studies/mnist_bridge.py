@@ -54,7 +54,9 @@ def main(
         int, typer.Option(min=1, help="Threads of each run; the last bits of a result depend on it.")
     ] = 1,
     seed: _shared.Seed = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted up from --seed.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=_shared.MOST_SEEDS, help="How many seeds, counted up from --seed.")
+    ] = 1,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,
@@ -72,8 +74,6 @@ def main(
     started = time.perf_counter()
     base: Row = {"dataset": dataset, **(SMOKE if smoke else {})}
     folder = _shared.folder("mnist_bridge", out=out, smoke=smoke)
-    if dataset != "mnist":
-        folder = folder / dataset
     source = Source(device, threads, data_root, download)
     with _shared.reporting():
         if device != "cpu" and not torch.cuda.is_available():

@@ -125,7 +125,9 @@ def main(
         int, typer.Option(min=1, help="Readings with ten seeds, beside the literal.")
     ] = FINALISTS,
     seed: _shared.Seed = 0,
-    seeds: Annotated[int, typer.Option(min=2, help="Seeds for the prediction intervals.")] = 10,
+    seeds: Annotated[
+        int, typer.Option(min=2, max=_shared.MOST_SEEDS, help="Seeds for the prediction intervals.")
+    ] = 10,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,

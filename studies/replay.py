@@ -48,7 +48,9 @@ def main(
     ] = DYNAMICS,
     device: Annotated[str, typer.Option(help="cpu or cuda, for the training.")] = "cpu",
     seed: _shared.Seed = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted up from --seed.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=_shared.MOST_SEEDS, help="How many seeds, counted up from --seed.")
+    ] = 1,
     out: _shared.Out = None,
     fresh: _shared.Fresh = False,
     smoke: _shared.Smoke = False,

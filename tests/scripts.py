@@ -1,17 +1,28 @@
-"""Studies and figure scripts as tests run them: in a process of their own, or imported from their file."""
+"""Studies and figure scripts as tests run them: in a process of their own, or imported from their file.
+
+They are copies in a temporary folder, for they write beside themselves: no test touches results/ or figures/.
+"""
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+COPY = Path(tempfile.mkdtemp(prefix="evodyn-"))
+atexit.register(shutil.rmtree, COPY, ignore_errors=True)
+for _folder in ("studies", "paper_figures"):
+    shutil.copytree(ROOT / _folder, COPY / _folder, ignore=shutil.ignore_patterns("__pycache__"))
 
 # Warnings are errors, unless the interpreter of the tests was told otherwise (with the oldest libraries).
 WARNINGS = [f"-W{option}" for option in sys.warnoptions or ("error",)]
@@ -21,7 +32,7 @@ def start(script: str, *arguments: str | Path, columns: int = 200) -> subprocess
     """Start a script in a process group of its own, before a terminal of so many columns."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
-        [sys.executable, *WARNINGS, str(ROOT / script), *map(str, arguments)],
+        [sys.executable, *WARNINGS, str(COPY / script), *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": paths, "COLUMNS": str(columns)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -47,7 +58,7 @@ def smoke_run(study: str, paths: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def module(script: str) -> Any:
     """Return a script as a module; it finds its neighbours by where it stands."""
-    path = ROOT / script
+    path = COPY / script
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import ast
 import csv
+import errno
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 from typer.testing import CliRunner
@@ -22,7 +28,7 @@ from typer.testing import CliRunner
 import evodyn as ed
 from evodyn.sweeps import content_digest
 from evodyn.tasks.extinction import Scenario, fraction_extinct_at_equilibrium, simulate
-from tests.scripts import ROOT, call, command_line, start
+from tests.scripts import COPY, ROOT, call, module, start
 
 SMALL = ("--groups", "40", "--t-end", "60", "--seeds", "2")
 BOTH = ("--heterogeneity", "1", "--heterogeneity", "0")
@@ -35,7 +41,9 @@ def extinction(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
     return result.stdout, " ".join(result.stderr.split())
 
 
-COMMAND = command_line("extinction")
+STUDY = module("studies/extinction.py")
+SHARED = STUDY._shared
+COMMAND = SHARED.command_line(STUDY.main)
 
 
 def saved(folder: Path) -> xr.Dataset:
@@ -148,7 +156,7 @@ def test_another_configuration_reuses_nothing_and_says_so(finished: tuple[Path, 
     for change in (("--kind", "pareto"), ("--threshold", "0.01"), ("--seed", "1")):
         _, err = extinction(tmp_path, *arguments, *change)
         assert "0 of 2 points reused" in err
-        assert "belong to other configurations" in err
+        assert "of other configurations, versions or code there, not used" in err
         assert not same_result(finished[0], tmp_path)
 
 
@@ -169,6 +177,63 @@ def test_a_killed_study_resumes_to_the_same_result_bit_for_bit(tmp_path: Path) -
     assert f"{finished} of 10 points reused" in err
     extinction(whole, *arguments.split(), "--t-end", "300")
     assert same_result(killed, whole)
+
+
+SLOW = ["--groups", "400", "--seeds", "40", "--heterogeneity", "1.5", "--decay", "0.01", "--workers", "2"]
+
+
+def begun(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """Start a study of many seconds, and return it with its workers once it has finished some points."""
+    process = start("studies/extinction.py", "--out", folder, *SLOW, *arguments)
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("points/*.nc"))) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process], *, seconds: float) -> list[psutil.Process]:
+    """Return which processes have not ended after so long at most."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        processes = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        if not processes:
+            break
+        time.sleep(0.1)
+    return processes
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGHUP, 130)], ids=str
+)
+def test_a_study_that_is_ended_leaves_no_workers_and_no_lock(
+    tmp_path: Path, how: signal.Signals, code: int
+) -> None:
+    process, workers = begun(tmp_path)
+    assert len(workers) >= 2
+    process.send_signal(how)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    assert how == signal.SIGKILL or "Interrupted. What is finished is kept" in err
+    assert "Traceback" not in err
+    assert alive(workers, seconds=8) == []
+    (tmp_path / ".extinction.csv.1234.partial").write_text("what a kill left")
+    (tmp_path / "points" / ".1.nc.1234.partial").write_text("what a kill left")
+    extinction(tmp_path, "--heterogeneity", "0", "--decay", "0")
+    assert not [*tmp_path.rglob("*.partial"), *tmp_path.rglob(".lock")]
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    process, _ = begun(tmp_path)
+    living = tmp_path / "points" / ".1.nc.1234.partial"
+    living.write_text("half a file of the first run")
+    _, err = extinction(tmp_path, code=1)
+    assert f"in use by another run (process {process.pid} on " in err
+    assert "Traceback" not in err
+    assert living.exists()
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
 
 
 def test_the_study_runs_on_a_cluster_that_is_already_there(
@@ -204,6 +269,89 @@ def test_bad_options_are_named_without_a_traceback(
     assert not list(tmp_path.glob("*"))
 
 
+def test_folders_that_cannot_be_written_to_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    closed = tmp_path / "closed"
+    opened = os.open
+
+    def permitted(path: Any, *arguments: Any, **options: Any) -> int:  # root may write to every folder
+        if Path(path).parent == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", permitted)
+    for folder, reason in {
+        tmp_path / "file": "it is a file",
+        tmp_path / "file" / "below": "Not a directory",
+        tmp_path / ("a" * 300): "File name too long",
+        closed: "Permission denied",
+    }.items():
+        _, err = extinction(folder, *BOTH, code=2)
+        assert reason in " ".join(err.replace("│", " ").split())
+        assert "Traceback" not in err
+
+
+def test_too_many_seeds_are_refused_at_once(tmp_path: Path) -> None:
+    _, err = extinction(tmp_path, "--seeds", "1000000000", code=2)
+    assert "100000" in err
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "words", "code"),
+    [
+        ("nonsense", "scheduler is 'nonsense'; expected the address", 2),
+        ("tcp://127.0.0.1:9", "where no Dask scheduler answers", 1),
+    ],
+)
+def test_a_wrong_scheduler_is_one_message_at_once(
+    tmp_path: Path, scheduler: str, words: str, code: int
+) -> None:
+    started = time.monotonic()
+    _, err = extinction(tmp_path, *BOTH, "--scheduler", scheduler, code=code)
+    assert words in " ".join(err.replace("│", " ").split())
+    assert time.monotonic() - started < 10
+
+
+LONELY = """
+import time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers={workers}, threads_per_worker=1, dashboard_address=None)
+    print(cluster.scheduler_address, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids=["without workers", "lost"])
+def test_a_scheduler_without_workers_or_lost_is_one_message(tmp_path: Path, workers: int) -> None:
+    script = tmp_path / "cluster.py"
+    script.write_text(LONELY.format(workers=workers))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(COPY / "studies"), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-Wignore", str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        options = ["--groups", "400", "--seeds", "40", "--scheduler", address]
+        study = start("studies/extinction.py", "--out", tmp_path / "out", *options)
+        while workers and study.poll() is None and len(list((tmp_path / "out").glob("points/*.nc"))) < 1:
+            time.sleep(0.1)
+        if workers:
+            os.killpg(process.pid, signal.SIGKILL)
+        _, err = study.communicate(timeout=30)
+        if not workers:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert study.returncode == 1
+    assert ("was lost; what is finished is kept" if workers else "has no workers; start some") in err
+    # Dask's own log may come before it.
+    assert err.rstrip().splitlines()[-1].startswith(("the scheduler tcp://", "with a scheduler"))
+    assert "Traceback" not in err or workers
+
+
 def test_mutation_and_normalised_growth_run_too(tmp_path: Path) -> None:
     both = ("--dynamics", "normalized_growth", "--dynamics", "selection_mutation")
     extinction(tmp_path, "--heterogeneity", "1", *both, "--decay", "0.3", "--threshold", "0.02")
@@ -219,8 +367,47 @@ def test_mutation_and_normalised_growth_run_too(tmp_path: Path) -> None:
 
 def test_smoke_runs_are_kept_apart() -> None:
     out = CliRunner().invoke(COMMAND, ["--smoke", "--heterogeneity", "1", "--decay", "0"]).stdout
-    assert os.path.join("results", "quick", "extinction", "extinction.csv") in out
-    assert saved(ROOT / "results" / "quick" / "extinction").sizes["group"] == 48
+    folder = Path("results", "quick", "extinction", "heterogeneity-1.0_decay-0.0")
+    assert str(folder / "extinction.csv") in out
+    assert saved(COPY / folder).sizes["group"] == 48
+
+
+def test_other_settings_have_a_folder_of_their_own() -> None:
+    """The command of the README leaves alone what the figures are drawn from."""
+    default = COPY / "results" / "extinction"
+    default.mkdir(parents=True)
+    (default / "extinction.nc").write_text("of the defaults")
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"^python studies/extinction\.py (--(?:\\\n|.)*)", readme, flags=re.MULTILINE)
+    options = command.replace("\\\n", " ").split()
+    for name, value in (("--seeds", "2"), ("--workers", "1")):
+        options[options.index(name) + 1] = value
+    result = CliRunner().invoke(COMMAND, [*options, "--groups", "40", "--t-end", "60"])
+    assert result.exit_code == 0, result.output
+    name = "kind-pareto_heterogeneity-1.5_decay-0.01_groups-40_t_end-60.0_seeds-2"
+    assert f"the results go to {os.path.relpath(default / name)}." in result.stderr
+    assert saved(default / name).sizes["group"] == 40
+    assert (default / "extinction.nc").read_text() == "of the defaults"
+    assert {path.name for path in default.iterdir()} == {"extinction.nc", name}
+
+
+def test_how_to_compute_is_no_setting() -> None:
+    changed = SHARED._changed
+    options = {p.name: p.default for p in inspect.signature(STUDY.main).parameters.values()}
+    how = {"workers": 2, "fresh": True, "out": Path("x"), "scheduler": "tcp://x:1", "smoke": True}
+    assert changed(STUDY.main, options | how | {"decay": [0.3, 0.0, 0.3]}) == {}
+    assert changed(STUDY.main, options | {"seed": 1, "decay": [0.3]}) == {"decay": [0.3], "seed": 1}
+
+
+def test_names_of_folders_are_short_and_differ() -> None:
+    names = [
+        SHARED.label({"dataset": value, "decay": list(range(count))})
+        for value in ("a/b", "ab", "../ab")
+        for count in (1, 100, 101)
+    ]
+    assert len(set(names)) == len(names)
+    assert all(len(name) < 100 and re.fullmatch(r"[\w.+-]+", name) for name in names)
+    assert SHARED.label({}) == ""
 
 
 def test_help_tells_every_option() -> None:

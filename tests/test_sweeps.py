@@ -144,7 +144,136 @@ def test_nothing_of_another_configuration_function_or_version_is_reused(
     assert calls(log) == [1, 1, 1]
     assert len(list(tmp_path.glob("*.nc"))) == 4
     assert caplog.text.count("0 of 1 points reused") == 4
-    assert "3 files there belong to other configurations and are not used" in caplog.text
+    assert re.search(r"3 files \(\w+\.nc, \w+\.nc, \w+\.nc\) of other configurations", caplog.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherPoint(Point):
+    pass
+
+
+class Name(str):
+    __slots__ = ()
+
+
+def kind_of(point: Any) -> xr.Dataset:
+    point = point["inner"] if isinstance(point, dict) else point
+    return xr.Dataset({"kind": ("row", [type(point).__name__])})
+
+
+def test_types_are_part_of_a_point(tmp_path: Path) -> None:
+    plain: list[Any] = [Point(1), OtherPoint(1), dataclasses.asdict(Point(1))]
+    points = [*plain[:2], *({"inner": value} for value in (*plain, (1,), [1], Name("a"), "a"))]
+    points += [{"inner": value} for value in (1, 1.0, True, np.float64(1), np.float32(1))]
+    results = [str(result.kind[0].item()) for result in sweep(kind_of, points, tmp_path)]
+    expected = ["Point", "OtherPoint", "Point", "OtherPoint", "dict", "tuple", "list", "Name", "str"]
+    assert results == [*expected, "int", "float", "bool", "float64", "float32"]
+    assert len(list(tmp_path.glob("*.nc"))) == len(points)
+
+
+TASK = """
+import dataclasses
+import functools
+import xarray as xr
+
+SCALE = 1.0
+COUNTED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    value: float
+
+    def doubled(self):
+        return 2 * self.value
+
+
+def doubled(x):
+    return 2 * x
+
+
+def tripled(x):
+    return 3 * x
+
+
+def unused(x):
+    return 4 * x
+
+
+MAPS = {"double": doubled}
+
+
+def guarded(x):
+    try: x = x + 1
+    except ValueError:
+        return None
+    return x
+
+
+def task(setting, offset=0.0):
+    global COUNTED
+    COUNTED += 1
+    with open(__file__ + ".log", "a") as log:
+        log.write("x")
+    return xr.Dataset({"x": SCALE * guarded(MAPS["double"](setting.doubled())) + offset})
+"""
+EDITS = {
+    "a comment": ("def task", "# A comment.\n\n\ndef task", False),
+    "a docstring": ("    global COUNTED", "    'Docstring.'\n    global COUNTED", False),
+    "layout": (
+        "    try: x = x + 1",
+        "    try:\n        x = (\n            x\n            + 1\n        )",
+        False,
+    ),
+    "a function that is not called": ("return 4 * x", "return 5 * x", False),
+    "the function": ("+ offset", "- offset", True),
+    "its default": ("offset=0.0", "offset=1.0", True),
+    "a method of the point": ("return 2 * self.value", "return 3 * self.value", True),
+    "a function in a table": ("return 2 * x", "return 5 * x", True),
+    "a table": ('"double": doubled', '"double": tripled', True),
+    "a constant": ("SCALE = 1.0", "SCALE = 2.0", True),
+    "what is guarded": ("try: x = x + 1", "x = x + 1\n    try: x = +x", True),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_function_is_computed_again_and_a_new_layout_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    old, new, changes = EDITS[edit]
+    assert TASK.count(old) == 1
+    name = f"edited_{list(EDITS).index(edit)}"
+    file = tmp_path / f"{name}.py"
+    for text in (TASK, TASK, TASK.replace(old, new)):
+        file.write_text(text)
+        importlib.invalidate_caches()
+        sys.modules.pop(name, None)
+        task = importlib.import_module(name)
+        sweep(task.task, [task.Setting(1.0), task.Setting(2.0)], tmp_path / "sweep")
+        # Within a session too, where the task has counted.
+        sweep(task.task, [task.Setting(1.0), task.Setting(2.0)], tmp_path / "sweep")
+    assert len((tmp_path / f"{name}.py.log").read_text()) == (4 if changes else 2)
+    assert len(list((tmp_path / "sweep").glob("*.nc"))) == (4 if changes else 2)
+
+
+def test_workers_of_an_earlier_sweep_do_not_run_old_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    for factor in (1, 2):
+        (tmp_path / "edited_task.py").write_text(
+            f"import xarray as xr\ndef task(point):\n    return xr.Dataset({{'x': {factor} * point['x']}})\n"
+        )
+        importlib.invalidate_caches()
+        sys.modules.pop("edited_task", None)
+        task = importlib.import_module("edited_task").task
+        results = sweep(task, [{"x": x} for x in (1, 2, 3)], tmp_path / "sweep", workers=2)
+        assert [int(result.x) for result in results] == [factor, 2 * factor, 3 * factor]
 
 
 def test_a_point_listed_twice_is_computed_once(tmp_path: Path) -> None:
@@ -219,9 +348,12 @@ def test_results_that_no_file_can_hold_are_failures(tmp_path: Path, task: Any, w
 
 
 def test_a_worker_with_another_version_is_refused() -> None:
-    _, result, trace = evodyn.sweeps._attempt(random_walk, "key", {"seed": 1}, "0.0.0")
+    _, result, trace = evodyn.sweeps._attempt(random_walk, "key", {"seed": 1}, "0.0.0", "")
     assert result is None
     assert "install the same version" in trace
+    _, result, trace = evodyn.sweeps._attempt(random_walk, "key", {"seed": 1}, evodyn.__version__, "other")
+    assert result is None
+    assert "this worker has other code" in trace
 
 
 def test_progress_counts_reused_and_failed_points(tmp_path: Path) -> None:
