@@ -15,7 +15,7 @@ from scipy.integrate import LSODA, OdeSolver
 from evodyn.arrays import FloatArray
 from evodyn.dynamics import Dynamics, cap_of, clip_acts
 from evodyn.extinction import Ledger, find_brackets, find_crossings
-from evodyn.flow import Flow, NotFiniteError, State, log_sum_exp
+from evodyn.flow import SMALLEST_RTOL, Flow, NotFiniteError, State, log_sum_exp
 from evodyn.landscapes import LandscapeFunction, breakpoints
 from evodyn.linearization import DiagonalPlusLowRank
 from evodyn.methods import Solver
@@ -36,8 +36,6 @@ from evodyn.trajectory import Outcome, Trajectory
 __all__ = ["Integration"]
 
 _FAR_BELOW = -1e12
-# SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p.
-_SMALLEST_RTOL = 100 * np.finfo(np.float64).eps
 
 _SEEN = 1 / 101
 """What is on for this part of the time span, or longer, is seen: any hundredth holds one sample."""
@@ -60,9 +58,11 @@ class _Counted:
         self.failure: Exception | None = None
         self.evaluations = 0
         self.allowed = cap
+        self.latest = flow.start.t
 
     def __call__(self, t: float, y: FloatArray) -> FloatArray:
         self.evaluations += 1
+        self.latest = t
         if self.evaluations > self.allowed:
             raise _StalledError
         try:
@@ -325,6 +325,7 @@ class _Phase:
         first = min(self.last_step, longest) if flow.flows_in else None
         stepper = self._stepper(rhs, self.state.t, y, self.stop, first=first)
         watch = self._stiffness_watch()
+        beyond = -math.inf  # where a step that led nowhere would have ended
         while stepper.status == "running":
             t_old, y_old = stepper.t, np.array(stepper.y)
             if integration.steps >= self.solver.max_steps:
@@ -336,7 +337,9 @@ class _Phase:
                 raise
             except Exception:
                 # A method that cannot reject what is not a number: approach it in shorter steps.
-                longest = 0.1 * min(self.last_step, longest)
+                if self._ends_before_a_jump(rhs, t_old, rhs.latest, y_old):
+                    return None
+                beyond, longest = max(beyond, rhs.latest), 0.1 * min(rhs.latest - t_old, longest)
                 if longest < 100 * np.spacing(max(abs(t_old), abs(self.stop))):
                     raise
                 stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=longest)
@@ -351,7 +354,9 @@ class _Phase:
             if not math.isfinite(y_new @ y_new) or (y_new[len(flow.log_living) :] < 0).any():
                 # LSODA accepts what is not a number, and a revived mass cannot be negative: take the
                 # step again, in shorter ones.
-                longest = 0.1 * min(self.last_step, longest)
+                if self._ends_before_a_jump(rhs, t_old, t_new, y_old):
+                    return None
+                beyond, longest = max(beyond, t_new), 0.1 * min(self.last_step, longest)
                 if longest < 10 * np.spacing(t_old):
                     return Termination.SOLVER_FAILED
                 rhs.next_step()
@@ -360,9 +365,7 @@ class _Phase:
             change = self._overlooked(rhs, t_old, t_new, y_new)
             if change is not None:
                 # Take the step again, to end where the change begins.
-                integration.stops.append(change)
-                integration.stops.sort()
-                self.last_step = min(self.last_step, _SEEN * (integration.end - integration.start))
+                self._stop_at(change)
                 return None
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
@@ -373,7 +376,48 @@ class _Phase:
             if watch is not None and watch.sees(stepper) and self.stop - t_new > _WORTH * self.last_step:
                 integration.turn_stiff(t_new, len(y))
                 return None
+            if t_new >= beyond > -math.inf and stepper.status == "running":
+                # What was in the way is behind.
+                beyond, longest = -math.inf, self.stop - t_new
+                rhs.next_step()
+                stepper = self._stepper(rhs, t_new, y_new, self.stop, first=min(self.last_step, longest))
         return None
+
+    def _stop_at(self, change: float) -> None:
+        """Let the next phase end at a change that has been found."""
+        integration = self.integration
+        integration.stops.append(change)
+        integration.stops.sort()
+        self.last_step = min(self.last_step, _SEEN * (integration.end - integration.start))
+
+    def _ends_before_a_jump(self, rhs: _Counted, t_old: float, t: float, y: FloatArray) -> bool:
+        """Let the next phase end at a jump between two times, if there is one; tell whether there is."""
+        integration = self.integration
+        if integration.steady:
+            return False
+        at = self._velocity_at(rhs, y)
+        earlier, before = t_old, at(t_old)
+        for time in (*integration.sample_times(t_old, t), t):
+            here = at(time)
+            if not np.array_equal(here, before, equal_nan=True):
+                change = _onset(at, earlier, time, before, here)
+                if change is not None and t_old < change < self.stop:
+                    self._stop_at(change)
+                    return True
+            earlier, before = time, here
+        return False
+
+    def _velocity_at(self, rhs: _Counted, y: FloatArray) -> Callable[[float], FloatArray]:
+        """Return the velocity at a fixed state, NaN where it cannot be had, as a function of time."""
+
+        def at(t: float) -> FloatArray:
+            rhs.evaluations += 1
+            try:
+                return self.flow.velocity(t, y)
+            except Exception:  # the integrator will say what is wrong when it gets there
+                return np.full_like(y, np.nan)
+
+        return at
 
     def _stiffness_watch(self) -> StiffnessWatch | None:
         """Return what looks for stiffness, where "auto" has begun with an explicit method and may change."""
@@ -397,16 +441,10 @@ class _Phase:
         if gap * (t_new - t_old) <= _SEEN * (integration.end - integration.start):
             return None
 
-        def at(t: float) -> FloatArray:
-            rhs.evaluations += 1
-            try:
-                return self.flow.velocity(t, y)
-            except Exception:  # the integrator will say what is wrong when it gets there
-                return np.full_like(y, np.nan)
-
+        at = self._velocity_at(rhs, y)
         after = at(t_new)
         earlier, before = t_old, None
-        least = 10 * self.tolerances / (_SEEN * (integration.end - integration.start))
+        least = 10 * self.tolerances[0] / (_SEEN * (integration.end - integration.start))
         least[len(self.flow.log_living) :] = 0.0
         for time in integration.sample_times(t_old, t_new):
             here = at(time)
@@ -415,7 +453,8 @@ class _Phase:
                     before = at(t_old)
                 beyond = _beyond(here, before, after)
                 if not (beyond <= np.maximum(least, np.abs(after - before))).all():
-                    return _onset(at, earlier, float(time), before, here)
+                    change = _onset(at, earlier, float(time), before, here)
+                    return float(time) if change is None else change
             earlier = float(time)
         return None
 
@@ -460,8 +499,8 @@ class _Phase:
     ) -> OdeSolver:
         method = self.integration.method
         kwargs: dict[str, Any] = {
-            "rtol": _SMALLEST_RTOL,
-            "atol": self.tolerances,
+            "rtol": self.tolerances[1] if method == "LSODA" else SMALLEST_RTOL,
+            "atol": self.tolerances[0],
             "max_step": min(self.solver.max_step, longest),
         }
         if first is not None:
@@ -472,14 +511,17 @@ class _Phase:
         stepper: Any = SOLVERS[method](rhs, t, y, stop, **kwargs)
         if structured and method != "LSODA":
             solve_by_structure(stepper, self._jacobian)
+        if method != "LSODA":
+            # SciPy's constructors of the implicit methods take a single number only.
+            stepper.rtol = self.tolerances[1]
         if method in EXPLICIT:
             stepper.drift_free = self.flow.plain
             stepper.fun = rhs  # without SciPy's two wrappers: ours counts, and returns arrays
         return stepper  # type: ignore[no-any-return]
 
     @functools.cached_property
-    def tolerances(self) -> FloatArray:
-        """Tolerance of every component of the state vector."""
+    def tolerances(self) -> tuple[FloatArray, FloatArray]:
+        """Absolute and relative tolerance of every component of the state vector."""
         method, n = self.integration.method, len(self.flow.initial)
         tolerance = absolute_tolerance(method, self.solver.tolerance, n)
         if self.flow.plain and method not in EXPLICIT:
@@ -730,8 +772,8 @@ class _Phase:
         revived = (reviving > 0) & (masses[flow.reviving] >= lowest)
         if revived.any() and ((revived | waiting).all() or (revived & (reviving > 100)).any()):
             return True
-        # The unit is the floor of a while ago, by now too coarse for what flows in, or needlessly fine.
-        stale = ~revived & (lowest > 0) & ((flow.unit > 10 * lowest) | (flow.unit < 0.01 * lowest))
+        # The unit is the floor of a while ago, by now too coarse for what flows in.
+        stale = ~revived & (lowest > 0) & (flow.unit > 10 * lowest)
         # A tenth: a group must not be sent back and forth.
         sunk = inflow[flow.log_living] & (masses[flow.log_living] < 0.1 * floor[flow.log_living])
         return bool(stale.any() or sunk.any())
@@ -749,8 +791,8 @@ def _beyond(here: FloatArray, before: FloatArray, after: FloatArray) -> FloatArr
 
 def _onset(
     at: Callable[[float], FloatArray], off: float, on: float, before: FloatArray, here: FloatArray
-) -> float:
-    """Return where a jump between the times `off` and `on` is, by bisection; `on` if there is none.
+) -> float | None:
+    """Return where a jump between the times `off` and `on` is, by bisection, or None for a smooth change.
 
     It is the first float at which the change is on.
     """
@@ -762,7 +804,7 @@ def _onset(
         value = at(middle)
         to_before, to_here = np.nansum(np.abs(value - before)), np.nansum(np.abs(value - here))
         if min(to_before, to_here) > 0.1 * max(to_before, to_here):
-            return on  # a smooth rise
+            return None
         if to_here < to_before or not np.isfinite(value).all():
             begin = middle
         else:
