@@ -280,6 +280,7 @@ class _Phase:
                 self.flow = begin(modes)
         self.capped_next: tuple[bool, ...] | None = None
         self.last_step = lookahead
+        self.looked_until = state.t
         self.cap = 5_000 + 20 * len(self.flow.initial)
         # Nothing can happen within a step of a quiet phase: there are only rows to save.
         self.quiet = not (self.ledger.watching or any(self.may_cap) or self.flow.flows_in)
@@ -763,8 +764,11 @@ class _Phase:
         flow, integration = self.flow, self.integration
         if t >= self.stop or not flow.flows_in:
             return False
+        if not len(flow.reviving) and t < self.looked_until:
+            return False
         inflow = integration.receives & ~self.state.removed
         floor = self._floor(t, logs, inflow, self.last_step, flow.last_time)
+        self.looked_until = t + 5 * self.last_step  # half of what was looked at: steps grow
         masses = np.exp(logs)
         reviving = y[len(flow.log_living) :]
         lowest = floor[flow.reviving]
