@@ -7,7 +7,7 @@ in time, or selection is of the general kind) it is P(start)·Σ exp(u), with th
 
 Two kinds of groups are not in logarithms. Absent groups without inflow are held out of the state. Groups
 far below their mutation floor have an (almost) infinite logarithmic slope, du/dt = g + μ m/p; they are
-*reviving*: their masses themselves are integrated until they come within a thousandth of that floor.
+*reviving*: their masses themselves are integrated until they come within a hundredth of that floor.
 """
 
 from __future__ import annotations

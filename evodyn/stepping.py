@@ -26,6 +26,7 @@ from evodyn.steppers import (
     LARGEST_DENSE,
     ONE_STEP,
     SOLVERS,
+    WATCHED,
     StiffnessWatch,
     absolute_tolerance,
     solve_by_structure,
@@ -42,6 +43,9 @@ _SEEN = 1 / 101
 
 _WORTH = 200
 """Fewest steps still to come for which a change to an implicit method, which starts slowly, pays."""
+
+_LARGEST_MEASURED = 1000
+"""Most components for which the change is made where a dense Jacobian has to be measured."""
 
 
 class _StalledError(Exception):
@@ -125,9 +129,9 @@ class Integration:
         times: FloatArray = np.asarray(self.start + spacing * np.arange(low, high + 1), dtype=np.float64)
         return times[(times > first) & (times < last)]
 
-    def turn_stiff(self, t: float, n: int) -> None:
+    def turn_stiff(self, t: float, *, structured: bool) -> None:
         """Go on with an implicit method."""
-        self.method = "LSODA" if n <= LARGEST_DENSE else "BDF"
+        self.method = "BDF" if structured else "LSODA"
         self.reason = f"the problem is stiff: {self.begun_with} was held back by stability at t = {t:.3g}"
 
     def run(self, state: State) -> Outcome:
@@ -326,6 +330,8 @@ class _Phase:
         first = min(self.last_step, longest) if flow.flows_in else None
         stepper = self._stepper(rhs, self.state.t, y, self.stop, first=first)
         watch = self._stiffness_watch()
+        # A dense Jacobian is measured a few dozen times, by an evaluation for each component.
+        worth = _WORTH if self.structured else max(_WORTH, 5 * len(y))
         beyond = -math.inf  # where a step that led nowhere would have ended
         while stepper.status == "running":
             t_old, y_old = stepper.t, np.array(stepper.y)
@@ -374,8 +380,8 @@ class _Phase:
                 event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
                 if event is not None:
                     return event[1]
-            if watch is not None and watch.sees(stepper) and self.stop - t_new > _WORTH * self.last_step:
-                integration.turn_stiff(t_new, len(y))
+            if watch is not None and watch.sees(stepper) and self.stop - t_new > worth * self.last_step:
+                integration.turn_stiff(t_new, structured=self.structured)
                 return None
             if t_new >= beyond > -math.inf and stepper.status == "running":
                 # What was in the way is behind.
@@ -422,12 +428,12 @@ class _Phase:
 
     def _stiffness_watch(self) -> StiffnessWatch | None:
         """Return what looks for stiffness, where "auto" has begun with an explicit method and may change."""
-        integration, flow = self.integration, self.flow
-        may_change = self.solver.method == "auto" and integration.method in EXPLICIT
-        n = len(flow.initial)
-        if not may_change or (n > LARGEST_DENSE and flow.jacobian(self.state.t, flow.initial) is None):
+        method = self.integration.method
+        if self.solver.method != "auto" or method not in WATCHED:
             return None
-        return StiffnessWatch(integration.method)
+        if len(self.flow.initial) > _LARGEST_MEASURED and not self.structured:
+            return None
+        return StiffnessWatch(method)
 
     def _overlooked(self, rhs: _Counted, t_old: float, t_new: float, y: FloatArray) -> float | None:
         """Return where something begins that is on within the step but not at its ends, else None.

@@ -251,7 +251,9 @@ def _unclipped(dynamics: Dynamics, masses: FloatArray, t: float) -> Dynamics:
         dynamics.compares_with_mean
         and dynamics.signal_clip is None
         and len(dynamics.blocks(n)) == 1
-        and np.allclose(inflow, dynamics.mutation_rate_at(t) * inflow_targets(dynamics, n), rtol=1e-12, atol=0.0)
+        and np.allclose(
+            inflow, dynamics.mutation_rate_at(t) * inflow_targets(dynamics, n), rtol=1e-12, atol=0.0
+        )
     ):
         raise ValueError(
             f"dynamics is {dynamics!r}; expected Replicator, NormalizedGrowth or SelectionMutation without a "
