@@ -318,7 +318,10 @@ class Dynamics(_Plain, Specification, ABC):
         return 0.0
 
     def breakpoints(self, t_span: tuple[float, float]) -> npt.ArrayLike:
-        """Return the times within `t_span` at which rates jump; the integrator restarts there."""
+        """Return the times within `t_span` at which rates jump; the integrator restarts there.
+
+        A change that is not declared is seen where it lasts for 1 % of `t_span` or longer.
+        """
         return ()
 
     @property
@@ -468,7 +471,9 @@ class SelectionMutation(MeanComparison):
     Parameters
     ----------
     mutation_rate : float or callable
-        μ >= 0, a number or a function of time.
+        μ >= 0, a number or a function of time. A callable may have a method ``breakpoints(t_span)`` with
+        the times at which it jumps, where the integrator restarts. Without, a rate that is on for 1 % of
+        `t_span` or longer is seen; a shorter one needs it, or a `Solver` with a `max_step`.
     target : "uniform_share", float or array, optional
         m_i: 1/N for each group ("uniform_share", Eq. 8 as printed), one mass for every group, or one
         mass per group.

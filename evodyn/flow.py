@@ -7,7 +7,7 @@ in time, or selection is of the general kind) it is P(start)·Σ exp(u), with th
 
 Two kinds of groups are not in logarithms. Absent groups without inflow are held out of the state. Groups
 far below their mutation floor have an (almost) infinite logarithmic slope, du/dt = g + μ m/p; they are
-*reviving*: their masses themselves are integrated until they come within a thousandth of that floor.
+*reviving*: their masses themselves are integrated until they come within a hundredth of that floor.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from evodyn.landscapes import LandscapeFunction, linearization
 from evodyn.linearization import DiagonalPlusLowRank
 from evodyn.revival import finite
 
-__all__ = ["Flow", "NotFiniteError", "State", "culprits"]
+__all__ = ["SMALLEST_RTOL", "Flow", "NotFiniteError", "State", "culprits"]
 
 BoolArray = npt.NDArray[np.bool_]
 
 _TINY = float(np.finfo(np.float64).tiny)
+
+SMALLEST_RTOL = 100 * float(np.finfo(np.float64).eps)
+"""SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p."""
 
 _ROUNDING = 1e-13
 """Relative differences below this are rounding (of a total against its cap, say)."""
@@ -201,11 +204,17 @@ class Flow:
         u = logs - self._log_starts()
         return np.concatenate((u[self.log_living], np.exp(logs[self.reviving]) / self.unit))
 
-    def tolerances(self, tolerance: float) -> FloatArray:
-        """Return every component's tolerance: a thousandth, in units of their floor, for reviving masses."""
-        atol = np.full(len(self.log_living) + len(self.reviving), tolerance)
-        atol[len(self.log_living) :] *= 1e-3
-        return atol
+    def tolerances(self, tolerance: float) -> tuple[FloatArray, FloatArray]:
+        """Return every component's absolute and relative tolerance.
+
+        They are `tolerance` and next to nothing for logarithms; for reviving masses a thousandth of it, in
+        units of their floor, and itself.
+        """
+        logs, n = len(self.log_living), len(self.log_living) + len(self.reviving)
+        atol, rtol = np.full(n, tolerance), np.full(n, SMALLEST_RTOL)
+        atol[logs:] *= 1e-3
+        rtol[logs:] = max(tolerance, SMALLEST_RTOL)
+        return atol, rtol
 
     @functools.cached_property
     def _segments(self) -> Segments:

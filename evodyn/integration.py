@@ -54,7 +54,8 @@ def solve(
     dynamics : Dynamics
         `Replicator`, `NormalizedGrowth`, `SelectionMutation`, `Selection`, or `Populations` of them.
     landscape : callable
-        ``landscape(t, masses) -> fitness``; see `evodyn.landscapes`.
+        ``landscape(t, masses) -> fitness``; see `evodyn.landscapes`. What is on for 1 % of `t_span` or
+        longer is seen; shorter changes need declared breakpoints or a `Solver` with a `max_step`.
     p0 : array_like, shape (N,)
         Initial masses >= 0 with a positive sum (in every block). A zero stays zero without mutation.
     t_span : (float, float)

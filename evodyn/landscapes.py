@@ -4,7 +4,8 @@ A landscape is any callable ``landscape(t, masses) -> fitness`` with arrays of s
 are frozen specifications that work on arrays of any array-API library, and they add with ``+``, plain
 callables on either side included. A landscape may also define
 
-- ``breakpoints(t_span)``: times at which it is not smooth; the integrator restarts there;
+- ``breakpoints(t_span)``: times at which it is not smooth; the integrator restarts there (a change that is
+  not declared is seen where it lasts for 1 % of the time span or longer);
 - ``at_log_masses(t, log_masses)``: the same fitness from log-masses, for landscapes in ln p;
 - ``linearization(t, log_masses)``: the Jacobian ∂φ_i/∂ln p_j as `DiagonalPlusLowRank`;
 - ``autonomous``: whether fitness does not depend on time (None, or nothing: that is found out);

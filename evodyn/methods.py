@@ -9,7 +9,7 @@ from typing import Literal
 from evodyn import validation
 from evodyn.dynamics import Dynamics, clip_acts
 from evodyn.specifications import Specification
-from evodyn.steppers import SOLVERS
+from evodyn.steppers import LARGEST_DENSE, SOLVERS
 
 __all__ = ["METHODS", "Method", "Solver", "chosen_method"]
 
@@ -27,18 +27,21 @@ class Solver(Specification):
     method : str, optional
         "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
         mutation), else "RK45", or "DOP853" for tolerances below 1e-9. Where their steps show that the
-        problem is stiff it goes on with an implicit method: "LSODA" for a few hundred groups, "BDF" for
-        more whose Jacobian is known to be diagonal plus low rank. With a clip it takes "LSODA".
-        `Run.stats` says which and why. "closed_form" and
-        every SciPy name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one.
+        problem is stiff it goes on with an implicit method: "LSODA" for up to a thousand groups, "BDF" for
+        more than 300 whose Jacobian is known to be diagonal plus low rank. With a clip it takes "LSODA",
+        or "RK23" for more than 300 groups. `Run.stats` says which and why. "closed_form" and every SciPy
+        name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one.
     rtol, atol : float, optional
         The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
-        ln p is a relative error of p already, whatever p is. (A group far below its mutation floor is held
-        to a thousandth of that relative to the floor. Where fitness has kinks, as a signal clip makes them,
-        the explicit methods' estimates of their errors are themselves rough: "LSODA" is then closer.)
+        ln p is a relative error of p already, whatever p is. (A group far below the mass at which mutation
+        balances selection is held to a thousandth of that, relative to a hundredth of that mass. Where
+        fitness or a rate has kinks or jumps that are not declared, the estimates of "RK45" and "DOP853"
+        are themselves rough, by a factor of a hundred: "LSODA", "RK23" and "Radau" are then closer.)
     max_step : float, optional
-        Longest step, in units of time. Lower it for a landscape with features that are short against its
-        own time scale and that declares no breakpoints.
+        Longest step, in units of time. Fitness and mutation rates are sampled within quiet steps, so that
+        what is on for 1 % of `t_span` or longer is seen. What is on for less may be passed over once the
+        system has settled: lower `max_step` to that length, or declare the times in a method
+        ``breakpoints(t_span)`` of the landscape, the dynamics or the callable mutation rate.
     max_steps : int, optional
         Most accepted steps of a run. Every single step has a cap on its evaluations, too.
 
@@ -85,7 +88,9 @@ def chosen_method(dynamics: Dynamics, n: int, solver: Solver) -> tuple[str, str]
     if solver.method != "auto":
         return solver.method, "asked for"
     if any(clip_acts(member) for _, member in dynamics.blocks(n)):
-        return "LSODA", "fitness has kinks where the clip acts, which mislead the explicit methods"
+        if n <= LARGEST_DENSE:
+            return "LSODA", "fitness has kinks where the clip acts, which mislead higher orders"
+        return "RK23", "fitness has kinks where the clip acts, and LSODA's Jacobian would be large"
     # In log-masses the eighth order starts to pay only there: above, it takes as many evaluations or more.
     method = "RK45" if solver.tolerance >= 1e-9 else "DOP853"
     return method, "no closed form, and no steps that would show the problem to be stiff"

@@ -59,7 +59,7 @@ def revival_floor(
     receives: BoolArray,
     times: FloatArray,
 ) -> FloatArray:
-    """Return each group's revival floor: a thousandth of its inflow over the fastest growth rate.
+    """Return each group's revival floor: a hundredth of its inflow over the fastest growth rate.
 
     It is the largest for inflow and rates at `times`, so that a rate about to rise is seen coming.
     Absent groups count with the mass of their floor, at which they will first be living.

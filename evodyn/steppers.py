@@ -24,6 +24,7 @@ __all__ = [
     "LARGEST_DENSE",
     "ONE_STEP",
     "SOLVERS",
+    "WATCHED",
     "StiffnessWatch",
     "absolute_tolerance",
     "solve_by_structure",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 LARGEST_DENSE = 300
-"""Most components for which an implicit method measures a dense Jacobian unasked."""
+"""Most components for which an implicit method measures a dense Jacobian though the structure is known."""
 
 Jacobian = Callable[[float, FloatArray], DiagonalPlusLowRank]
 
@@ -102,6 +103,9 @@ def absolute_tolerance(method: str, tolerance: float, n: int) -> float:
 
 _STABLE = {"RK45": 3.25, "DOP853": 6.1}
 """Where the negative real axis leaves each pair's region of stability, about."""
+
+WATCHED = tuple(_STABLE)
+"""Methods whose steps show whether the problem is stiff."""
 
 
 class StiffnessWatch:

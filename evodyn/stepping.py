@@ -16,7 +16,7 @@ from evodyn.arrays import FloatArray
 from evodyn.crossings import find_crossings, may_cross
 from evodyn.dynamics import Dynamics, cap_of, clip_acts
 from evodyn.extinction import Ledger
-from evodyn.flow import Flow, NotFiniteError, State, log_sum_exp
+from evodyn.flow import SMALLEST_RTOL, Flow, NotFiniteError, State, log_sum_exp
 from evodyn.landscapes import LandscapeFunction, breakpoints
 from evodyn.linearization import DiagonalPlusLowRank
 from evodyn.methods import Solver
@@ -27,6 +27,7 @@ from evodyn.steppers import (
     LARGEST_DENSE,
     ONE_STEP,
     SOLVERS,
+    WATCHED,
     StiffnessWatch,
     absolute_tolerance,
     solve_by_structure,
@@ -37,14 +38,15 @@ from evodyn.trajectory import Outcome, Trajectory
 __all__ = ["Integration"]
 
 _FAR_BELOW = -1e12
-# SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p.
-_SMALLEST_RTOL = 100 * np.finfo(np.float64).eps
 
 _SEEN = 1 / 101
 """What is on for this part of the time span, or longer, is seen: any hundredth holds one sample."""
 
 _WORTH = 200
 """Fewest steps still to come for which a change to an implicit method, which starts slowly, pays."""
+
+_LARGEST_MEASURED = 1000
+"""Most components for which the change is made where a dense Jacobian has to be measured."""
 
 
 class _StalledError(Exception):
@@ -61,9 +63,11 @@ class _Counted:
         self.failure: Exception | None = None
         self.evaluations = 0
         self.allowed = cap
+        self.latest = flow.start.t
 
     def __call__(self, t: float, y: FloatArray) -> FloatArray:
         self.evaluations += 1
+        self.latest = t
         if self.evaluations > self.allowed:
             raise _StalledError
         try:
@@ -126,9 +130,9 @@ class Integration:
         times: FloatArray = np.asarray(self.start + spacing * np.arange(low, high + 1), dtype=np.float64)
         return times[(times > first) & (times < last)]
 
-    def turn_stiff(self, t: float, n: int) -> None:
+    def turn_stiff(self, t: float, *, structured: bool) -> None:
         """Go on with an implicit method."""
-        self.method = "LSODA" if n <= LARGEST_DENSE else "BDF"
+        self.method = "BDF" if structured else "LSODA"
         self.reason = f"the problem is stiff: {self.begun_with} was held back by stability at t = {t:.3g}"
 
     def run(self, state: State) -> Outcome:
@@ -281,6 +285,7 @@ class _Phase:
                 self.flow = begin(modes)
         self.capped_next: tuple[bool, ...] | None = None
         self.last_step = lookahead
+        self.looked_until = state.t
         self.cap = 5_000 + 20 * len(self.flow.initial)
         # Nothing can happen within a step of a quiet phase: there are only rows to save.
         self.quiet = not (self.ledger.watching or any(self.may_cap) or self.flow.flows_in)
@@ -326,6 +331,9 @@ class _Phase:
         first = min(self.last_step, longest) if flow.flows_in else None
         stepper = self._stepper(rhs, self.state.t, y, self.stop, first=first)
         watch = self._stiffness_watch()
+        # A dense Jacobian is measured a few dozen times, by an evaluation for each component.
+        worth = _WORTH if self.structured else max(_WORTH, 5 * len(y))
+        beyond = -math.inf  # where a step that led nowhere would have ended
         while stepper.status == "running":
             t_old, y_old = stepper.t, np.array(stepper.y)
             if integration.steps >= self.solver.max_steps:
@@ -337,7 +345,9 @@ class _Phase:
                 raise
             except Exception:
                 # A method that cannot reject what is not a number: approach it in shorter steps.
-                longest = 0.1 * min(self.last_step, longest)
+                if self._ends_before_a_jump(rhs, t_old, rhs.latest, y_old):
+                    return None
+                beyond, longest = max(beyond, rhs.latest), 0.1 * min(rhs.latest - t_old, longest)
                 if longest < 100 * np.spacing(max(abs(t_old), abs(self.stop))):
                     raise
                 stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=longest)
@@ -352,7 +362,9 @@ class _Phase:
             if not math.isfinite(y_new @ y_new) or (y_new[len(flow.log_living) :] < 0).any():
                 # LSODA accepts what is not a number, and a revived mass cannot be negative: take the
                 # step again, in shorter ones.
-                longest = 0.1 * min(self.last_step, longest)
+                if self._ends_before_a_jump(rhs, t_old, t_new, y_old):
+                    return None
+                beyond, longest = max(beyond, t_new), 0.1 * min(self.last_step, longest)
                 if longest < 10 * np.spacing(t_old):
                     return Termination.SOLVER_FAILED
                 rhs.next_step()
@@ -361,9 +373,7 @@ class _Phase:
             change = self._overlooked(rhs, t_old, t_new, y_new)
             if change is not None:
                 # Take the step again, to end where the change begins.
-                integration.stops.append(change)
-                integration.stops.sort()
-                self.last_step = min(self.last_step, _SEEN * (integration.end - integration.start))
+                self._stop_at(change)
                 return None
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
@@ -371,19 +381,60 @@ class _Phase:
                 event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
                 if event is not None:
                     return event[1]
-            if watch is not None and watch.sees(stepper) and self.stop - t_new > _WORTH * self.last_step:
-                integration.turn_stiff(t_new, len(y))
+            if watch is not None and watch.sees(stepper) and self.stop - t_new > worth * self.last_step:
+                integration.turn_stiff(t_new, structured=self.structured)
                 return None
+            if t_new >= beyond > -math.inf and stepper.status == "running":
+                # What was in the way is behind.
+                beyond, longest = -math.inf, self.stop - t_new
+                rhs.next_step()
+                stepper = self._stepper(rhs, t_new, y_new, self.stop, first=min(self.last_step, longest))
         return None
+
+    def _stop_at(self, change: float) -> None:
+        """Let the next phase end at a change that has been found."""
+        integration = self.integration
+        integration.stops.append(change)
+        integration.stops.sort()
+        self.last_step = min(self.last_step, _SEEN * (integration.end - integration.start))
+
+    def _ends_before_a_jump(self, rhs: _Counted, t_old: float, t: float, y: FloatArray) -> bool:
+        """Let the next phase end at a jump between two times, if there is one; tell whether there is."""
+        integration = self.integration
+        if integration.steady:
+            return False
+        at = self._velocity_at(rhs, y)
+        earlier, before = t_old, at(t_old)
+        for time in (*integration.sample_times(t_old, t), t):
+            here = at(time)
+            if not np.array_equal(here, before, equal_nan=True):
+                change = _onset(at, earlier, time, before, here)
+                if change is not None and t_old < change < self.stop:
+                    self._stop_at(change)
+                    return True
+            earlier, before = time, here
+        return False
+
+    def _velocity_at(self, rhs: _Counted, y: FloatArray) -> Callable[[float], FloatArray]:
+        """Return the velocity at a fixed state, NaN where it cannot be had, as a function of time."""
+
+        def at(t: float) -> FloatArray:
+            rhs.evaluations += 1
+            try:
+                return self.flow.velocity(t, y)
+            except Exception:  # the integrator will say what is wrong when it gets there
+                return np.full_like(y, np.nan)
+
+        return at
 
     def _stiffness_watch(self) -> StiffnessWatch | None:
         """Return what looks for stiffness, where "auto" has begun with an explicit method and may change."""
-        integration, flow = self.integration, self.flow
-        may_change = self.solver.method == "auto" and integration.method in EXPLICIT
-        n = len(flow.initial)
-        if not may_change or (n > LARGEST_DENSE and flow.jacobian(self.state.t, flow.initial) is None):
+        method = self.integration.method
+        if self.solver.method != "auto" or method not in WATCHED:
             return None
-        return StiffnessWatch(integration.method)
+        if len(self.flow.initial) > _LARGEST_MEASURED and not self.structured:
+            return None
+        return StiffnessWatch(method)
 
     def _overlooked(self, rhs: _Counted, t_old: float, t_new: float, y: FloatArray) -> float | None:
         """Return where something begins that is on within the step but not at its ends, else None.
@@ -398,16 +449,10 @@ class _Phase:
         if gap * (t_new - t_old) <= _SEEN * (integration.end - integration.start):
             return None
 
-        def at(t: float) -> FloatArray:
-            rhs.evaluations += 1
-            try:
-                return self.flow.velocity(t, y)
-            except Exception:  # the integrator will say what is wrong when it gets there
-                return np.full_like(y, np.nan)
-
+        at = self._velocity_at(rhs, y)
         after = at(t_new)
         earlier, before = t_old, None
-        least = 10 * self.tolerances / (_SEEN * (integration.end - integration.start))
+        least = 10 * self.tolerances[0] / (_SEEN * (integration.end - integration.start))
         least[len(self.flow.log_living) :] = 0.0
         for time in integration.sample_times(t_old, t_new):
             here = at(time)
@@ -416,7 +461,8 @@ class _Phase:
                     before = at(t_old)
                 beyond = _beyond(here, before, after)
                 if not (beyond <= np.maximum(least, np.abs(after - before))).all():
-                    return _onset(at, earlier, float(time), before, here)
+                    change = _onset(at, earlier, float(time), before, here)
+                    return float(time) if change is None else change
             earlier = float(time)
         return None
 
@@ -461,8 +507,8 @@ class _Phase:
     ) -> OdeSolver:
         method = self.integration.method
         kwargs: dict[str, Any] = {
-            "rtol": _SMALLEST_RTOL,
-            "atol": self.tolerances,
+            "rtol": self.tolerances[1] if method == "LSODA" else SMALLEST_RTOL,
+            "atol": self.tolerances[0],
             "max_step": min(self.solver.max_step, longest),
         }
         if first is not None:
@@ -473,14 +519,17 @@ class _Phase:
         stepper: Any = SOLVERS[method](rhs, t, y, stop, **kwargs)
         if structured and method != "LSODA":
             solve_by_structure(stepper, self._jacobian)
+        if method != "LSODA":
+            # SciPy's constructors of the implicit methods take a single number only.
+            stepper.rtol = self.tolerances[1]
         if method in EXPLICIT:
             stepper.drift_free = self.flow.plain
             stepper.fun = rhs  # without SciPy's two wrappers: ours counts, and returns arrays
         return stepper  # type: ignore[no-any-return]
 
     @functools.cached_property
-    def tolerances(self) -> FloatArray:
-        """Tolerance of every component of the state vector."""
+    def tolerances(self) -> tuple[FloatArray, FloatArray]:
+        """Absolute and relative tolerance of every component of the state vector."""
         method, n = self.integration.method, len(self.flow.initial)
         tolerance = absolute_tolerance(method, self.solver.tolerance, n)
         if self.flow.plain and method not in EXPLICIT:
@@ -720,8 +769,11 @@ class _Phase:
         flow, integration = self.flow, self.integration
         if t >= self.stop or not flow.flows_in:
             return False
+        if not len(flow.reviving) and t < self.looked_until:
+            return False
         inflow = integration.receives & ~self.state.removed
         floor = self._floor(t, logs, inflow, self.last_step, flow.last_time)
+        self.looked_until = t + 5 * self.last_step  # half of what was looked at: steps grow
         masses = np.exp(logs)
         reviving = y[len(flow.log_living) :]
         lowest = floor[flow.reviving]
@@ -729,8 +781,8 @@ class _Phase:
         revived = (reviving > 0) & (masses[flow.reviving] >= lowest)
         if revived.any() and ((revived | waiting).all() or (revived & (reviving > 100)).any()):
             return True
-        # The unit is the floor of a while ago, by now too coarse for what flows in, or needlessly fine.
-        stale = ~revived & (lowest > 0) & ((flow.unit > 10 * lowest) | (flow.unit < 0.01 * lowest))
+        # The unit is the floor of a while ago, by now too coarse for what flows in.
+        stale = ~revived & (lowest > 0) & (flow.unit > 10 * lowest)
         # A tenth: a group must not be sent back and forth.
         sunk = inflow[flow.log_living] & (masses[flow.log_living] < 0.1 * floor[flow.log_living])
         return bool(stale.any() or sunk.any())
@@ -748,8 +800,8 @@ def _beyond(here: FloatArray, before: FloatArray, after: FloatArray) -> FloatArr
 
 def _onset(
     at: Callable[[float], FloatArray], off: float, on: float, before: FloatArray, here: FloatArray
-) -> float:
-    """Return where a jump between the times `off` and `on` is, by bisection; `on` if there is none.
+) -> float | None:
+    """Return where a jump between the times `off` and `on` is, by bisection, or None for a smooth change.
 
     It is the first float at which the change is on.
     """
@@ -761,7 +813,7 @@ def _onset(
         value = at(middle)
         to_before, to_here = np.nansum(np.abs(value - before)), np.nansum(np.abs(value - here))
         if min(to_before, to_here) > 0.1 * max(to_before, to_here):
-            return on  # a smooth rise
+            return None
         if to_here < to_before or not np.isfinite(value).all():
             begin = middle
         else:
