@@ -378,7 +378,7 @@ def test_other_settings_have_a_folder_of_their_own() -> None:
     default.mkdir(parents=True)
     (default / "extinction.nc").write_text("of the defaults")
     readme = (ROOT / "README.md").read_text()
-    (command,) = re.findall(r"^python studies/extinction\.py (--(?:\\\n|.)*)", readme, flags=re.MULTILINE)
+    (command,) = re.findall(r"^\.venv/bin/python studies/extinction\.py (--(?:\\\n|.)*)", readme, flags=re.MULTILINE)
     options = command.replace("\\\n", " ").split()
     for name, value in (("--seeds", "2"), ("--workers", "1")):
         options[options.index(name) + 1] = value
