@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 import evodyn as ed
-from evodyn.rest_points import water_filling
+from evodyn.equilibria.closed_forms import water_filling
 
 PAIRS = 15
 N = 10**6

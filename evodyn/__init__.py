@@ -4,7 +4,9 @@ import importlib
 from typing import Any
 
 from evodyn import landscapes
-from evodyn.dynamics import (
+from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
+from evodyn.equilibria.stability import Stability
+from evodyn.model.dynamics import (
     Dynamics,
     NormalizedGrowth,
     Populations,
@@ -13,16 +15,14 @@ from evodyn.dynamics import (
     SelectionMutation,
     mean_fitness,
 )
-from evodyn.ensembles import Ensemble, solve_ensemble
-from evodyn.equilibria import Equilibrium, all_equilibria, equilibrium
-from evodyn.errors import SolveError
-from evodyn.extinction import Extinction
-from evodyn.files import load
-from evodyn.integration import Solver, extend, solve
-from evodyn.iteration import iterate
-from evodyn.results import Run, Stats, Termination
-from evodyn.stability import Stability
-from evodyn.sweeps import sweep
+from evodyn.simulate.ensemble import Ensemble, solve_ensemble
+from evodyn.simulate.errors import SolveError
+from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.files import load
+from evodyn.simulate.iterate import iterate
+from evodyn.simulate.run import Run, Stats, Termination
+from evodyn.simulate.solve import Solver, extend, solve
+from evodyn.sweeps.sweep import sweep
 
 __all__ = [
     "Dynamics",

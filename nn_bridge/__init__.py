@@ -1,6 +1,6 @@
 """The bridge from a training network to the selection dynamics of `evodyn`."""
 
-from evodyn.extras import extra
+from evodyn.core.extras import extra
 
 with extra("nn", user="nn_bridge"):
     from nn_bridge.checkpoints import Progress, load_checkpoint, save_checkpoint

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from evodyn.atomic import replacing
+from evodyn.core.atomic import replacing
 from nn_bridge import checkpoint_content
 from nn_bridge.selector import Selector
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from evodyn import validation
-from evodyn.atomic import replacing
-from evodyn.extras import extra
+from evodyn.core import validation
+from evodyn.core.atomic import replacing
+from evodyn.core.extras import extra
 
 __all__ = ["Dataset", "cache_directory", "load_dataset", "load_fashion_mnist", "load_mnist"]
 

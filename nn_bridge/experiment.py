@@ -23,10 +23,10 @@ import xarray as xr
 from torch import nn
 
 import evodyn as ed
-from evodyn import netcdf, validation
-from evodyn.labels import about
-from evodyn.specifications import Specification
-from evodyn.sweeps import configuration, content_digest
+from evodyn.core import netcdf, validation
+from evodyn.core.labels import about
+from evodyn.core.specifications import Specification
+from evodyn.sweeps.sweep import configuration, content_digest
 from nn_bridge.checkpoints import Progress, load_checkpoint, previous, save_checkpoint
 from nn_bridge.datasets import Dataset, load_dataset
 from nn_bridge.layers import population_layers, population_mlp

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evodyn import validation
+from evodyn.core import validation
 
 __all__ = [
     "PopulationLayer",

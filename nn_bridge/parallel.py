@@ -13,10 +13,10 @@ from typing import Any
 
 import xarray as xr
 
-from evodyn import validation
-from evodyn.extras import extra
-from evodyn.processes import end_with, held
-from evodyn.sweeps import cluster
+from evodyn.core import validation
+from evodyn.core.extras import extra
+from evodyn.core.processes import end_with, held
+from evodyn.sweeps.sweep import cluster
 from nn_bridge.experiment import EpochReport, Experiment, Source, run
 
 __all__ = ["run_all"]

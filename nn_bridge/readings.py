@@ -19,8 +19,8 @@ import torch
 import xarray as xr
 from torch import nn
 
-from evodyn.labels import about
-from evodyn.specifications import Specification
+from evodyn.core.labels import about
+from evodyn.core.specifications import Specification
 from nn_bridge.datasets import Dataset, load_dataset
 from nn_bridge.experiment import Experiment, Source, run, trained_network
 from nn_bridge.layers import population_layers

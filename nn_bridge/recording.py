@@ -14,9 +14,9 @@ import torch
 import xarray as xr
 
 import evodyn as ed
-from evodyn import netcdf, validation
-from evodyn.arrays import FloatArray
-from evodyn.labels import about
+from evodyn.core import netcdf, validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about
 from nn_bridge.selector import Selector
 
 __all__ = ["Record", "Recorder"]

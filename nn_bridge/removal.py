@@ -22,9 +22,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evodyn import validation
-from evodyn.atomic import replacing
-from evodyn.extras import extra
+from evodyn.core import validation
+from evodyn.core.atomic import replacing
+from evodyn.core.extras import extra
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, population_layers
 from nn_bridge.modes import evaluation_mode
 

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 import evodyn as ed
-from evodyn.arrays import FloatArray
-from evodyn.labels import about
-from evodyn.specifications import Specification
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about
+from evodyn.core.specifications import Specification
 from nn_bridge.experiment import Experiment, Source, run
 from nn_bridge.recording import Record, Recorder
 from nn_bridge.selector import Selector

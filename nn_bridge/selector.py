@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import evodyn as ed
-from evodyn import validation
-from evodyn.landscapes import LandscapeFunction
+from evodyn.core import validation
+from evodyn.model.landscapes import LandscapeFunction
 from nn_bridge.layers import PopulationLayer, population_layers
 from nn_bridge.signals import Signal
 

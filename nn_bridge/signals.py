@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from evodyn import validation
-from evodyn.specifications import Specification
+from evodyn.core import validation
+from evodyn.core.specifications import Specification
 from nn_bridge.layers import PopulationLayer
 
 __all__ = ["Contribution", "Magnitude", "Signal", "Taylor"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from evodyn import validation
+from evodyn.core import validation
 from nn_bridge.modes import evaluation_mode
 from nn_bridge.selector import Selector
 

@@ -23,9 +23,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evodyn import netcdf
-from evodyn.atomic import replacing
-from evodyn.checksums import read_text
+from evodyn.core import netcdf
+from evodyn.core.atomic import replacing
+from evodyn.core.checksums import read_text
 
 __all__ = [
     "GREY",

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import style
-from evodyn.atomic import replacing
+from evodyn.core.atomic import replacing
 
 
 @dataclasses.dataclass(frozen=True)

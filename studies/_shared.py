@@ -38,11 +38,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from evodyn import netcdf
-from evodyn.checksums import write_text
-from evodyn.files import provenance as origin
-from evodyn.processes import FolderInUseError, held
-from evodyn.sweeps import SweepError
+from evodyn.core import netcdf
+from evodyn.core.checksums import write_text
+from evodyn.core.processes import FolderInUseError, held
+from evodyn.simulate.files import provenance as origin
+from evodyn.sweeps.sweep import SweepError
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -21,9 +21,9 @@ from rich.table import Table
 
 import _shared
 from evodyn import Replicator, landscapes
-from evodyn.discrete_stability import orbits
-from evodyn.labels import about
-from evodyn.sweeps import sweep
+from evodyn.analysis.discrete_stability import orbits
+from evodyn.core.labels import about
+from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.discrete_vs_continuous import MapScenario, bisected, map_error, step_limits
 
 SCHEMA = 1

@@ -14,7 +14,7 @@ import xarray as xr
 from rich.console import Console
 
 import _shared
-from evodyn.sweeps import sweep
+from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.extensions import PARTS, Extension, extension
 
 SCHEMA = 2

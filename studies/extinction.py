@@ -20,8 +20,8 @@ from rich.table import Table
 from scipy import stats
 
 import _shared
-from evodyn.labels import about
-from evodyn.sweeps import sweep
+from evodyn.core.labels import about
+from evodyn.sweeps.sweep import sweep
 from evodyn.tasks import extinction
 from evodyn.tasks.extinction import Scenario, fraction_extinct_at_equilibrium, simulate
 

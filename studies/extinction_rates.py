@@ -23,8 +23,8 @@ from scipy import stats
 import _shared
 import evodyn as ed
 from evodyn import extinction_theory as theory
-from evodyn.labels import about
-from evodyn.sweeps import sweep
+from evodyn.core.labels import about
+from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.extinction_rates import Sample, measured_rates, simulated_sparsity
 
 SCHEMA = 1

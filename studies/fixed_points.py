@@ -22,9 +22,9 @@ from rich.table import Table
 import _shared
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.labels import about
-from evodyn.landscapes import LandscapeFunction
-from evodyn.sweeps import sweep
+from evodyn.core.labels import about
+from evodyn.model.landscapes import LandscapeFunction
+from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.fixed_points import (
     CLASSICS,
     PAIRS,

@@ -26,7 +26,7 @@ from rich.table import Table
 
 import _shared
 import nn_bridge as nb
-from evodyn.labels import about
+from evodyn.core.labels import about
 from nn_bridge.experiment import DYNAMICS, EpochReport, Experiment, Source, trained_network
 from nn_bridge.paper import comparison, interval
 from nn_bridge.parallel import run_all

@@ -20,9 +20,9 @@ from rich.table import Table
 from scipy import stats
 
 import _shared
-from evodyn.labels import about
-from evodyn.landscapes import Constant
-from evodyn.stochastic import (
+from evodyn.core.labels import about
+from evodyn.model.landscapes import Constant
+from evodyn.noise.stochastic import (
     Calculus,
     fixation_probability,
     hitting_time_law,
@@ -30,7 +30,7 @@ from evodyn.stochastic import (
     stationary_odds_law,
     wright_fisher_matrix,
 )
-from evodyn.sweeps import sweep
+from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.noise import Drift, Duel, Estimates, drift, duel, estimates
 
 Row = dict[str, Any]

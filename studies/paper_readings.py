@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 import _shared
-from evodyn.labels import about
-from evodyn.sweeps import SweepError, sweep
+from evodyn.core.labels import about
+from evodyn.sweeps.sweep import SweepError, sweep
 from nn_bridge.claims import Claim, claims, clip_floor, duplicated
 from nn_bridge.experiment import Experiment
 from nn_bridge.paper import BASELINE, comparison, interval, printed_table

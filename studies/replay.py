@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 import _shared
-from evodyn.labels import about
-from evodyn.sweeps import sweep
+from evodyn.core.labels import about
+from evodyn.sweeps.sweep import sweep
 from nn_bridge.experiment import Experiment
 from nn_bridge.replay import Recording, Replay, recorded, replayed
 

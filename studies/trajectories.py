@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 import _shared
-from evodyn.extinction_theory import mutation_mass_floor
-from evodyn.labels import about
-from evodyn.laws import KINDS
-from evodyn.sweeps import sweep
+from evodyn.analysis.extinction_theory import mutation_mass_floor
+from evodyn.core.labels import about
+from evodyn.model.laws import KINDS
+from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.extinction import DYNAMICS
 from evodyn.tasks.trajectories import Trajectory, trajectory
 

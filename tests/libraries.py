@@ -11,7 +11,7 @@ import array_api_strict
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.arrays import Array, FloatArray
+from evodyn.core.arrays import Array, FloatArray
 
 
 @dataclasses.dataclass(frozen=True)

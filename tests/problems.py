@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import FloatArray
+from evodyn.core.arrays import FloatArray
 
 Exact = Callable[[float], FloatArray]
 """Log-masses (N,) at a time."""

@@ -14,7 +14,7 @@ import numpy as np
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import FloatArray
+from evodyn.core.arrays import FloatArray
 
 mpmath: Any = _mpmath
 mpmath.mp.dps = 50

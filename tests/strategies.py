@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import FloatArray
+from evodyn.core.arrays import FloatArray
 
 SIZES = st.integers(1, 6)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evodyn
-from evodyn import landscapes, validation
-from evodyn.linearization import DiagonalPlusLowRank
+from evodyn import landscapes
+from evodyn.core import validation
+from evodyn.model.structure import DiagonalPlusLowRank
 
 # What is wrong on purpose is not for the type checker.
 ed: Any = evodyn

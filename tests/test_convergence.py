@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import evodyn as ed
-from evodyn.arrays import FloatArray
-from evodyn.dynamics import Scheme
+from evodyn.core.arrays import FloatArray
+from evodyn.model.dynamics import Scheme
 from tests.problems import PROBLEMS, Problem
 
 

@@ -14,12 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from evodyn import diagnostics as dg
-from evodyn.arrays import Array
-from evodyn.dynamics import Dynamics, NormalizedGrowth, Populations, Replicator, Selection, SelectionMutation
-from evodyn.equilibria import equilibrium
-from evodyn.extinction import Extinction
-from evodyn.integration import Solver, solve
-from evodyn.landscapes import (
+from evodyn.core.arrays import Array
+from evodyn.equilibria.equilibrium import equilibrium
+from evodyn.model.dynamics import (
+    Dynamics,
+    NormalizedGrowth,
+    Populations,
+    Replicator,
+    Selection,
+    SelectionMutation,
+)
+from evodyn.model.landscapes import (
     Constant,
     Entropic,
     Landscape,
@@ -30,7 +35,9 @@ from evodyn.landscapes import (
     Redundancy,
     Seasonal,
 )
-from evodyn.results import Run
+from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.run import Run
+from evodyn.simulate.solve import Solver, solve
 
 Floats = npt.NDArray[np.float64]
 C = np.array([1.0, 0.4, -0.3, 0.8])

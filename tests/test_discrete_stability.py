@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evodyn.discrete_stability import (
+from evodyn.analysis.discrete_stability import (
     error_constant,
     flip_step_size,
     orbit_period,
     orbits,
     positivity_step_size,
 )
-from evodyn.dynamics import (
+from evodyn.equilibria.equilibrium import equilibrium
+from evodyn.model.dynamics import (
     Dynamics,
     NormalizedGrowth,
     Populations,
@@ -25,10 +26,9 @@ from evodyn.dynamics import (
     Scheme,
     SelectionMutation,
 )
-from evodyn.equilibria import equilibrium
-from evodyn.integration import Solver, solve
-from evodyn.iteration import iterate
-from evodyn.landscapes import Constant, LinearDecay, MatrixGame, Recorded, Seasonal
+from evodyn.model.landscapes import Constant, LinearDecay, MatrixGame, Recorded, Seasonal
+from evodyn.simulate.iterate import iterate
+from evodyn.simulate.solve import Solver, solve
 
 TWINS = LinearDecay([1.0, 1.0], 1.0)
 

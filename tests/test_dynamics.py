@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import evodyn as ed
-from evodyn.dynamics import Scheme
+from evodyn.model.dynamics import Scheme
 from tests import references, strategies
 from tests.libraries import Library
 from tests.strategies import State

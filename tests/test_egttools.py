@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evodyn.dynamics import Replicator
-from evodyn.equilibria import all_equilibria
-from evodyn.integration import solve
-from evodyn.landscapes import MatrixGame
-from evodyn.stability import Stability
+from evodyn.equilibria.equilibrium import all_equilibria
+from evodyn.equilibria.stability import Stability
+from evodyn.model.dynamics import Replicator
+from evodyn.model.landscapes import MatrixGame
+from evodyn.simulate.solve import solve
 
 analytical: Any = pytest.importorskip("egttools.analytical")
 tools: Any = pytest.importorskip("egttools.analytical.utils")

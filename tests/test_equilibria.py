@@ -20,7 +20,10 @@ from hypothesis.extra import numpy as hnp
 from nashpy.game import Game
 
 from evodyn import landscapes
-from evodyn.dynamics import (
+from evodyn.equilibria.closed_forms import water_filling
+from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
+from evodyn.equilibria.stability import Stability
+from evodyn.model.dynamics import (
     Dynamics,
     NormalizedGrowth,
     Populations,
@@ -28,9 +31,7 @@ from evodyn.dynamics import (
     Selection,
     SelectionMutation,
 )
-from evodyn.equilibria import Equilibrium, all_equilibria, equilibrium
-from evodyn.integration import Solver, solve
-from evodyn.landscapes import (
+from evodyn.model.landscapes import (
     Constant,
     Entropic,
     LandscapeFunction,
@@ -41,8 +42,7 @@ from evodyn.landscapes import (
     Seasonal,
     contributions,
 )
-from evodyn.rest_points import water_filling
-from evodyn.stability import Stability
+from evodyn.simulate.solve import Solver, solve
 
 Floats = npt.NDArray[np.float64]
 N = 768

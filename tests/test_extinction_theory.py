@@ -14,10 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evodyn.dynamics import Replicator, SelectionMutation
-from evodyn.equilibria import equilibrium
-from evodyn.extinction import Extinction
-from evodyn.extinction_theory import (
+from evodyn.analysis.extinction_theory import (
     asymptotic_extinction_times,
     equilibrium_sparsity,
     error_threshold,
@@ -26,9 +23,12 @@ from evodyn.extinction_theory import (
     mutation_mass_floor,
     protective_mutation_rate,
 )
-from evodyn.integration import Solver, solve
-from evodyn.landscapes import Constant, LinearDecay, contributions
-from evodyn.laws import KINDS
+from evodyn.equilibria.equilibrium import equilibrium
+from evodyn.model.dynamics import Replicator, SelectionMutation
+from evodyn.model.landscapes import Constant, LinearDecay, contributions
+from evodyn.model.laws import KINDS
+from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.solve import Solver, solve
 
 Floats = npt.NDArray[np.float64]
 PRECISION: Any = mpmath  # untyped

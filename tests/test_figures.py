@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from evodyn import netcdf
-from evodyn.checksums import write_text
+from evodyn.core import netcdf
+from evodyn.core.checksums import write_text
 from tests.figure_checks import problems
 from tests.scripts import ROOT, call, module
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import Array, FloatArray
-from evodyn.dynamics import Scheme
+from evodyn.core.arrays import Array, FloatArray
+from evodyn.model.dynamics import Scheme
 from tests import references, strategies
 
 SCHEMES: tuple[Scheme, ...] = ("euler", "exponential")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import Array, FloatArray
+from evodyn.core.arrays import Array, FloatArray
 from tests import references, strategies
 from tests.libraries import Library
 

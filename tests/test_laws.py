@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evodyn.arrays import FloatArray
-from evodyn.landscapes import contributions
-from evodyn.laws import KINDS
+from evodyn.core.arrays import FloatArray
+from evodyn.model.landscapes import contributions
+from evodyn.model.laws import KINDS
 
 VARYING = [kind for kind in KINDS if kind != "neutral"]
 N = 100_000

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import evodyn as ed
-from evodyn.arrays import Array, FloatArray
+from evodyn.core.arrays import Array, FloatArray
 
 CONSERVING = ed.Selection(
     lambda masses, fitness: (
@@ -204,7 +204,7 @@ def test_a_group_too_rare_for_its_mass_to_be_a_number_still_invades() -> None:
 
 
 def test_a_residual_tells_a_wrong_total_mass(monkeypatch: pytest.MonkeyPatch) -> None:
-    import evodyn.equilibria as module
+    import evodyn.equilibria.equilibrium as module
 
     exact = module.solution  # type: ignore[attr-defined]
 

@@ -179,7 +179,8 @@ def test_scripts_share_one_module_and_do_not_import_each_other(folder: str) -> N
 
 
 def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "evodyn.symbolic", raising=False)
+    for module in ("evodyn.symbolic", "evodyn.analysis.symbolic"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     for library in ("sympy", "joblib"):
         monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=r'symbolic needs sympy, .*: pip install "evodyn\[symbolic\]"'):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import evodyn as ed
-from evodyn.arrays import Array
+from evodyn.core.arrays import Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

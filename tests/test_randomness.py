@@ -10,8 +10,8 @@ import pytest
 
 import evodyn as ed
 from evodyn import stochastic
-from evodyn.arrays import FloatArray
-from evodyn.generators import member_rng, seed_of
+from evodyn.core.arrays import FloatArray
+from evodyn.core.generators import member_rng, seed_of
 
 LANDSCAPE = ed.landscapes.Constant([1.0, 0.5, 0.0])
 

@@ -15,9 +15,10 @@ import pytest
 import xarray
 
 import evodyn as ed
-from evodyn import landscapes, netcdf
-from evodyn.arrays import Array
-from evodyn.specifications import Specification
+from evodyn import landscapes
+from evodyn.core import netcdf
+from evodyn.core.arrays import Array
+from evodyn.core.specifications import Specification
 from tests.test_solve import EVERY, REPLICATOR, solver
 
 C = np.array([1.0, 0.4, 0.0, -0.5])

@@ -15,8 +15,8 @@ from scipy.special import logsumexp
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import Array, FloatArray
-from evodyn.methods import Method
+from evodyn.core.arrays import Array, FloatArray
+from evodyn.simulate.method import Method
 from tests import references, strategies
 from tests.problems import INVARIANTS, PROBLEMS, Invariant, Problem
 

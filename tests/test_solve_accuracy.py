@@ -11,8 +11,8 @@ from scipy.linalg import expm
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import Array, FloatArray
-from evodyn.methods import Method
+from evodyn.core.arrays import Array, FloatArray
+from evodyn.simulate.method import Method
 
 REPLICATOR = ed.Replicator()
 IMPLICIT: tuple[Method, ...] = ("auto", "LSODA", "BDF")

@@ -17,9 +17,9 @@ from scipy.special import logsumexp
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import FloatArray
-from evodyn.crossings import find_crossings
-from evodyn.methods import Method
+from evodyn.core.arrays import FloatArray
+from evodyn.simulate.method import Method
+from evodyn.solvers.crossings import find_crossings
 from tests import strategies
 from tests.test_solve import EVERY, METHODS, REPLICATOR, solver
 

@@ -12,7 +12,7 @@ import pytest
 
 import evodyn
 from evodyn import landscapes
-from evodyn.arrays import Array
+from evodyn.core.arrays import Array
 from tests.test_solve import EVERY, METHODS
 
 # What is wrong on purpose is not for the type checker.

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import evodyn as ed
 from evodyn import landscapes
-from evodyn.arrays import Array, FloatArray
-from evodyn.specifications import Specification, summary
-from evodyn.sweeps import configuration
+from evodyn.core.arrays import Array, FloatArray
+from evodyn.core.specifications import Specification, summary
+from evodyn.sweeps.sweep import configuration
 from tests import strategies
 
 

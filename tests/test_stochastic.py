@@ -10,10 +10,10 @@ import pytest
 import scipy.stats
 
 from evodyn import NormalizedGrowth, Replicator, SelectionMutation, iterate, solve
-from evodyn.dynamics import Populations
-from evodyn.equilibria import equilibrium
-from evodyn.landscapes import Constant, LinearDecay, MatrixGame, Recorded
-from evodyn.stochastic import (
+from evodyn.equilibria.equilibrium import equilibrium
+from evodyn.model.dynamics import Populations
+from evodyn.model.landscapes import Constant, LinearDecay, MatrixGame, Recorded
+from evodyn.noise.stochastic import (
     Calculus,
     fitness_noise,
     fixation_probability,

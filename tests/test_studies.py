@@ -26,7 +26,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import evodyn as ed
-from evodyn.sweeps import content_digest
+from evodyn.sweeps.sweep import content_digest
 from evodyn.tasks.extinction import Scenario, fraction_extinct_at_equilibrium, simulate
 from tests.scripts import COPY, ROOT, call, module, start
 
@@ -378,7 +378,9 @@ def test_other_settings_have_a_folder_of_their_own() -> None:
     default.mkdir(parents=True)
     (default / "extinction.nc").write_text("of the defaults")
     readme = (ROOT / "README.md").read_text()
-    (command,) = re.findall(r"^\.venv/bin/python studies/extinction\.py (--(?:\\\n|.)*)", readme, flags=re.MULTILINE)
+    (command,) = re.findall(
+        r"^\.venv/bin/python studies/extinction\.py (--(?:\\\n|.)*)", readme, flags=re.MULTILINE
+    )
     options = command.replace("\\\n", " ").split()
     for name, value in (("--seeds", "2"), ("--workers", "1")):
         options[options.index(name) + 1] = value

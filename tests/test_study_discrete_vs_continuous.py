@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from evodyn.discrete_stability import error_constant
+from evodyn.analysis.discrete_stability import error_constant
 from evodyn.tasks.discrete_vs_continuous import MapScenario, bisected, map_error, step_limits
 from tests.scripts import call, smoke_run
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import evodyn.sweeps
-from evodyn.atomic import PARTIAL, replacing
-from evodyn.sweeps import SweepError, configuration, content_digest, sweep
+import evodyn.sweeps.sweep
+from evodyn.core.atomic import PARTIAL, replacing
+from evodyn.sweeps.sweep import SweepError, configuration, content_digest, sweep
 
 
 def random_walk(point: Any) -> xr.Dataset:
@@ -348,10 +348,12 @@ def test_results_that_no_file_can_hold_are_failures(tmp_path: Path, task: Any, w
 
 
 def test_a_worker_with_another_version_is_refused() -> None:
-    _, result, trace = evodyn.sweeps._attempt(random_walk, "key", {"seed": 1}, "0.0.0", "")
+    _, result, trace = evodyn.sweeps.sweep._attempt(random_walk, "key", {"seed": 1}, "0.0.0", "")
     assert result is None
     assert "install the same version" in trace
-    _, result, trace = evodyn.sweeps._attempt(random_walk, "key", {"seed": 1}, evodyn.__version__, "other")
+    _, result, trace = evodyn.sweeps.sweep._attempt(
+        random_walk, "key", {"seed": 1}, evodyn.__version__, "other"
+    )
     assert result is None
     assert "this worker has other code" in trace
 
@@ -443,7 +445,7 @@ SCRIPT = f"""
 import signal
 import sys
 from {__name__} import counted_walk
-from evodyn.sweeps import sweep
+from evodyn.sweeps.sweep import sweep
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 log, folder = sys.argv[1:]
 sweep(counted_walk, [dict(seed=k, log=log, seconds=0.5) for k in range(12)], folder, workers=2)

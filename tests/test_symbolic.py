@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evodyn.dynamics import NormalizedGrowth, Replicator, SelectionMutation
-from evodyn.equilibria import all_equilibria, equilibrium
-from evodyn.landscapes import Constant, Entropic, LinearDecay, MatrixGame, Redundancy
-from evodyn.linearization import DiagonalPlusLowRank
+from evodyn.equilibria.equilibrium import all_equilibria, equilibrium
+from evodyn.model.dynamics import NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.model.landscapes import Constant, Entropic, LinearDecay, MatrixGame, Redundancy
+from evodyn.model.structure import DiagonalPlusLowRank
 
 sympy: Any = pytest.importorskip("sympy")
 symbolic: Any = pytest.importorskip("evodyn.symbolic")

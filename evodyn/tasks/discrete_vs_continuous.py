@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from evodyn import validation
-from evodyn.arrays import FloatArray, host
-from evodyn.discrete_stability import error_constant, flip_step_size
-from evodyn.dynamics import (
+from evodyn.analysis.discrete_stability import error_constant, flip_step_size
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray, host
+from evodyn.core.labels import about
+from evodyn.equilibria.equilibrium import equilibrium
+from evodyn.model.dynamics import (
     SCHEMES,
     Dynamics,
     NormalizedGrowth,
@@ -23,13 +25,11 @@ from evodyn.dynamics import (
     mean_fitness,
     rate_bound,
 )
-from evodyn.equilibria import equilibrium
-from evodyn.integration import Solver, solve
-from evodyn.iteration import iterate
-from evodyn.labels import about
-from evodyn.landscapes import LinearDecay
-from evodyn.laws import KINDS, contributions
-from evodyn.results import Termination
+from evodyn.model.landscapes import LinearDecay
+from evodyn.model.laws import KINDS, contributions
+from evodyn.simulate.iterate import iterate
+from evodyn.simulate.run import Termination
+from evodyn.simulate.solve import Solver, solve
 from evodyn.tasks import specification
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class MapScenario:
     signal_clip : float, optional
         κ.
     kind : str, optional
-        Law of the contributions, one of `evodyn.laws.KINDS`.
+        Law of the contributions, one of `evodyn.model.laws.KINDS`.
     groups : int, optional
         N.
     heterogeneity : float, optional

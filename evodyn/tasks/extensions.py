@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evodyn import validation
-from evodyn.arrays import FloatArray
-from evodyn.diagnostics import effective_number
-from evodyn.dynamics import Populations, Replicator, SelectionMutation
-from evodyn.equilibria import equilibrium
-from evodyn.integration import Solver, extend, solve
-from evodyn.labels import about
-from evodyn.landscapes import Constant, LinearDecay, Redundancy, contributions
-from evodyn.rest_points import water_filling
+from evodyn.analysis.diagnostics import effective_number
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about
+from evodyn.equilibria.closed_forms import water_filling
+from evodyn.equilibria.equilibrium import equilibrium
+from evodyn.model.dynamics import Populations, Replicator, SelectionMutation
+from evodyn.model.landscapes import Constant, LinearDecay, Redundancy, contributions
+from evodyn.simulate.solve import Solver, extend, solve
 from evodyn.tasks import specification
 
 if TYPE_CHECKING:

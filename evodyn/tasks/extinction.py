@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evodyn import validation
-from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation
-from evodyn.extinction import Extinction
-from evodyn.labels import about
-from evodyn.laws import KINDS, contributions
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about
+from evodyn.model.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.model.laws import KINDS, contributions
+from evodyn.simulate.extinction import Extinction
 from evodyn.tasks import specification
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from evodyn.landscapes import Landscape
+    from evodyn.model.landscapes import Landscape
 
 __all__ = ["DYNAMICS", "Scenario", "fraction_extinct_at_equilibrium", "simulate"]
 
@@ -33,7 +33,7 @@ class Scenario:
     Parameters
     ----------
     kind : str, optional
-        Law of the contributions, one of `evodyn.laws.KINDS`.
+        Law of the contributions, one of `evodyn.model.laws.KINDS`.
     groups : int, optional
         Number of groups N; also the total mass at the start.
     heterogeneity : float, optional
@@ -112,7 +112,7 @@ class Scenario:
 
     def landscape(self) -> Landscape:
         """Return the landscape of Eq. 10; a constant one without decay."""
-        from evodyn.landscapes import Constant, LinearDecay
+        from evodyn.model.landscapes import Constant, LinearDecay
 
         drawn = self.contribution()
         return LinearDecay(drawn, decay=self.decay) if self.decay else Constant(drawn)
@@ -139,7 +139,7 @@ class Scenario:
 
 def equilibrium_masses(scenario: Scenario) -> FloatArray:
     """Return the masses at the attractor of interior starts (water filling for λ > 0), shape (N,)."""
-    from evodyn.equilibria import equilibrium
+    from evodyn.equilibria.equilibrium import equilibrium
 
     total = None if scenario.mutation_rate else float(scenario.groups)
     point = equilibrium(scenario.selection(), scenario.landscape(), total_mass=total, eigenvalues=False)
@@ -189,7 +189,7 @@ def simulate(scenario: Scenario) -> xr.Dataset:
     """
     import xarray as xr
 
-    from evodyn.integration import Solver, solve
+    from evodyn.simulate.solve import Solver, solve
 
     drawn = scenario.contribution()
     extinction = Extinction(scenario.threshold)

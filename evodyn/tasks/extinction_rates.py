@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evodyn import validation
-from evodyn.arrays import FloatArray
-from evodyn.dynamics import Replicator
-from evodyn.labels import about
-from evodyn.laws import KINDS, contributions
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about
+from evodyn.model.dynamics import Replicator
+from evodyn.model.laws import KINDS, contributions
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from evodyn.landscapes import Landscape
+    from evodyn.model.landscapes import Landscape
 
 __all__ = ["Sample", "measured_rates", "simulated_sparsity"]
 
@@ -32,7 +32,7 @@ class Sample:
     Parameters
     ----------
     kind : str, optional
-        Law of the contributions, one of `evodyn.laws.KINDS`.
+        Law of the contributions, one of `evodyn.model.laws.KINDS`.
     groups : int, optional
         Number of groups N of each population, its total mass.
     heterogeneity : float, optional
@@ -94,7 +94,7 @@ class Sample:
 
     def landscape(self, member: int) -> Landscape:
         """Return the landscape of one population."""
-        from evodyn.landscapes import Constant, LinearDecay
+        from evodyn.model.landscapes import Constant, LinearDecay
 
         c = self.contribution(member)
         return LinearDecay(c, self.decay) if self.decay else Constant(c)
@@ -128,7 +128,7 @@ def simulated_sparsity(sample: Sample) -> xr.Dataset:
     """
     import xarray as xr
 
-    from evodyn.integration import Solver, solve
+    from evodyn.simulate.solve import Solver, solve
 
     if sample.decay == 0:
         raise ValueError("decay is 0; expected a positive one: else only the best group survives.")
@@ -176,9 +176,9 @@ def measured_rates(sample: Sample) -> xr.Dataset:
     """
     import xarray as xr
 
-    from evodyn.equilibria import equilibrium
-    from evodyn.extinction_theory import extinction_rates
-    from evodyn.integration import Solver, solve
+    from evodyn.analysis.extinction_theory import extinction_rates
+    from evodyn.equilibria.equilibrium import equilibrium
+    from evodyn.simulate.solve import Solver, solve
 
     landscape = sample.landscape(0)
     point = equilibrium(Replicator(), landscape, total_mass=float(sample.groups), eigenvalues=True)

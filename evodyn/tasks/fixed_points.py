@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from evodyn import validation
-from evodyn.arrays import FloatArray
-from evodyn.dynamics import (
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about
+from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
+from evodyn.equilibria.stability import Stability
+from evodyn.model.dynamics import (
     Dynamics,
     NormalizedGrowth,
     Populations,
@@ -17,10 +20,7 @@ from evodyn.dynamics import (
     Selection,
     SelectionMutation,
 )
-from evodyn.equilibria import Equilibrium, all_equilibria, equilibrium
-from evodyn.integration import Solver, solve
-from evodyn.labels import about
-from evodyn.landscapes import (
+from evodyn.model.landscapes import (
     Constant,
     Entropic,
     LandscapeFunction,
@@ -28,8 +28,8 @@ from evodyn.landscapes import (
     MatrixGame,
     Redundancy,
 )
-from evodyn.laws import contributions
-from evodyn.stability import Stability
+from evodyn.model.laws import contributions
+from evodyn.simulate.solve import Solver, solve
 from evodyn.tasks import specification
 
 if TYPE_CHECKING:

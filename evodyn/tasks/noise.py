@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import scipy.stats
 
-from evodyn import validation
-from evodyn.arrays import FloatArray
-from evodyn.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation
-from evodyn.labels import about
-from evodyn.landscapes import Constant, LinearDecay, contributions
-from evodyn.stochastic import (
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about
+from evodyn.model.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.model.landscapes import Constant, LinearDecay, contributions
+from evodyn.noise.stochastic import (
     Calculus,
     fitness_noise,
     fixation_probability,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evodyn import validation
-from evodyn.dynamics import Dynamics, NormalizedGrowth
-from evodyn.extinction import Extinction
-from evodyn.extinction_theory import exact_extinction_times
-from evodyn.integration import Solver, solve
-from evodyn.labels import about
-from evodyn.results import Run
+from evodyn.analysis.extinction_theory import exact_extinction_times
+from evodyn.core import validation
+from evodyn.core.labels import about
+from evodyn.model.dynamics import Dynamics, NormalizedGrowth
+from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.run import Run
+from evodyn.simulate.solve import Solver, solve
 from evodyn.tasks import specification
 from evodyn.tasks.extinction import Scenario, equilibrium_masses
 

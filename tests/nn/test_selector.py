@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import evodyn as ed
-from evodyn import netcdf
+from evodyn.core import netcdf
 from nn_bridge import (
     Contribution,
     Magnitude,

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import evodyn as ed
-from evodyn.atomic import replacing
+from evodyn.core.atomic import replacing
 from nn_bridge import (
     Contribution,
     Progress,

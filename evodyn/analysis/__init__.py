@@ -1,0 +1,1 @@
+"""What follows from runs and rest points."""

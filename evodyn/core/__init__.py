@@ -1,0 +1,1 @@
+"""What every wing stands on: arrays, checks, specifications, generators, processes and files."""

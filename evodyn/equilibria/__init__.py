@@ -1,0 +1,1 @@
+"""Rest points and their certificates."""

@@ -1,0 +1,305 @@
+"""Rest points in closed form, up to one scalar equation: arrays in, masses and growth rates out.
+
+Every function returns the masses and the *excess* c_i - θ, where θ is the level that the constraint on
+total mass fixes. For a group that is absent the excess is its growth rate when rare.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import scipy.optimize
+
+from evodyn.core.arrays import FloatArray
+
+__all__ = ["mutation_balance", "regulated_balance", "soft_water_filling", "softmax", "water_filling"]
+
+BoolArray = npt.NDArray[np.bool_]
+_EPS = 2.0**-52
+_ITERATIONS = 200
+_BISECTIONS = 64  # Newton's iteration crawls on exponentials
+_SAMPLE = 16384  # groups that guess the water level
+_FEW = 8  # less than one in so many is picked out by index
+_ROW = 1024
+
+
+def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> tuple[FloatArray, FloatArray]:
+    """Return the attractor of Eq. 6 with Eq. 10: p_i = (c_i - ν)_+/λ with Σ p_i = P.
+
+    Newton's iteration on the piecewise linear, convex function Σ (c_i - ν)_+ - λP of the level ν, which
+    is Michelot's active-set method: the sets of survivors are nested, so that two of equal size are
+    equal and the level is then exact. A sample of the groups gives the first guess, and work goes on
+    with the candidates alone once they are few.
+
+    Parameters
+    ----------
+    contribution : array, shape (N,)
+        c_i.
+    decay : float
+        λ > 0.
+    total_mass : float
+        P > 0.
+
+    Returns
+    -------
+    masses : array, shape (N,)
+        p_i, exactly 0 below the level.
+    excess : array, shape (N,)
+        c_i - ν: λp_i for the survivors, the growth rate φ_i - φ̄ of the others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> masses, excess = water_filling(np.array([3.0, 2.0, 0.0]), decay=1.0, total_mass=2.0)
+    >>> masses, excess
+    (array([1.5, 0.5, 0. ]), array([ 1.5,  0.5, -1.5]))
+    """
+    # Depths below the best group: exact for ties, and indifferent to a constant added to all.
+    depth = contribution.max() - contribution
+    volume = decay * total_mass
+    excess = np.subtract(_water_height(depth, volume), depth, out=depth)
+    masses = np.maximum(excess, 0.0)
+    defect = volume - float(masses.sum())
+    if abs(defect) > 4 * _EPS * volume:
+        # One best group far above the rest makes the level large and the others' masses small beside it.
+        excess += defect / np.count_nonzero(masses)
+        np.maximum(excess, 0.0, out=masses)
+    masses /= decay
+    return masses, excess
+
+
+def mutation_balance(
+    contribution: FloatArray, inflow: FloatArray, total_mass: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return the rest point of Eq. 8 with constant fitness: p_i = μm_i/(Λ - c_i).
+
+    Λ = φ̄ + μ is the root of Σ μm_i/(Λ - c_i) = M above the contributions of all groups that mutation
+    feeds. The reciprocal of that sum is concave in Λ, so Newton's iteration on it converges from below
+    without a safeguard. A group that mutation does not feed survives only if its c_i exceeds that root;
+    it then sets Λ and takes the mass that the others leave.
+
+    Parameters
+    ----------
+    contribution, inflow : array, shape (N,)
+        c_i and μm_i >= 0, not all zero.
+    total_mass : float
+        M = Σ m_i.
+
+    Returns
+    -------
+    masses, excess : array, shape (N,)
+        p_i and c_i - Λ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> masses, excess = mutation_balance(np.array([1.0, 0.0]), np.array([0.5, 0.5]), total_mass=1.0)
+    >>> bool(np.isclose((0.5 / -excess).sum(), 1.0)), masses.argmax()
+    (True, np.int64(0))
+    """
+    fed = inflow > 0
+    top = float(contribution[fed].max())
+    flow, depth = inflow[fed], top - contribution[fed]
+    margin = float((flow / total_mass - depth).max())
+    for _ in range(_ITERATIONS):
+        terms = flow / (margin + depth)
+        total = float(terms.sum())
+        step = total * (total / total_mass - 1) / float((terms / (margin + depth)).sum())
+        margin += step
+        if step <= _EPS * margin:
+            break
+    level = top + margin
+    excess = contribution - top - margin
+    masses = np.zeros_like(contribution)
+    if not fed.all() and contribution[~fed].max() > level:
+        level = float(contribution[~fed].max())
+        excess = contribution - level
+        best = ~fed & (excess == 0)
+        masses[fed] = flow / -excess[fed]
+        masses[best] = (total_mass - masses.sum()) / best.sum()
+    else:
+        masses[fed] = flow / -excess[fed]
+    return masses, excess
+
+
+def soft_water_filling(
+    contribution: FloatArray, decay: float, inflow: FloatArray, total_mass: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return the rest point of Eq. 8 with Eq. 10: p_i = [e_i + √(e_i² + 4λμm_i)]/(2λ), e_i = c_i - θ.
+
+    θ = φ̄ + μ follows from Σ p_i = M by Newton's iteration on a convex function, downwards from the
+    water level. Where e_i < 0 the form 2μm_i/(√(e_i² + 4λμm_i) - e_i) avoids the cancellation.
+
+    Parameters
+    ----------
+    contribution, inflow : array, shape (N,)
+        c_i and μm_i >= 0.
+    decay : float
+        λ > 0.
+    total_mass : float
+        M = Σ m_i.
+
+    Returns
+    -------
+    masses, excess : array, shape (N,)
+        p_i and c_i - θ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> masses, excess = soft_water_filling(np.array([1.0, 0.0]), 1.0, np.array([0.1, 0.1]), 2.0)
+    >>> bool(np.allclose(excess - masses + 0.1 / masses, 0.0))
+    True
+    """
+    depth = contribution.max() - contribution
+    height = _water_height(depth, decay * total_mass)
+    for _ in range(_ITERATIONS):
+        excess = height - depth
+        root = np.sqrt(excess**2 + 4 * decay * inflow)
+        with np.errstate(invalid="ignore"):  # 0/0 for a group exactly at the level that nothing feeds
+            masses = np.where(excess > 0, (excess + root) / (2 * decay), 2 * inflow / (root - excess))
+            slopes = masses / root
+        masses, slopes = np.nan_to_num(masses), np.nan_to_num(slopes)
+        surplus = float(masses.sum()) - total_mass
+        lower = height - surplus / float(slopes.sum())
+        if surplus <= _EPS * total_mass or not lower < height:
+            break
+        height = lower
+    return masses, excess
+
+
+def softmax(contribution: FloatArray, temperature: float, total_mass: float) -> FloatArray:
+    """Return the logarithms of the attractor of Eq. 6 with entropic fitness, p = P·softmax(c/T).
+
+    Parameters
+    ----------
+    contribution : array, shape (N,)
+        c_i.
+    temperature : float
+        T > 0.
+    total_mass : float
+        P > 0.
+
+    Returns
+    -------
+    array, shape (N,)
+        ln p_i, finite also where p_i itself underflows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax(np.array([0.0, -2000.0]), temperature=1.0, total_mass=1.0)
+    array([    0., -2000.])
+    """
+    exponents = (contribution - contribution.max()) / temperature
+    log_masses: FloatArray = exponents + (np.log(total_mass) - np.log(np.exp(exponents).sum()))
+    return log_masses
+
+
+def regulated_balance(
+    contribution: FloatArray, decay: float, temperature: float, inflow: FloatArray, total_mass: float
+) -> FloatArray:
+    """Return ln p at the rest point where c_i - λp_i - T ln p_i + μm_i/p_i is the same for all groups.
+
+    For each level θ every group has one solution, which rises as θ falls; θ follows from the total mass.
+
+    Parameters
+    ----------
+    contribution, inflow : array, shape (N,)
+        c_i and μm_i >= 0.
+    decay : float
+        λ >= 0.
+    temperature : float
+        T > 0.
+    total_mass : float
+        P > 0.
+
+    Returns
+    -------
+    array, shape (N,)
+        ln p_i.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> c, f = np.array([1.0, 0.0]), np.array([0.1, 0.1])
+    >>> p = np.exp(regulated_balance(c, 2.0, 0.5, f, 3.0))
+    >>> bool(np.ptp(c - 2.0 * p - 0.5 * np.log(p) + f / p) < 1e-12), float(p.sum().round(12))
+    (True, 3.0)
+    """
+
+    def at_level(level: float) -> FloatArray:
+        def excess(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
+            loss, gain = decay * np.exp(logs), inflow * np.exp(-logs)
+            value = contribution - level - loss - temperature * logs + gain
+            return value, loss + temperature + gain
+
+        low = (contribution - level) / temperature
+        high, width = low.copy(), 1.0
+        while (short := excess(low)[0] < 0).any() or (excess(high)[0] > 0).any():
+            low, high = np.where(short, low - width, low), np.where(short, high, high + width)
+            width *= 2
+        for _ in range(_BISECTIONS):
+            logs = (low + high) / 2
+            above = excess(logs)[0] >= 0
+            low, high = np.where(above, logs, low), np.where(above, high, logs)
+        value, slope = excess(logs)
+        return logs + value / slope
+
+    def surplus(level: float) -> float:
+        logs = at_level(level)
+        return float(np.logaddexp.reduce(logs) - np.log(total_mass))
+
+    guess, width = float(contribution.max()) - temperature * np.log(total_mass), max(temperature, _EPS)
+    low = high = float(guess)
+    with np.errstate(over="ignore", invalid="ignore"):
+        while surplus(low) < 0:
+            low, width = low - width, 2 * width
+        while surplus(high) > 0:
+            high, width = high + width, 2 * width
+        level = low if low == high else scipy.optimize.brentq(surplus, low, high, xtol=_EPS, rtol=4 * _EPS)
+        logs = at_level(level)
+    # The level is exact to rounding of its own size; the total mass is to be so, too.
+    logs += np.log(total_mass) - np.logaddexp.reduce(logs)
+    return logs
+
+
+def _water_height(depth: FloatArray, volume: float) -> float:
+    """Return h with Σ (h - depth_i)_+ = volume, for depths of which the least is 0."""
+    stride = depth.size // _SAMPLE
+    if stride > 1:
+        sample = depth[::stride]
+        least = float(sample.min())
+        height = least + _water_height(sample - least, volume / stride)
+    else:
+        height = volume + float(depth.max())
+    below, count, submerged = np.zeros(depth.size, dtype=bool), -1, 0.0
+    for iteration in range(_ITERATIONS):
+        former, below = below, depth < height
+        size = int(np.count_nonzero(below))
+        if size == count:
+            break
+        changed = below != former
+        moved = -math.inf
+        if np.count_nonzero(changed) * _FEW < depth.size:
+            where = np.flatnonzero(changed)
+            moved = float(depth[where] @ np.where(below[where], 1.0, -1.0))
+        if iteration and size * _FEW < depth.size:
+            # After one iteration every height is an upper bound: what it leaves dry stays dry.
+            depth = depth[np.flatnonzero(below)]
+            below, submerged = np.ones(size, dtype=bool), float(depth.sum())
+        elif moved > -submerged / 2:  # no cancellation
+            submerged += moved
+        else:
+            submerged = _sum_where(depth, below)
+        count, height = size, (volume + submerged) / size
+    return height
+
+
+def _sum_where(values: FloatArray, mask: BoolArray) -> float:
+    """Return the sum of the masked values: row by row, for accuracy, and without branches, for speed."""
+    head = values.size - values.size % _ROW
+    rows = np.einsum("ij,ij->i", values[:head].reshape(-1, _ROW), mask[:head].reshape(-1, _ROW))
+    return float(rows.sum() + np.einsum("i,i->", values[head:], mask[head:]))

@@ -1,0 +1,1 @@
+"""What is simulated: dynamics and landscapes, pure functions of time and masses."""

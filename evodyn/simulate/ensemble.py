@@ -1,0 +1,288 @@
+"""Many members of one problem: members lead, every member is what it would be alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.extras import extra
+from evodyn.core.generators import Seed, member_rng, seed_of
+from evodyn.core.specifications import Specification
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.landscapes import Landscape, LandscapeFunction
+from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.method import Solver
+from evodyn.simulate.problem import check_memory, validated_save_times, validated_span
+from evodyn.simulate.run import Run, Stats, Termination
+from evodyn.simulate.solve import solve
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Ensemble", "solve_ensemble"]
+
+Draw = Callable[[np.random.Generator], LandscapeFunction]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(Specification):
+    """The result of `solve_ensemble`: as `Run`, with a leading member axis.
+
+    Attributes
+    ----------
+    runs : tuple of Run
+        Every member's own result.
+    t : numpy.ndarray, shape (T,)
+        The shared times.
+    masses, log_masses : numpy.ndarray, shape (M, T, N)
+        NaN after the end of a member that ended early.
+    total_mass, mean_fitness : numpy.ndarray, shape (M, T), or (M, T, K) with K blocks
+        Likewise.
+    extinction_time : numpy.ndarray, shape (M, N)
+    extinct_at_end : numpy.ndarray of bool, shape (M, N)
+    absorbed_mass : numpy.ndarray, shape (M, N)
+    termination : tuple of Termination, length M
+    stats : tuple of Stats, length M
+    seed : Seed or None
+        What the landscapes were drawn from; None if they were given.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> landscapes = [ed.landscapes.Constant([1.0, fitness]) for fitness in (0.0, 0.5)]
+    >>> ensemble = ed.solve_ensemble(ed.Replicator(), landscapes, [1.0, 1.0], (0.0, 20.0),
+    ...                              save_at=[0.0, 20.0], extinction=ed.Extinction(threshold=1e-3))
+    >>> ensemble.masses.shape, ensemble.extinction_time[:, 1].round(1)
+    ((2, 2, 2), array([ 7.6, 15.2]))
+    """
+
+    runs: tuple[Run, ...]
+    t: FloatArray
+    seed: Seed | None = None
+
+    def __post_init__(self) -> None:
+        self.t.flags.writeable = False
+
+    @functools.cached_property
+    def masses(self) -> FloatArray:
+        """Masses, shape (M, T, N)."""
+        return self._along("masses")
+
+    @functools.cached_property
+    def log_masses(self) -> FloatArray:
+        """Natural logarithms of the masses, shape (M, T, N)."""
+        return self._along("log_masses")
+
+    @functools.cached_property
+    def total_mass(self) -> FloatArray:
+        """Total masses, shape (M, T) or (M, T, K)."""
+        return self._along("total_mass")
+
+    @functools.cached_property
+    def mean_fitness(self) -> FloatArray:
+        """Mass-weighted mean fitness, shape (M, T) or (M, T, K)."""
+        return self._along("mean_fitness")
+
+    @functools.cached_property
+    def extinction_time(self) -> FloatArray:
+        """First times below the threshold, shape (M, N)."""
+        return self._of_members("extinction_time")
+
+    @functools.cached_property
+    def extinct_at_end(self) -> npt.NDArray[np.bool_]:
+        """Who is extinct at the end, shape (M, N)."""
+        return self._of_members("extinct_at_end")
+
+    @functools.cached_property
+    def absorbed_mass(self) -> FloatArray:
+        """Mass removed by absorption, shape (M, N)."""
+        return self._of_members("absorbed_mass")
+
+    @property
+    def termination(self) -> tuple[Termination, ...]:
+        """How each member ended."""
+        return tuple(run.termination for run in self.runs)
+
+    @property
+    def stats(self) -> tuple[Stats, ...]:
+        """How each member was computed."""
+        return tuple(run.stats for run in self.runs)
+
+    def _of_members(self, name: str) -> npt.NDArray[Any]:
+        stacked: npt.NDArray[Any] = np.stack([getattr(run, name) for run in self.runs])
+        stacked.flags.writeable = False
+        return stacked
+
+    def _along(self, name: str) -> FloatArray:
+        first = getattr(self.runs[0], name)
+        stacked = np.full((len(self.runs), len(self.t), *first.shape[1:]), np.nan)
+        for k, run in enumerate(self.runs):
+            # A member that ended early has one row more, the time it ended at, which is not shared.
+            shared = np.isin(run.t, self.t)
+            stacked[k, : np.count_nonzero(shared)] = getattr(run, name)[shared]
+        stacked.flags.writeable = False
+        return stacked
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return the ensemble as a labelled `xarray.Dataset` with a leading member dimension."""
+        from evodyn.simulate import files
+
+        return files.labelled_ensemble(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the ensemble to a NetCDF file, atomically; `evodyn.load` reads it, bit for bit.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; it is replaced, and missing folders are made.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; the one before is then still there.
+        """
+        from evodyn.simulate import files
+
+        files.save(files.ensemble_dataset(self), path)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __repr__(self) -> str:
+        ended = {t.name: self.termination.count(t) for t in dict.fromkeys(self.termination)}
+        n = self.runs[0].native.shape[-1]
+        return f"Ensemble({len(self.runs)} members, {n} groups, {len(self.t)} saved times, {ended})"
+
+
+def solve_ensemble(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction | Sequence[LandscapeFunction] | Draw,
+    p0: npt.ArrayLike,
+    t_span: tuple[float, float],
+    *,
+    save_at: npt.ArrayLike | None = None,
+    extinction: Extinction | None = None,
+    solver: Solver | None = None,
+    members: int | None = None,
+    rng: Any = None,
+    workers: int = 1,
+    throw: bool = True,
+) -> Ensemble:
+    """Solve one problem for many members: other landscapes, other initial masses, or other draws.
+
+    Every member is integrated on its own, with its own error control: its result is bit for bit what
+    `solve` gives for it alone, whatever the batch and the number of workers.
+
+    Parameters
+    ----------
+    dynamics, t_span, extinction, solver
+        As for `solve`, shared by all members.
+    landscape : callable, sequence of callables, or function of a generator
+        One landscape for all members, one for each, or, with `members` given, a function
+        ``draw(generator) -> landscape``; member k's generator is spawn key k of `rng`.
+    p0 : array_like, shape (N,) or (M, N)
+        Initial masses, shared or one row per member.
+    save_at : array_like, shape (T,), optional
+        Times to save, shared by all members; 101 equally spaced ones by default.
+    members : int, optional
+        Number of members M; needed to draw landscapes.
+    rng : optional
+        Seed of the draws: anything that `numpy.random.default_rng` takes. From a generator 128 bits are
+        drawn, once, so that the next ensemble made with it is another.
+    workers : int, optional
+        Processes to use (through joblib, of the "studies" extra). Landscapes must then be picklable.
+    throw : bool, optional
+        Raise the first member's `SolveError`; with False every member's outcome is in `termination`.
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    ValueError, SolveError, MemoryError
+        As for `solve`, or if the numbers of landscapes, rows of `p0` and members disagree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import evodyn as ed
+    >>> def draw(generator):
+    ...     return ed.landscapes.Constant(
+    ...         ed.landscapes.contributions("lognormal", n=5, heterogeneity=1.0, rng=generator))
+    >>> ensemble = ed.solve_ensemble(ed.Replicator(), draw, np.ones(5), (0.0, 10.0), members=3, rng=0)
+    >>> ensemble.masses.shape
+    (3, 101, 5)
+    """
+    start, end = validated_span(t_span)
+    times = validated_save_times(save_at, start, end)
+    workers = validation.count("workers", workers)
+    initial = validation.finite_array("p0", p0, least=0.0)
+    if initial.ndim not in (1, 2):
+        raise ValueError(f"p0 has shape {initial.shape}; expected (N,), or (M, N) with one row per member.")
+    landscapes, seed = _landscapes(landscape, members, rng)
+    counts = {len(landscapes)} if landscapes is not None else set()
+    counts |= {initial.shape[0]} if initial.ndim == 2 else set()
+    counts |= {members} if members is not None else set()
+    if len(counts) != 1:
+        raise ValueError(
+            f"members is {members!r}, p0 has shape {initial.shape} and there are "
+            f"{1 if landscapes is None else len(landscapes)} landscapes; expected one number of members M: "
+            "give members=M, M landscapes, or p0 with M rows."
+        )
+    number = counts.pop()
+    check_memory(len(times), initial.shape[-1], number)
+    if landscapes is None:
+        landscapes = [landscape] * number  # type: ignore[list-item]
+    rows = initial if initial.ndim == 2 else np.broadcast_to(initial, (number, len(initial)))
+    task = functools.partial(
+        solve, dynamics, t_span=(start, end), save_at=times, extinction=extinction, solver=solver, throw=throw
+    )
+    jobs = list(zip(landscapes, rows, strict=True))
+    if workers == 1:
+        runs = [task(one, p0=row) for one, row in jobs]
+    else:
+        with extra("studies", user="solve_ensemble with workers > 1"):
+            joblib: Any = importlib.import_module("joblib")
+        runs = joblib.Parallel(n_jobs=workers)(joblib.delayed(task)(one, p0=row) for one, row in jobs)
+    return Ensemble(tuple(runs), times, seed)
+
+
+def _landscapes(
+    landscape: Any, members: int | None, rng: Any
+) -> tuple[list[LandscapeFunction] | None, Seed | None]:
+    """Return one landscape per member, or None if they share one, and what they were drawn from."""
+    if isinstance(landscape, Sequence):
+        return list(landscape), None
+    if not callable(landscape):
+        raise ValueError(
+            f"landscape is {landscape!r}; expected a landscape, a sequence of them, or a function."
+        )
+    if members is None:
+        return None, None
+    members = validation.count("members", members)
+    if isinstance(landscape, Landscape) or not _takes_one_argument(landscape):
+        return None, None
+    seed = seed_of(rng)
+    return [landscape(member_rng(seed, k)) for k in range(members)], seed
+
+
+def _takes_one_argument(function: Callable[..., Any]) -> bool:
+    """Tell a function of a generator from a landscape, which takes a time and masses."""
+    import inspect
+
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    return True

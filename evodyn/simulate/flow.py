@@ -1,0 +1,399 @@
+"""The flow in the coordinates in which it is integrated: logarithms of the living groups' masses.
+
+The masses of a block are P·softmax(u). That is a parametrisation, not a repair: positivity and shares are
+exact at every stage, step and interpolated time, and where the total mass P is known in closed form so is
+the total. A common drift of u is then without meaning. Where P is not known (a clip acts, the rate varies
+in time, or selection is of the general kind) it is P(start)·Σ exp(u), with the error control of u.
+
+Two kinds of groups are not in logarithms. Absent groups without inflow are held out of the state. Groups
+far below their mutation floor have an (almost) infinite logarithmic slope, du/dt = g + μ m/p; they are
+*reviving*: their masses themselves are integrated until they come within a hundredth of that floor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.core.arrays import FloatArray, real
+from evodyn.model.dynamics import Dynamics, Segments, cap_of
+from evodyn.model.landscapes import LandscapeFunction, linearization
+from evodyn.model.structure import DiagonalPlusLowRank
+from evodyn.simulate.revival import finite
+
+__all__ = ["SMALLEST_RTOL", "Flow", "NotFiniteError", "State", "culprits"]
+
+BoolArray = npt.NDArray[np.bool_]
+
+_TINY = float(np.finfo(np.float64).tiny)
+
+SMALLEST_RTOL = 100 * float(np.finfo(np.float64).eps)
+"""SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p."""
+
+_ROUNDING = 1e-13
+"""Relative differences below this are rounding (of a total against its cap, say)."""
+
+
+class NotFiniteError(Exception):
+    """A landscape returned a non-finite fitness for living groups, during integration."""
+
+    def __init__(self, time: float, groups: tuple[int, ...]) -> None:
+        super().__init__(time, groups)
+        self.time = time
+        self.groups = groups
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A point of the flow: time, log-masses (-inf if absent), and which groups are removed for good."""
+
+    t: float
+    log_masses: FloatArray
+    removed: BoolArray
+
+
+def _one_per_group(fitness: Any, masses: FloatArray, time: float) -> FloatArray:
+    values = real(fitness)
+    if values.shape != masses.shape:
+        raise ValueError(f"landscape returned shape {values.shape} at t = {time:g}; expected {masses.shape}.")
+    return values
+
+
+def culprits(present: BoolArray, masses: FloatArray, fitness: FloatArray, result: FloatArray) -> BoolArray:
+    """Return the groups that made a result wrong: through the mean, one group's fitness spoils all."""
+    wrong = present & ~np.isfinite(fitness)
+    if wrong.any():
+        return wrong
+    wrong = present & ~np.isfinite(result)
+    with np.errstate(over="ignore", invalid="ignore"):
+        weight = np.where(present, np.abs(masses * fitness), 0.0)
+    if (wrong == present).all() and not np.isnan(weight).any():
+        wrong = weight == weight.max()
+    return wrong
+
+
+def log_sum_exp(values: FloatArray) -> FloatArray:
+    """Return ln Σ exp over the last axis, keeping it; -inf for no mass at all."""
+    top = values.max(axis=-1, keepdims=True)
+    if not np.isfinite(top).all():
+        top = np.where(np.isfinite(top), top, 0.0)
+    shares = values - top
+    np.exp(shares, out=shares)
+    with np.errstate(divide="ignore"):
+        total: FloatArray = top + np.log(shares.sum(axis=-1, keepdims=True))
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """One block's groups and how its total mass is known."""
+
+    groups: slice
+    log_start: float
+    """ln P at the start of the phase; -inf if the block is dead."""
+    relaxation: tuple[float, float] | None
+    """Rate and target of the total mass, P = M + (P0 - M) exp(-μt), where it is known in closed form."""
+    cap: float
+    capped: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """The ordinary differential equation of one phase: from one restart of the integrator to the next.
+
+    The state vector y holds u = ln(p/P(start)) for the living groups, then the reviving masses in units
+    of their floor.
+    """
+
+    dynamics: Dynamics
+    landscape: LandscapeFunction
+    start: State
+    log_living: npt.NDArray[np.intp]
+    reviving: npt.NDArray[np.intp]
+    unit: FloatArray
+    """The unit of mass of each reviving group: its floor."""
+    blocks: tuple[_Block, ...]
+    flows_in: bool
+    """Whether any group receives inflow."""
+    last_time: float
+    """Latest time at which the landscape may be asked: just before the next breakpoint."""
+
+    @classmethod
+    def begin(
+        cls,
+        dynamics: Dynamics,
+        landscape: LandscapeFunction,
+        start: State,
+        *,
+        floor: FloatArray,
+        inflow: BoolArray,
+        last_time: float,
+        capped: tuple[bool, ...],
+    ) -> Flow:
+        """Choose coordinates for the phase that begins at `start`."""
+        n = len(start.log_masses)
+        masses = np.exp(start.log_masses)
+        living = np.isfinite(start.log_masses) & ~start.removed
+        low = inflow & ((masses < floor) | ~living)
+        blocks = []
+        unit = np.where(floor > 0, floor, 1.0)
+        for (groups, member), at_cap in zip(dynamics.blocks(n), capped, strict=True):
+            log_start = float(log_sum_exp(start.log_masses[groups])[0])
+            total = math.exp(log_start) if math.isfinite(log_start) else 0.0
+            cap = cap_of(member)
+            if at_cap:
+                log_start = math.log(cap)
+            known = (0.0, 0.0) if at_cap else member.mass_law(groups.stop - groups.start)
+            if known is not None and known[0] > 0 and start.removed[groups].any():
+                # What an absorbed group no longer receives is missing from the target.
+                steady = member.steady_inflow(groups.stop - groups.start)
+                reaching = None if steady is None else float(steady[~start.removed[groups]].sum())
+                known = None if reaching is None else (known[0], reaching / known[0])
+            blocks.append(_Block(groups, log_start, known, cap, at_cap))
+            # A floor of zero (no mutation yet) needs some unit all the same.
+            unit[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0)
+        reviving = np.flatnonzero(low)
+        return cls(
+            dynamics,
+            landscape,
+            start,
+            np.flatnonzero(living & ~low),
+            reviving,
+            unit[reviving],
+            tuple(blocks),
+            bool(inflow.any()),
+            last_time,
+        )
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether there is one block, its total known, and every group that lives is in logarithms."""
+        return (
+            self.dynamics.compares_with_mean
+            and len(self.blocks) == 1
+            and self.blocks[0].relaxation is not None
+            and not self.blocks[0].capped
+            and not len(self.reviving)
+        )
+
+    @functools.cached_property
+    def from_logs(self) -> Any:
+        """The landscape's own formula in log-masses, or None."""
+        return getattr(self.landscape, "at_log_masses", None)
+
+    @functools.cached_property
+    def full(self) -> bool:
+        """Whether all groups are in logarithms."""
+        return len(self.log_living) == len(self.start.log_masses)
+
+    def _all(self, of_living: FloatArray) -> FloatArray:
+        """Return values of all groups, 0 where none is in logarithms."""
+        values = np.zeros(len(self.start.log_masses))
+        values[self.log_living] = of_living
+        return values
+
+    @property
+    def initial(self) -> FloatArray:
+        """The state vector at the start of the phase."""
+        logs = self.start.log_masses
+        u = logs - self._log_starts()
+        return np.concatenate((u[self.log_living], np.exp(logs[self.reviving]) / self.unit))
+
+    def tolerances(self, tolerance: float) -> tuple[FloatArray, FloatArray]:
+        """Return every component's absolute and relative tolerance.
+
+        They are `tolerance` and next to nothing for logarithms; for reviving masses a thousandth of it, in
+        units of their floor, and itself.
+        """
+        logs, n = len(self.log_living), len(self.log_living) + len(self.reviving)
+        atol, rtol = np.full(n, tolerance), np.full(n, SMALLEST_RTOL)
+        atol[logs:] *= 1e-3
+        rtol[logs:] = max(tolerance, SMALLEST_RTOL)
+        return atol, rtol
+
+    @functools.cached_property
+    def _segments(self) -> Segments:
+        return Segments([block.groups for block in self.blocks])
+
+    @functools.cached_property
+    def _totals(self) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
+        """Each block's ln P at the start, 0 if it is dead, rate and target; whether its total is known."""
+        starts = np.array([block.log_start for block in self.blocks])
+        alive = np.isfinite(starts)
+        relaxations = np.array([block.relaxation or (0.0, 0.0) for block in self.blocks])
+        known = alive & [block.relaxation is not None for block in self.blocks]
+        return np.where(alive, starts, 0.0), relaxations[:, 0], relaxations[:, 1], known
+
+    @functools.cached_property
+    def _steady(self) -> bool:
+        """Whether no known total changes."""
+        return not self._totals[1].any()
+
+    def _log_starts(self) -> FloatArray:
+        return self._segments.spread(self._totals[0])
+
+    def log_totals(self, t: Any) -> FloatArray:
+        """Return ln P of every block at times `t`, shape (..., K), where it is known."""
+        log_starts, rates, targets, _ = self._totals
+        if self._steady:
+            return log_starts
+        elapsed = np.asarray(t)[..., None] - self.start.t
+        with np.errstate(divide="ignore"):
+            # A sum of non-negative terms. Without inflow it underflows where its logarithm need not.
+            relaxing = np.log(
+                np.exp(log_starts) * np.exp(-rates * elapsed) - targets * np.expm1(-rates * elapsed)
+            )
+        return np.where(targets > 0, relaxing, log_starts - rates * elapsed)
+
+    def log_masses(self, t: Any, y: FloatArray) -> FloatArray:
+        """Return ln p_i, shape (..., N), for states `y` of shape (..., n) at times `t` of shape (...)."""
+        n = len(self.start.log_masses)
+        if len(self.log_living) == n:
+            logs = np.array(y)
+        else:
+            logs = np.full((*y.shape[:-1], n), -np.inf)
+            split = len(self.log_living)
+            logs[..., self.log_living] = y[..., :split]
+            if len(self.reviving):
+                with np.errstate(divide="ignore"):
+                    masses = np.maximum(y[..., split:], 0.0) * self.unit
+                    starts = np.broadcast_to(self._log_starts(), n)[self.reviving]
+                    logs[..., self.reviving] = np.log(masses) - starts
+        segments, (log_starts, _, _, known) = self._segments, self._totals
+        if known.any():
+            # The largest first: the total must not be rounded at the size of a drift.
+            logs -= segments.spread(np.where(known, segments.reduced(np.maximum, logs), 0.0))
+            own = np.log(segments.reduced(np.add, np.exp(logs)))
+            logs += segments.spread(np.where(known, self.log_totals(t) - own, log_starts))
+        else:
+            logs += segments.spread(log_starts)
+        return logs
+
+    def velocity(self, t: float, y: FloatArray) -> FloatArray:
+        """Return dy/dt.
+
+        Raises
+        ------
+        NotFiniteError
+            If the fitness of a living group is not finite.
+        """
+        if not math.isfinite(y @ y):
+            # A trial step went astray (a rate that jumps meets a tiny mass): the integrator rejects NaN.
+            return np.full_like(y, np.nan)
+        masses, fitness, growth = self.growth(t, y)
+        if not self.flows_in:
+            return growth if len(y) == len(growth) else growth[self.log_living]
+        inflow = self._inflow(t, masses, fitness)
+        living, reviving = self.log_living, self.reviving
+        slope = growth[living] + inflow[living] / masses[living]
+        if not len(reviving):
+            return slope
+        return np.concatenate((slope, (masses[reviving] * growth[reviving] + inflow[reviving]) / self.unit))
+
+    def _inflow(self, t: float, masses: FloatArray, fitness: FloatArray) -> FloatArray:
+        """Return the inflow of every group, shape (N,)."""
+        inflow = self.dynamics.inflow(masses, finite(fitness), time=min(t, self.last_time))
+        return np.where(self.start.removed, 0.0, inflow)
+
+    def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return masses, fitness and per-capita growth rates, shape (N,) each.
+
+        Living groups whose masses underflow count with the smallest float, not as absent.
+        """
+        time = min(t, self.last_time)
+        dynamics, living = self.dynamics, self.log_living
+        method = self.from_logs
+        if self.plain:
+            # The same as below without masks, where most evaluations are made.
+            shares = np.exp(y - np.maximum.reduce(y))
+            shares /= np.add.reduce(shares)
+            masses = math.exp(self.log_totals(t)[0]) * (shares if self.full else self._all(shares))
+            fitness = self.landscape(time, masses) if method is None else method(time, self.log_masses(t, y))
+            fitness = _one_per_group(fitness, masses, time)
+            own = fitness if self.full else fitness[living]
+            # The weighted mean: against any other, u would drift, and rounding at its size end the run.
+            mean = own @ shares
+            finite = math.isfinite(mean)  # one value that is not spoils the mean
+            growth: FloatArray = dynamics.rates_against(own, mean, time=time)  # type: ignore[attr-defined]
+            if not self.full:
+                growth = self._all(growth)
+            if self.flows_in:
+                masses[living] = np.maximum(masses[living], _TINY)
+        else:
+            logs = self.log_masses(t, y)
+            masses = np.exp(logs)
+            masses[living] = np.maximum(masses[living], _TINY)
+            fitness = self.landscape(time, masses) if method is None else method(time, logs)
+            fitness = _one_per_group(fitness, masses, time)
+            growth = dynamics.growth_rates(masses, fitness, time=time)
+            finite = math.isfinite(growth @ growth)
+        if not finite:
+            present = masses > 0
+            present[living] = True
+            bad = culprits(present, masses, fitness, growth)
+            if bad.any():
+                raise NotFiniteError(t, tuple(int(i) for i in np.flatnonzero(bad)))
+            growth = np.where(np.isfinite(growth), growth, 0.0)
+        return masses, fitness, growth
+
+    def jacobian(self, t: float, y: FloatArray) -> DiagonalPlusLowRank | None:
+        """Return ∂(dy/dt)/∂y if it is diagonal plus low rank and the landscape says so, else None.
+
+        With L = ∂φ/∂ln p, shares X and membership B of blocks (columns), and E = L - diag(f/p), it is
+        E - (EB)Xᵀ - BWᵀ, where W = X(φ - φ̄) + (I - XBᵀ)LᵀX holds the slopes of mean fitness. An inflow f
+        that depends on the masses is taken as it stands.
+        """
+        if not self._has_jacobian:
+            return None
+        logs = self.log_masses(t, y)
+        slopes = linearization(self.landscape, min(t, self.last_time), logs)
+        if slopes is None or 4 * (slopes.left.shape[1] + 2 * len(self.blocks)) > len(logs):
+            return None
+        masses, fitness, _ = self.growth(t, y)
+        fitness = finite(fitness)
+        renewal = np.zeros(len(logs))
+        living = self.log_living
+        if self.flows_in:
+            renewal[living] = self._inflow(t, masses, fitness)[living] / masses[living]
+        groups, members = [block.groups for block in self.blocks], np.zeros((len(logs), len(self.blocks)))
+        for k, block in enumerate(groups):
+            members[block, k] = 1.0
+        shares = members * masses[:, None]
+        shares /= np.maximum(shares.sum(axis=0), _TINY)
+        diagonal, left, right = slopes.diagonal[:, None], slopes.left, slopes.right
+        sums = diagonal * members + left @ (right.T @ members) - renewal[:, None] * members
+        means = diagonal * shares + right @ (left.T @ shares)
+        means += shares * (fitness[:, None] - fitness @ shares) - shares @ (members.T @ means)
+        return DiagonalPlusLowRank(
+            (slopes.diagonal - renewal)[living],
+            np.hstack((left, -sums, -members))[living],
+            np.hstack((right, shares, means))[living],
+        )
+
+    @functools.cached_property
+    def _has_jacobian(self) -> bool:
+        """Whether every group that lives is in logarithms, compared with a mean, its total known."""
+        members = self.dynamics.blocks(len(self.start.log_masses))
+        return (
+            not len(self.reviving)
+            and all(member.compares_with_mean for _, member in members)
+            and all(block.relaxation is not None and not block.capped for block in self.blocks)
+        )
+
+    def mass_drift(self, t: float, y: FloatArray) -> FloatArray:
+        """Return Σ x_i g_i of each block, shape (K,): the rate at which a capped block presses on its cap."""
+        masses, _, growth = self.growth(t, y)
+        drift = np.zeros(len(self.blocks))
+        for k, block in enumerate(self.blocks):
+            part = masses[block.groups]
+            total = part.sum()
+            if total > 0:
+                w = float(part @ growth[block.groups]) / total
+                # Zero up to rounding is zero: a conserved mass neither presses on a cap nor leaves it.
+                drift[k] = w if abs(w) > _ROUNDING * float(np.abs(growth[block.groups]).max()) else 0.0
+        return drift

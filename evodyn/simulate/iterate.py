@@ -1,0 +1,294 @@
+"""Iterating the discrete maps (Eqs. 12-14) with the same result and extinction record as the flow."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray, real
+from evodyn.core.specifications import Specification
+from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
+from evodyn.model.landscapes import LandscapeFunction
+from evodyn.simulate.errors import SolveError
+from evodyn.simulate.extinction import Extinction, Ledger
+from evodyn.simulate.flow import State, culprits
+from evodyn.simulate.problem import check_kinds, check_memory, check_start, validated_masses
+from evodyn.simulate.run import EndState, Run, Stats, Termination, mean_fitness_along
+from evodyn.simulate.solve import joined, keeping, resumed_ledger
+
+__all__ = ["MapSettings", "iterate"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class MapSettings(Specification):
+    """How a map was iterated.
+
+    Parameters
+    ----------
+    step_size : float
+        η_p > 0.
+    scheme : {"euler", "exponential"}
+        See `Dynamics.step`.
+    save_every : int
+        Steps between saved states.
+    steps : int
+        Steps taken so far; step k begins at time t_start + k·step_size.
+    t_start : float
+        Time of the first step.
+    """
+
+    step_size: float
+    scheme: Scheme
+    save_every: int
+    steps: int
+    t_start: float
+
+
+def iterate(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    p0: npt.ArrayLike,
+    n_steps: int,
+    step_size: float,
+    *,
+    save_every: int = 1,
+    extinction: Extinction | None = None,
+    scheme: Scheme = "euler",
+    t_start: float = 0.0,
+    throw: bool = True,
+) -> Run:
+    """Iterate the discrete map of a dynamics (Eqs. 12-14).
+
+    Parameters
+    ----------
+    dynamics, landscape, p0, extinction, throw
+        As for `solve`. Masses above a mass cap are rescaled by the first step.
+    n_steps : int
+        Number of steps, at least 1.
+    step_size : float
+        η_p > 0. Step k takes the masses from time t_start + k·step_size to the next.
+    save_every : int, optional
+        Steps between saved states; the start and the end are always saved. A million steps need no more
+        memory than what is saved.
+    scheme : {"euler", "exponential"}, optional
+        See `Dynamics.step`.
+    t_start : float, optional
+        Time of the first step.
+
+    Returns
+    -------
+    Run
+        With masses as the native quantity. A crossing has the time of the first state on its new side;
+        `stats.projections` counts how often the projection acted. The last mean fitness is NaN if the
+        landscape fails at the end, where no step needs it (a table with one row per step, say).
+
+    Raises
+    ------
+    ValueError, SolveError, MemoryError
+        As for `solve`.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.iterate(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], 1000, 0.01,
+    ...                  save_every=500)
+    >>> run.masses[:, 0].round(4)
+    array([1.    , 1.9869, 1.9999])
+    """
+    check_kinds(dynamics, landscape, extinction)
+    n_steps = validation.count("n_steps", n_steps)
+    settings = MapSettings(
+        validation.positive("step_size", step_size),
+        validation.choice("scheme", scheme, SCHEMES),  # type: ignore[arg-type]
+        validation.count("save_every", save_every),
+        0,
+        validation.finite("t_start", t_start),
+    )
+    masses = validated_masses(p0, dynamics, within_cap=False)
+    check_memory(n_steps // settings.save_every + 2, len(masses))
+    with np.errstate(divide="ignore"):
+        logs = np.log(masses)
+    check_start(dynamics, landscape, State(settings.t_start, logs, np.zeros(len(masses), dtype=bool)))
+    ledger = Ledger(extinction, settings.t_start, logs)
+    return _iterated(dynamics, landscape, masses, n_steps, settings, ledger, save_start=True, throw=throw)
+
+
+def extend_iteration(run: Run, t_end: float, *, throw: bool = True) -> Run:
+    """Continue a run of `iterate` by whole steps, to `t_end`; bit for bit what one longer run gives."""
+    settings = run.settings
+    if not isinstance(settings, MapSettings):
+        raise ValueError(f"run.settings is {settings!r}; expected the settings of a run of iterate.")
+    further = (t_end - settings.t_start) / settings.step_size - settings.steps
+    n_steps = round(further)
+    if n_steps < 1 or abs(further - n_steps) > 1e-6 * max(1.0, further):
+        raise ValueError(
+            f"t_end is {t_end!r}, {further:g} steps after the run's end; expected a whole number of steps of "
+            f"{settings.step_size!r}."
+        )
+    ledger = resumed_ledger(run, run.end_state.log_masses)
+    if settings.steps % settings.save_every:
+        # The old end was saved only because it was the end.
+        run = dataclasses.replace(
+            run,
+            t=run.t[:-1],
+            native=run.native[:-1],
+            total_mass=run.total_mass[:-1],
+            log_total_mass=run.log_total_mass[:-1],
+            mean_fitness=run.mean_fitness[:-1],
+        )
+    with keeping(run):
+        more = _iterated(
+            run.dynamics,
+            run.landscape,
+            np.array(run.end_state.masses),
+            n_steps,
+            settings,
+            ledger,
+            save_start=False,
+            throw=throw,
+        )
+    return joined(run, more)
+
+
+def _iterated(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    masses: FloatArray,
+    n_steps: int,
+    settings: MapSettings,
+    ledger: Ledger,
+    *,
+    save_start: bool,
+    throw: bool,
+) -> Run:
+    first = settings.steps
+    h, start = settings.step_size, settings.t_start
+    threshold = ledger.extinction.threshold if ledger.extinction else 0.0
+    absorb, stop = ledger.policy_is("absorb"), ledger.policy_is("stop")
+    if absorb:
+        masses = _absorb(masses, np.flatnonzero(ledger.below & ~ledger.removed), ledger)
+    rows: list[FloatArray] = [masses] if save_start else []
+    times: list[float] = [start + first * h] if save_start else []
+    projections, step = 0, first
+    termination, message = Termination.COMPLETED, ""
+    groups: tuple[int, ...] = ()
+    cause: Exception | None = None
+    below = ledger.below.copy()
+    with np.errstate(all="ignore"):
+        for step in range(first + 1, first + n_steps + 1):
+            time = start + (step - 1) * h
+            try:
+                fitness = real(landscape(time, masses))
+                if fitness.shape != masses.shape:
+                    raise ValueError(
+                        f"landscape returned shape {fitness.shape} at t = {time:g}; expected {masses.shape}."
+                    )
+                new = dynamics.step(masses, fitness, h, time=time, scheme=settings.scheme)
+            except Exception as failure:  # whatever a user's landscape raises, the partial result survives
+                termination, message = Termination.SOLVER_FAILED, f"{type(failure).__name__}: {failure}"
+                cause, step = failure, step - 1
+                break
+            total = float(new.sum())
+            # A mean fitness that overflows would take all masses below zero, and the projection back to it.
+            if not (math.isfinite(total) and math.isfinite(masses @ np.where(masses > 0, fitness, 0.0))):
+                termination = Termination.FITNESS_NOT_FINITE
+                spoilt = new if not math.isfinite(total) else np.full_like(new, np.nan)
+                bad = culprits(masses > 0, masses, fitness, spoilt)
+                groups = tuple(int(i) for i in np.flatnonzero(bad if bad.any() else ~np.isfinite(new)))
+                message, step = f"The masses after step {step} would not be finite.", step - 1
+                break
+            if ledger.removed.any():
+                new = np.where(ledger.removed, 0.0, new)  # no inflow into absorbed groups
+            gone = (new == 0) & (masses > 0)
+            if gone.any():
+                projections += int(np.count_nonzero(gone)) if settings.scheme == "euler" else 0
+                if not ledger.watching:
+                    ledger.first[gone] = np.minimum(ledger.first[gone], start + step * h)
+            masses = new
+            if ledger.watching:
+                now_below = masses < threshold
+                changed = now_below != below
+                if changed.any():
+                    changed &= ~ledger.removed
+                    now = start + step * h
+                    fallen = np.flatnonzero(changed & now_below)
+                    crossed = np.flatnonzero(changed)
+                    ledger.cross(crossed, now, np.where(now_below[crossed], -1, 1))
+                    if absorb:
+                        masses = _absorb(masses, fallen, ledger)
+                    below = masses < threshold
+                    if stop and len(fallen):
+                        termination = Termination.STOPPED_AT_EXTINCTION
+                        break
+            if step % settings.save_every == 0:
+                rows.append(masses)
+                times.append(start + step * h)
+            if total == 0 or (absorb and not masses.any()):
+                termination = Termination.ALL_EXTINCT
+                break
+    t_end = start + step * h
+    if termination is Termination.ALL_EXTINCT:
+        # Nothing is left to happen: all later states are known.
+        last = first + n_steps
+        later = [k for k in range(step + 1, last + 1) if k % settings.save_every == 0]
+        rows += [np.zeros_like(masses)] * len(later)
+        times += [start + k * h for k in later]
+        step, t_end = last, start + last * h
+    if not times or times[-1] < t_end:
+        rows.append(masses)
+        times.append(t_end)
+    t, native = np.array(times), np.array(rows)
+    with np.errstate(all="ignore"):
+        logs = np.log(native)
+        blocks = dynamics.blocks(native.shape[-1])
+        totals = dynamics.shaped(np.stack([native[:, block].sum(axis=1) for block, _ in blocks], axis=1))
+        # No step asks for the fitness at the end, and where a step has failed there is none.
+        means = mean_fitness_along(dynamics, landscape, t, native, logs, partial=True)
+    with np.errstate(divide="ignore"):
+        log_totals = np.log(totals)
+    run = Run(
+        dynamics=dynamics,
+        landscape=landscape,
+        extinction=ledger.extinction,
+        settings=dataclasses.replace(settings, steps=step),
+        t_span=(start + first * h, t_end),
+        t=t,
+        native=native,
+        total_mass=totals,
+        log_total_mass=log_totals,
+        mean_fitness=means,
+        extinction_time=ledger.first,
+        extinct_at_end=ledger.below if ledger.watching else masses == 0,
+        crossings=ledger.crossings,
+        absorbed_mass=ledger.absorbed_mass,
+        termination=termination,
+        stats=Stats(
+            method=settings.scheme,
+            reason="the discrete map itself",
+            steps=step - first,
+            evaluations=step - first,
+            projections=projections,
+            message=message,
+        ),
+        end_state=EndState(t_end, logs[-1], masses, ledger.removed),
+        stores_log_shares=False,
+    )
+    if throw and not run.succeeded:
+        raise SolveError(
+            f"{termination.value} Reached t = {t_end:g} after {step} steps. {message}".strip(),
+            result=run,
+            time=t_end,
+            groups=groups,
+        ) from cause
+    return run
+
+
+def _absorb(masses: FloatArray, groups: npt.NDArray[np.intp], ledger: Ledger) -> FloatArray:
+    if not len(groups):
+        return masses
+    ledger.absorb(groups, masses)
+    return np.where(ledger.removed, 0.0, masses)

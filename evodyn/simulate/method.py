@@ -1,0 +1,96 @@
+"""How to integrate: the specification, and the choice that "auto" makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from evodyn.core import validation
+from evodyn.core.specifications import Specification
+from evodyn.model.dynamics import Dynamics, clip_acts
+from evodyn.solvers.scipy_methods import LARGEST_DENSE, SOLVERS
+
+__all__ = ["METHODS", "Method", "Solver", "chosen_method"]
+
+Method = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
+
+METHODS = ("auto", "closed_form", *SOLVERS)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Solver(Specification):
+    """How to integrate.
+
+    Parameters
+    ----------
+    method : str, optional
+        "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
+        mutation), else "RK45", or "DOP853" for tolerances below 1e-9. Where their steps show that the
+        problem is stiff it goes on with an implicit method: "LSODA" for up to a thousand groups, "BDF" for
+        more than 300 whose Jacobian is known to be diagonal plus low rank. With a clip it takes "LSODA",
+        or "RK23" for more than 300 groups. `Run.stats` says which and why. "closed_form" and every SciPy
+        name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one.
+    rtol, atol : float, optional
+        The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
+        ln p is a relative error of p already, whatever p is. (A group far below the mass at which mutation
+        balances selection is held to a thousandth of that, relative to a hundredth of that mass. Where
+        fitness or a rate has kinks or jumps that are not declared, the estimates of "RK45" and "DOP853"
+        are themselves rough, by a factor of a hundred: "LSODA", "RK23" and "Radau" are then closer.)
+    max_step : float, optional
+        Longest step, in units of time. Fitness and mutation rates are sampled within quiet steps, so that
+        what is on for 1 % of `t_span` or longer is seen. What is on for less may be passed over once the
+        system has settled: lower `max_step` to that length, or declare the times in a method
+        ``breakpoints(t_span)`` of the landscape, the dynamics or the callable mutation rate.
+    max_steps : int, optional
+        Most accepted steps of a run. Every single step has a cap on its evaluations, too.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown or a number is outside its range.
+
+    Examples
+    --------
+    >>> Solver(rtol=1e-6).method
+    'auto'
+    """
+
+    method: Method = "auto"
+    rtol: float = 1e-8
+    atol: float = 1e-10
+    max_step: float = math.inf
+    max_steps: int = 100_000
+
+    def __post_init__(self) -> None:
+        validation.choice("method", self.method, METHODS)
+        rtol = validation.non_negative("rtol", self.rtol)
+        atol = validation.non_negative("atol", self.atol)
+        if not 1e-14 <= rtol + atol <= 1:
+            raise ValueError(
+                f"rtol + atol is {rtol + atol:g}; expected between 1e-14, the precision of doubles, and 1."
+            )
+        self._set(
+            rtol=rtol,
+            atol=atol,
+            max_step=validation.positive("max_step", self.max_step, infinite=True),
+            max_steps=validation.count("max_steps", self.max_steps),
+        )
+
+    @property
+    def tolerance(self) -> float:
+        """The bound on the local error of every ln p_i."""
+        return self.rtol + self.atol
+
+
+def chosen_method(dynamics: Dynamics, n: int, solver: Solver) -> tuple[str, str]:
+    """Return the method to begin with, and why."""
+    if solver.method != "auto":
+        return solver.method, "asked for"
+    if any(clip_acts(member) for _, member in dynamics.blocks(n)):
+        if n <= LARGEST_DENSE:
+            return "LSODA", "fitness has kinks where the clip acts, which mislead higher orders"
+        return "RK23", "fitness has kinks where the clip acts, and LSODA's Jacobian would be large"
+    # In log-masses the eighth order starts to pay only there: above, it takes as many evaluations or more.
+    method = "RK45" if solver.tolerance >= 1e-9 else "DOP853"
+    return method, "no closed form, and no steps that would show the problem to be stiff"

@@ -1,0 +1,305 @@
+"""What a run returns: trajectory, extinction record, status and statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.core.arrays import FloatArray, real
+from evodyn.core.specifications import Specification, same_value
+from evodyn.model.dynamics import Dynamics, mean_fitness
+from evodyn.model.landscapes import LandscapeFunction
+from evodyn.simulate.extinction import Crossings, Extinction
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["EndState", "Run", "Stats", "Termination"]
+
+
+class Termination(enum.Enum):
+    """How a run ended; the value says it in a sentence, with the remedy where there is one.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 5.0))
+    >>> run.termination is Termination.COMPLETED, run.termination.value
+    (True, 'The run reached the end of its time span.')
+    """
+
+    COMPLETED = "The run reached the end of its time span."
+    STOPPED_AT_EXTINCTION = (
+        "The run stopped at its first extinction, as its policy asks; observe instead to go on."
+    )
+    ALL_EXTINCT = (
+        "Every group was absorbed and no mass is left; lower the threshold or observe instead of absorbing."
+    )
+    STEP_LIMIT = (
+        "The step limit was reached before the end; raise Solver(max_steps=...) or loosen the tolerances."
+    )
+    SOLVER_FAILED = (
+        "The integrator or the landscape failed before the end; look at stats.message, check the "
+        "landscape near the time reached, or try another method."
+    )
+    FITNESS_NOT_FINITE = (
+        "The landscape returned a fitness that is not finite for a living group; check it near the "
+        "time reached."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """How a run was computed.
+
+    Attributes
+    ----------
+    method : str
+        "closed_form", the name of a SciPy method, or the map's scheme.
+    reason : str
+        Why this method.
+    steps : int
+        Accepted steps (pieces, for a closed form).
+    evaluations : int
+        Evaluations of the landscape by the method.
+    restarts : int
+        Times the integrator was restarted: breakpoints, absorptions, a cap reached or left, revivals.
+    projections : int
+        Group-steps in which a map's projection onto p >= 0 acted, and so created mass.
+    message : str
+        What the solver or the landscape said on failure; empty otherwise.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 5.0))
+    >>> run.stats.method, run.stats.restarts
+    ('closed_form', 0)
+    """
+
+    method: str
+    reason: str
+    steps: int = 0
+    evaluations: int = 0
+    restarts: int = 0
+    projections: int = 0
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class EndState(Specification):
+    """Where a run stands, in full precision: what `extend` continues from.
+
+    Attributes
+    ----------
+    t : float
+        The time.
+    log_masses : numpy.ndarray, shape (N,)
+        Natural logarithms of the masses, -inf for absent groups.
+    masses : numpy.ndarray, shape (N,)
+        The masses.
+    removed : numpy.ndarray of bool, shape (N,)
+        Groups absorbed so far.
+    """
+
+    t: float
+    log_masses: FloatArray
+    masses: FloatArray
+    removed: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run(Specification):
+    """The result of `solve` and `iterate`. All arrays are read-only.
+
+    Attributes
+    ----------
+    t : numpy.ndarray, shape (T,)
+        Saved times. A run that ended early has the saved times it reached, then the time it ended at.
+    masses, log_masses : numpy.ndarray, shape (T, N)
+        Masses p_i and ln p_i (-inf for absent groups). `solve` stores log-shares, so that ln p_i keeps
+        its meaning where p_i underflows; `iterate` stores masses.
+    total_mass, log_total_mass, mean_fitness : numpy.ndarray, shape (T,), or (T, K) with K blocks
+        P, ln P and Σ p φ / P (NaN where no mass is left).
+    extinction_time : numpy.ndarray, shape (N,)
+        First time strictly below the threshold: the start of the run if a group starts there, inf if
+        never. Without a threshold, extinct means exactly zero.
+    extinct_at_end : numpy.ndarray of bool, shape (N,)
+        Whether the group is extinct when the run ends (it may have come back in between).
+    crossings : numpy.recarray with columns group, time, direction
+        Every crossing of the threshold, sorted by time; direction -1 is extinction, +1 recovery.
+    absorbed_mass : numpy.ndarray, shape (N,)
+        Mass removed by policy "absorb".
+    termination : Termination
+        How the run ended.
+    stats : Stats
+        Method and why, steps, evaluations.
+    dynamics, landscape, extinction, settings
+        What was run. `settings` are the `Solver`, or the map's step size and scheme.
+    t_span : (float, float)
+        The interval covered (what was reached, if the run ended early).
+    end_state : EndState
+        The last state, with which `extend` goes on.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 20.0),
+    ...                save_at=[0.0, 10.0, 20.0], extinction=ed.Extinction(threshold=1e-3))
+    >>> run.masses.shape, run.total_mass
+    ((3, 2), array([2., 2., 2.]))
+    >>> run.extinction_time.round(3), run.extinct_at_end
+    (array([inf, 7.6]), array([False,  True]))
+    """
+
+    dynamics: Dynamics
+    landscape: LandscapeFunction
+    extinction: Extinction | None
+    settings: Specification
+    t_span: tuple[float, float]
+    t: FloatArray
+    native: FloatArray
+    total_mass: FloatArray
+    log_total_mass: FloatArray
+    mean_fitness: FloatArray
+    extinction_time: FloatArray
+    extinct_at_end: npt.NDArray[np.bool_]
+    crossings: Crossings
+    absorbed_mass: FloatArray
+    termination: Termination
+    stats: Stats
+    end_state: EndState
+    stores_log_shares: bool
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+
+    @functools.cached_property
+    def masses(self) -> FloatArray:
+        """Masses p_i, shape (T, N)."""
+        if not self.stores_log_shares:
+            return self.native
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Masses beyond the largest float are infinite; their logarithms are not.
+            return _read_only(np.exp(self.log_masses) if np.isinf(self.total_mass).any() else self._shared())
+
+    @functools.cached_property
+    def log_masses(self) -> FloatArray:
+        """Natural logarithms of the masses, shape (T, N); -inf for absent groups."""
+        with np.errstate(divide="ignore"):
+            if not self.stores_log_shares:
+                return _read_only(np.log(self.native))
+            return _read_only(self.native + self._of_groups(self.log_total_mass))
+
+    def _shared(self) -> FloatArray:
+        shares: FloatArray = np.exp(self.native) * self._of_groups(self.total_mass)
+        return shares
+
+    def _of_groups(self, of_blocks: FloatArray) -> FloatArray:
+        """Return each group's block's value, shape (T, 1) or (T, N)."""
+        if of_blocks.ndim == 1:
+            return of_blocks[:, None]
+        sizes = [block.stop - block.start for block, _ in self.dynamics.blocks(self.native.shape[-1])]
+        return np.repeat(of_blocks, sizes, axis=1)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run ended as asked (completed, stopped at an extinction, or everything absorbed)."""
+        return self.termination in _SUCCESSES
+
+    def same_as(self, other: object) -> bool:
+        """Tell whether `other` has the same data and specification, bit for bit."""
+        if not isinstance(other, Run):
+            return False
+        return same_value(self.fields(), other.fields())
+
+    def save(self, path: str | Path) -> None:
+        """Write the run to a NetCDF file, atomically: a kill leaves the old file or the new one.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; it is replaced, and missing folders are made.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; the one before is then still there.
+
+        See Also
+        --------
+        evodyn.load : the inverse, bit for bit.
+        """
+        from evodyn.simulate import files
+
+        files.save(files.dataset(self), path)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return the run as a labelled `xarray.Dataset` with masses, log-masses and every record."""
+        from evodyn.simulate import files
+
+        return files.labelled(self)
+
+    def __repr__(self) -> str:
+        n = self.native.shape[-1]
+        extinct = int(self.extinct_at_end.sum())
+        return (
+            f"Run({type(self.dynamics).__name__}, {n} groups, t = {self.t_span[0]:g} to {self.t_span[1]:g}, "
+            f"{len(self.t)} saved times, {extinct} extinct at the end, {self.termination.name})"
+        )
+
+
+_SUCCESSES = (Termination.COMPLETED, Termination.STOPPED_AT_EXTINCTION, Termination.ALL_EXTINCT)
+
+
+def _freeze(result: Specification) -> None:
+    """Make the arrays of a result read-only, on copies of those that others hold."""
+    for name, value in result.fields().items():
+        if isinstance(value, np.ndarray) and value.flags.writeable:
+            copy = np.array(value) if type(value) is np.ndarray else value.copy()
+            copy.flags.writeable = False
+            object.__setattr__(result, name, copy)
+
+
+def _read_only(array: FloatArray) -> FloatArray:
+    array.flags.writeable = False
+    return array
+
+
+def mean_fitness_along(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    t: FloatArray,
+    masses: FloatArray,
+    logs: FloatArray,
+    *,
+    partial: bool,
+) -> FloatArray:
+    """Return Σ p φ / P at every saved time, shape (T,) or (T, K); NaN where no mass is left.
+
+    What the landscape raises is raised, or, with `partial`, makes that row NaN.
+    """
+    fitness = np.full_like(masses, np.nan)
+    from_logs: Any = getattr(landscape, "at_log_masses", None)
+    function, points = (landscape, masses) if from_logs is None else (from_logs, logs)
+    for row, (time, point) in enumerate(zip(t, points, strict=True)):
+        try:
+            fitness[row] = real(function(float(time), point))
+        except Exception:
+            if not partial:
+                raise
+    blocks = dynamics.blocks(masses.shape[-1])
+    means = np.empty((len(t), len(blocks)))
+    for k, (block, _) in enumerate(blocks):
+        means[:, k] = mean_fitness(masses[:, block], fitness[:, block])[:, 0]
+        means[~masses[:, block].any(axis=1), k] = np.nan
+    return dynamics.shaped(means)

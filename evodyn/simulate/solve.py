@@ -1,0 +1,363 @@
+"""Solving the flow: the closed form where there is one, SciPy's integrators on log-masses elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.landscapes import LandscapeFunction
+from evodyn.simulate import closed_form
+from evodyn.simulate.errors import SolveError
+from evodyn.simulate.extinction import Extinction, Ledger
+from evodyn.simulate.flow import State, log_sum_exp
+from evodyn.simulate.integration import Integration
+from evodyn.simulate.method import Solver, chosen_method
+from evodyn.simulate.problem import (
+    check_kinds,
+    check_memory,
+    check_start,
+    validated_masses,
+    validated_save_times,
+    validated_span,
+)
+from evodyn.simulate.run import EndState, Run, Stats, Termination, mean_fitness_along
+from evodyn.simulate.trajectory import Outcome, Trajectory
+from evodyn.solvers.scipy_methods import EXPLICIT
+
+__all__ = ["Solver", "extend", "solve"]
+
+_SMALL = 1e-280
+"""Totals above it lose nothing to the underflow of the masses summed."""
+
+
+def solve(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    p0: npt.ArrayLike,
+    t_span: tuple[float, float],
+    *,
+    save_at: npt.ArrayLike | None = None,
+    extinction: Extinction | None = None,
+    solver: Solver | None = None,
+    throw: bool = True,
+) -> Run:
+    """Integrate a selection dynamics on a fitness landscape (Eqs. 5-8).
+
+    Parameters
+    ----------
+    dynamics : Dynamics
+        `Replicator`, `NormalizedGrowth`, `SelectionMutation`, `Selection`, or `Populations` of them.
+    landscape : callable
+        ``landscape(t, masses) -> fitness``; see `evodyn.landscapes`. What is on for 1 % of `t_span` or
+        longer is seen; shorter changes need declared breakpoints or a `Solver` with a `max_step`.
+    p0 : array_like, shape (N,)
+        Initial masses >= 0 with a positive sum (in every block). A zero stays zero without mutation.
+    t_span : (float, float)
+        Start and end, in units of 1/fitness.
+    save_at : array_like, shape (T,), optional
+        Increasing times within `t_span` at which to save; 101 equally spaced ones by default.
+    extinction : Extinction, optional
+        Threshold and policy. Every crossing within the run is found, not only at saved times.
+    solver : Solver, optional
+        Method and tolerances.
+    throw : bool, optional
+        Raise `SolveError` if the run cannot be finished; with False the partial result is returned, and
+        its `termination` says why it ended.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range, or the landscape is wrong at the start. The message names
+        argument, value, expectation and remedy.
+    SolveError
+        If the landscape or the integrator fails later, or a step limit is reached. It carries the partial
+        result, the time and the groups concerned.
+    MemoryError
+        If the saved trajectory would not fit into memory.
+
+    Notes
+    -----
+    The state is the logarithms of the living groups' masses, and masses are P·softmax of it. Masses are
+    therefore never negative, at any tolerance and with any method; shares are exact; the total is exact
+    where it is known in closed form; and the unit of mass changes nothing. The signal clip acts in the
+    flow as in the map, and breaks conservation. At a mass cap the growth rates lose the positive part of
+    their mass-weighted mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 5.0),
+    ...                save_at=[0.0, 5.0], extinction=ed.Extinction(threshold=0.1))
+    >>> run.masses.round(4)
+    array([[1.    , 1.    ],
+           [1.9866, 0.0134]])
+    >>> run.extinction_time.round(4)     # ln 19
+    array([   inf, 2.9444])
+    >>> run.stats.method
+    'closed_form'
+    """
+    if not isinstance(solver, Solver | None):
+        raise ValueError(f"solver is {solver!r}; expected Solver(method=...) or None.")
+    solver = solver or Solver()
+    check_kinds(dynamics, landscape, extinction)
+    start, end = validated_span(t_span)
+    masses = validated_masses(p0, dynamics)
+    times = validated_save_times(save_at, start, end)
+    check_memory(len(times), len(masses))
+    with np.errstate(divide="ignore"):
+        state = State(start, np.log(masses), np.zeros(len(masses), dtype=bool))
+    check_start(dynamics, landscape, state)
+    ledger = Ledger(extinction, start, state.log_masses)
+    return _run(dynamics, landscape, state, masses, times, end, ledger, solver, throw=throw)
+
+
+def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, throw: bool = True) -> Run:
+    """Continue a run to a later time.
+
+    It goes on from the stored log-masses, so that groups far below the smallest float are not lost, and
+    from the extinction record as it stands.
+
+    Parameters
+    ----------
+    run : Run
+        A result of `solve` or `iterate` that was not stopped by a failure.
+    t_end : float
+        New end, after the old one. For `iterate`, a whole number of steps later.
+    save_at : array_like, optional
+        Further times to save, after the old end (for `solve`); as many equally spaced ones as before, by
+        default. A run of `iterate` goes on with its `save_every`.
+    throw : bool, optional
+        As for `solve`.
+
+    Returns
+    -------
+    Run
+        The whole run, from the first start to `t_end`.
+
+    Raises
+    ------
+    ValueError
+        If `t_end` is not after the run's end, or the run ended in a failure or at an extinction.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 500.0))
+    >>> longer = ed.extend(run, 1000.0)
+    >>> longer.log_masses[-1].round(6).tolist()
+    [0.693147, -999.306853]
+    """
+    from evodyn.simulate.iterate import MapSettings, extend_iteration
+
+    if not isinstance(run, Run):
+        raise ValueError(f"run is {type(run).__name__}; expected a Run, the result of solve or iterate.")
+    if run.termination not in (Termination.COMPLETED, Termination.ALL_EXTINCT):
+        raise ValueError(
+            f"run ended as {run.termination.name}; expected a completed run. {run.termination.value}"
+        )
+    t_end = validation.finite("t_end", t_end)
+    if not t_end > run.t_span[1]:
+        raise ValueError(f"t_end is {t_end!r}; expected a time after the run's end at {run.t_span[1]!r}.")
+    if isinstance(run.settings, MapSettings):
+        if save_at is not None:
+            raise ValueError(
+                "save_at is given for a run of iterate; expected None: it saves every save_every steps."
+            )
+        return extend_iteration(run, t_end, throw=throw)
+    start = run.t_span[1]
+    times = (
+        np.linspace(start, t_end, max(len(run.t), 2))[1:]
+        if save_at is None
+        else validated_save_times(save_at, start, t_end)
+    )
+    if len(times) and times[0] <= run.t[-1]:
+        raise ValueError(
+            f"save_at begins at {float(times[0])!r}; expected times after {float(run.t[-1])!r}, "
+            "which is saved already."
+        )
+    state = State(start, run.end_state.log_masses, run.end_state.removed)
+    ledger = resumed_ledger(run, state.log_masses)
+    if not isinstance(run.settings, Solver):
+        raise ValueError(f"run.settings is {run.settings!r}; expected the Solver of a run of solve.")
+    with keeping(run):
+        more = _run(
+            run.dynamics,
+            run.landscape,
+            state,
+            run.end_state.masses,
+            times,
+            t_end,
+            ledger,
+            run.settings,
+            throw=throw,
+        )
+    return joined(run, more)
+
+
+@contextlib.contextmanager
+def keeping(run: Run) -> Iterator[None]:
+    """Put what was there before in front of what a failing continuation has got."""
+    try:
+        yield
+    except SolveError as error:
+        whole = joined(run, error.result)
+        raise SolveError(str(error), result=whole, time=error.time, groups=error.groups) from error.__cause__
+
+
+def resumed_ledger(run: Run, log_masses: FloatArray) -> Ledger:
+    """Return the extinction record of `run`, ready to be continued."""
+    ledger = Ledger(run.extinction, run.t_span[1], log_masses)
+    ledger.first = np.array(run.extinction_time)
+    ledger.below = np.array(run.extinct_at_end)
+    ledger.absorbed_mass = np.array(run.absorbed_mass)
+    ledger.removed = np.array(run.end_state.removed)
+    ledger.parts = [run.crossings]
+    return ledger
+
+
+def joined(run: Run, more: Run) -> Run:
+    """Return one run from a run and its continuation."""
+    stats = dataclasses.replace(
+        more.stats,
+        steps=run.stats.steps + more.stats.steps,
+        evaluations=run.stats.evaluations + more.stats.evaluations,
+        restarts=run.stats.restarts + more.stats.restarts + 1,
+        projections=run.stats.projections + more.stats.projections,
+    )
+    return dataclasses.replace(
+        more,
+        t_span=(run.t_span[0], more.t_span[1]),
+        stats=stats,
+        t=np.concatenate((run.t, more.t)),
+        native=np.concatenate((run.native, more.native)),
+        total_mass=np.concatenate((run.total_mass, more.total_mass)),
+        log_total_mass=np.concatenate((run.log_total_mass, more.log_total_mass)),
+        mean_fitness=np.concatenate((run.mean_fitness, more.mean_fitness)),
+    )
+
+
+def _run(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    state: State,
+    masses: FloatArray,
+    times: FloatArray,
+    end: float,
+    ledger: Ledger,
+    solver: Solver,
+    *,
+    throw: bool,
+) -> Run:
+    """Solve from `state` to `end` by the closed form or by integration, and assemble the result."""
+    start = state.t
+    saved = Trajectory(times, len(masses))
+    exact = closed_form.applies(dynamics, landscape, len(masses))
+    if solver.method == "closed_form" and not exact:
+        raise ValueError(
+            f"method is 'closed_form' and there is none for {type(dynamics).__name__} here; expected "
+            "constant or recorded fitness without density dependence, clip or mutation: use method='auto'."
+        )
+    with np.errstate(all="ignore"):
+        if exact and solver.method in ("auto", "closed_form"):
+            outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger)
+        else:
+            method, reason = chosen_method(dynamics, len(masses), solver)
+            outcome = Integration(dynamics, landscape, end, saved, ledger, solver, method, reason).run(state)
+    if outcome.termination is Termination.ALL_EXTINCT:
+        # Nothing is left to happen: the rest of the run is known.
+        outcome.state = dataclasses.replace(outcome.state, t=end)
+    run = _assembled(dynamics, landscape, start, saved, ledger, solver, outcome)
+    if throw and not run.succeeded:
+        at = f"at t = {outcome.state.t:g}"
+        who = f" Groups: {', '.join(map(str, outcome.groups[:10]))}." if outcome.groups else ""
+        stiff = outcome.termination is Termination.STEP_LIMIT and outcome.method in EXPLICIT
+        advice = " If the problem is stiff, method='LSODA' takes longer steps." if stiff else ""
+        raise SolveError(
+            f"{run.termination.value}{advice} Reached {at} with {outcome.method}.{who} "
+            f"{outcome.message}".strip(),
+            result=run,
+            time=outcome.state.t,
+            groups=outcome.groups,
+        ) from outcome.cause
+    return run
+
+
+def _assembled(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    start: float,
+    saved: Trajectory,
+    ledger: Ledger,
+    solver: Solver,
+    outcome: Outcome,
+) -> Run:
+    final = outcome.state
+    times, logs = saved.times, saved.log_masses
+    if outcome.termination is Termination.ALL_EXTINCT:
+        logs[saved.next :] = -np.inf
+    elif outcome.termination is not Termination.COMPLETED:
+        times, logs = times[: saved.next], logs[: saved.next]
+        if not len(times) or times[-1] < final.t:
+            times = np.append(times, final.t)
+            logs = np.vstack((logs, final.log_masses))
+    n = logs.shape[-1]
+    blocks = dynamics.blocks(n)
+    log_totals = np.empty((len(times), len(blocks)))
+    native = np.array(logs)
+    with np.errstate(over="ignore"):  # beyond the largest float masses are infinite; logarithms are not
+        masses, last_masses = np.exp(logs), np.exp(final.log_masses)
+        for k, (groups, _) in enumerate(blocks):
+            total = _log_totals(masses[:, groups], logs[:, groups])
+            native[:, groups] -= np.where(np.isfinite(total), total, 0.0)
+            log_totals[:, k] = total[:, 0]
+        totals = np.exp(log_totals)
+    with np.errstate(all="ignore"):
+        partial = outcome.termination is not Termination.COMPLETED
+        means = mean_fitness_along(dynamics, landscape, times, masses, logs, partial=partial)
+    return Run(
+        dynamics=dynamics,
+        landscape=landscape,
+        extinction=ledger.extinction,
+        settings=solver,
+        t_span=(start, final.t),
+        t=times,
+        native=native,
+        total_mass=dynamics.shaped(totals),
+        log_total_mass=dynamics.shaped(log_totals),
+        mean_fitness=means,
+        extinction_time=ledger.first,
+        extinct_at_end=ledger.below if ledger.watching else np.isneginf(final.log_masses),
+        crossings=ledger.crossings,
+        absorbed_mass=ledger.absorbed_mass,
+        termination=outcome.termination,
+        stats=Stats(
+            method=outcome.method,
+            reason=outcome.reason,
+            steps=outcome.steps,
+            evaluations=outcome.evaluations,
+            restarts=outcome.restarts,
+            message=outcome.message,
+        ),
+        end_state=EndState(final.t, final.log_masses, last_masses, final.removed),
+        stores_log_shares=True,
+    )
+
+
+def _log_totals(masses: FloatArray, logs: FloatArray) -> FloatArray:
+    """Return ln P, shape (T, 1), from the masses themselves where no sum over- or underflows."""
+    totals: FloatArray = masses.sum(axis=-1, keepdims=True)
+    if (totals > _SMALL).all() and np.isfinite(totals).all():
+        return np.log(totals)
+    return log_sum_exp(logs)
