@@ -8,15 +8,9 @@ from evodyn.core.version import __version__ as __version__
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
 from evodyn.files.load import load
-from evodyn.model.dynamics import (
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Selection,
-    SelectionMutation,
-    mean_fitness,
-)
+from evodyn.model.dynamics import Dynamics, mean_fitness
+from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
+from evodyn.model.populations import Populations
 from evodyn.simulate.ensemble import Ensemble, solve_ensemble
 from evodyn.simulate.extend import extend
 from evodyn.simulate.extinction import Extinction

@@ -23,7 +23,7 @@ import _shared
 import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.labels import about
-from evodyn.model.landscapes import LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction
 from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.fixed_points import (
     CLASSICS,

@@ -22,14 +22,9 @@ from scipy import stats
 import _shared
 from evodyn.core.labels import about
 from evodyn.model.landscapes import Constant
-from evodyn.noise.stochastic import (
-    Calculus,
-    fixation_probability,
-    hitting_time_law,
-    long_run_growth,
-    stationary_odds_law,
-    wright_fisher_matrix,
-)
+from evodyn.noise.environment import Calculus
+from evodyn.noise.laws import hitting_time_law, long_run_growth, stationary_odds_law
+from evodyn.noise.wright_fisher import fixation_probability, wright_fisher_matrix
 from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.noise import Drift, Duel, Estimates, drift, duel, estimates
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import _shared
-from evodyn.analysis.extinction_theory import mutation_mass_floor
+from evodyn.analysis.mutation_theory import mutation_mass_floor
 from evodyn.core.labels import about
 from evodyn.model.laws import KINDS
 from evodyn.sweeps.sweep import sweep

@@ -18,15 +18,11 @@ from evodyn.analysis.discrete_stability import (
     positivity_step_size,
 )
 from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.dynamics import (
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Scheme,
-    SelectionMutation,
-)
-from evodyn.model.landscapes import Constant, LinearDecay, MatrixGame, Recorded, Seasonal
+from evodyn.model.dynamics import Dynamics, Scheme
+from evodyn.model.equations import NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.model.games import MatrixGame
+from evodyn.model.landscapes import Constant, LinearDecay, Recorded, Seasonal
+from evodyn.model.populations import Populations
 from evodyn.simulate.iterate import iterate
 from evodyn.simulate.method import Solver
 from evodyn.simulate.solve import solve

@@ -23,25 +23,13 @@ from evodyn import landscapes
 from evodyn.equilibria.closed_forms import water_filling
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
-from evodyn.model.dynamics import (
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Selection,
-    SelectionMutation,
-)
-from evodyn.model.landscapes import (
-    Constant,
-    Entropic,
-    LandscapeFunction,
-    LinearDecay,
-    MatrixGame,
-    Recorded,
-    Redundancy,
-    Seasonal,
-    contributions,
-)
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
+from evodyn.model.fitness import LandscapeFunction
+from evodyn.model.games import MatrixGame
+from evodyn.model.landscapes import Constant, Entropic, LinearDecay, Recorded, Redundancy, Seasonal
+from evodyn.model.laws import contributions
+from evodyn.model.populations import Populations
 from evodyn.simulate.method import Solver
 from evodyn.simulate.solve import solve
 

@@ -11,9 +11,9 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from evodyn.analysis.extinction_theory import equilibrium_sparsity
+from evodyn.analysis.sparsity import equilibrium_sparsity
 from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.dynamics import Replicator
+from evodyn.model.equations import Replicator
 from evodyn.tasks.extinction_rates import Sample, measured_rates, simulated_sparsity
 from tests.scripts import call, module, smoke_run
 

@@ -15,9 +15,8 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, real
 from evodyn.equilibria.affine_fitness import AffineFitness, affine_fitness, fitted
 from evodyn.equilibria.stability import ComplexArray, tangent_basis
-from evodyn.model import landscapes
 from evodyn.model.dynamics import Dynamics, cap_of, clip_acts, inflow_targets, mean_fitness
-from evodyn.model.landscapes import LandscapeFunction, Separable, fitness_at_log_masses
+from evodyn.model.fitness import LandscapeFunction, Separable, fitness_at_log_masses, linearization, separable
 
 __all__ = ["BoolArray", "RestPointProblem", "size_of"]
 
@@ -79,7 +78,7 @@ class RestPointProblem:
             present=_present(support, masses, _Feeding(dynamics, landscape, n, steady), blocks, n),
             exact=support is not None,
             start=masses,
-            separable=landscapes.separable(landscape, n),
+            separable=separable(landscape, n),
         )
         return dataclasses.replace(problem, affine=problem._affine())
 
@@ -186,7 +185,7 @@ class RestPointProblem:
         With `projected`, up to what the projection onto the tangent space removes.
         """
         log_masses = self.everywhere(logs)
-        slopes = None if self.general else landscapes.linearization(self.landscape, 0.0, log_masses)
+        slopes = None if self.general else linearization(self.landscape, 0.0, log_masses)
         if slopes is None:
             width = _EPS ** (1 / 3)
             columns = [

@@ -21,7 +21,7 @@ from evodyn.equilibria.conditions import BoolArray, RestPointProblem, size_of
 from evodyn.equilibria.search import NoRestPointError, Solution, UndecidedError, solution
 from evodyn.equilibria.stability import ComplexArray, Stability, classify
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.landscapes import LandscapeFunction, Separable, fitness_at_log_masses
+from evodyn.model.fitness import LandscapeFunction, Separable, fitness_at_log_masses
 
 __all__ = ["Equilibrium", "all_equilibria", "equilibrium"]
 

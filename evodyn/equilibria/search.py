@@ -15,7 +15,7 @@ from evodyn.core.arrays import FloatArray, real
 from evodyn.equilibria import closed_forms as rest_points
 from evodyn.equilibria.affine_fitness import AffineFitness
 from evodyn.equilibria.conditions import BoolArray, RestPointProblem, size_of
-from evodyn.model.landscapes import Separable, fitness_at_log_masses
+from evodyn.model.fitness import Separable, fitness_at_log_masses
 from evodyn.simulate.extend import extend
 from evodyn.simulate.method import Solver
 from evodyn.simulate.run import Run

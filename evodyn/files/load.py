@@ -26,7 +26,7 @@ from evodyn.simulate.status import Stats, Termination
 if TYPE_CHECKING:
     import xarray
 
-    from evodyn.noise.stochastic import StochasticRuns
+    from evodyn.noise.runs import StochasticRuns
 
 __all__ = ["load"]
 
@@ -132,7 +132,7 @@ def _loaded_ensemble(data: xarray.Dataset, specification: dict[str, Any]) -> Ens
 
 
 def _loaded_stochastic(data: xarray.Dataset, specification: dict[str, Any]) -> StochasticRuns:
-    from evodyn.noise.stochastic import StochasticRuns
+    from evodyn.noise.runs import StochasticRuns
 
     values, arrays = _parts(data)
     shape = (*values["mass"].shape[:1], len(values["time"]), *values["mass"].shape[2:])

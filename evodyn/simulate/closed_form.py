@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray, real
 from evodyn.model.dynamics import Dynamics, clip_acts
-from evodyn.model.landscapes import LandscapeFunction, breakpoints
+from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State, log_sum_exp
 from evodyn.simulate.status import Termination

@@ -21,7 +21,7 @@ from evodyn.core.labels import about
 from evodyn.core.specifications import Specification
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.landscapes import Landscape, LandscapeFunction
+from evodyn.model.fitness import Landscape, LandscapeFunction
 from evodyn.simulate import schema
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.method import Solver

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray, real
-from evodyn.model.dynamics import Dynamics, Segments, cap_of
-from evodyn.model.landscapes import LandscapeFunction, linearization
+from evodyn.model.dynamics import Dynamics, cap_of
+from evodyn.model.fitness import LandscapeFunction, linearization
+from evodyn.model.populations import Segments
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.revival import finite
 

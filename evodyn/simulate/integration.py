@@ -14,7 +14,7 @@ from scipy.integrate import LSODA, OdeSolver
 
 from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import Dynamics, cap_of, clip_acts
-from evodyn.model.landscapes import LandscapeFunction, breakpoints
+from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import SMALLEST_RTOL, Flow, NotFiniteError, State, log_sum_exp

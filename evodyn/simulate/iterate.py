@@ -12,7 +12,7 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, real
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
-from evodyn.model.landscapes import LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State, culprits
 from evodyn.simulate.problem import check_kinds, check_memory, check_start, validated_masses

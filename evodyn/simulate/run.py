@@ -14,7 +14,7 @@ from evodyn.core.arrays import FloatArray, real
 from evodyn.core.specifications import Specification, same_value
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics, mean_fitness
-from evodyn.model.landscapes import LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate import schema
 from evodyn.simulate.extinction import Crossings, Extinction
 from evodyn.simulate.status import Stats, Termination

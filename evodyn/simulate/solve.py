@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.landscapes import LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate import closed_form
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State, log_sum_exp

@@ -15,16 +15,8 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host
 from evodyn.core.labels import about
 from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.dynamics import (
-    SCHEMES,
-    Dynamics,
-    NormalizedGrowth,
-    Replicator,
-    Scheme,
-    SelectionMutation,
-    mean_fitness,
-    rate_bound,
-)
+from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme, mean_fitness, rate_bound
+from evodyn.model.equations import NormalizedGrowth, Replicator, SelectionMutation
 from evodyn.model.landscapes import LinearDecay
 from evodyn.model.laws import KINDS, contributions
 from evodyn.simulate.iterate import iterate

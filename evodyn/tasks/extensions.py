@@ -14,8 +14,10 @@ from evodyn.core.arrays import FloatArray
 from evodyn.core.labels import about
 from evodyn.equilibria.closed_forms import water_filling
 from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.dynamics import Populations, Replicator, SelectionMutation
-from evodyn.model.landscapes import Constant, LinearDecay, Redundancy, contributions
+from evodyn.model.equations import Replicator, SelectionMutation
+from evodyn.model.landscapes import Constant, LinearDecay, Redundancy
+from evodyn.model.laws import contributions
+from evodyn.model.populations import Populations
 from evodyn.simulate.extend import extend
 from evodyn.simulate.method import Solver
 from evodyn.simulate.solve import solve

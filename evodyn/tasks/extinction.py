@@ -10,7 +10,8 @@ import numpy as np
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.core.labels import about
-from evodyn.model.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.equations import NormalizedGrowth, Replicator, SelectionMutation
 from evodyn.model.laws import KINDS, contributions
 from evodyn.simulate.extinction import Extinction
 from evodyn.tasks import specification
@@ -18,7 +19,7 @@ from evodyn.tasks import specification
 if TYPE_CHECKING:
     import xarray as xr
 
-    from evodyn.model.landscapes import Landscape
+    from evodyn.model.fitness import Landscape
 
 __all__ = ["DYNAMICS", "Scenario", "fraction_extinct_at_equilibrium", "simulate"]
 

@@ -11,13 +11,13 @@ import numpy as np
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.core.labels import about
-from evodyn.model.dynamics import Replicator
+from evodyn.model.equations import Replicator
 from evodyn.model.laws import KINDS, contributions
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from evodyn.model.landscapes import Landscape
+    from evodyn.model.fitness import Landscape
 
 __all__ = ["Sample", "measured_rates", "simulated_sparsity"]
 
@@ -177,7 +177,7 @@ def measured_rates(sample: Sample) -> xr.Dataset:
     """
     import xarray as xr
 
-    from evodyn.analysis.extinction_theory import extinction_rates
+    from evodyn.analysis.extinction_rates import extinction_rates
     from evodyn.equilibria.equilibrium import equilibrium
     from evodyn.simulate.method import Solver
     from evodyn.simulate.solve import solve

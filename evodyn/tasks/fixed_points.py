@@ -12,23 +12,13 @@ from evodyn.core.arrays import FloatArray
 from evodyn.core.labels import about
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
-from evodyn.model.dynamics import (
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Selection,
-    SelectionMutation,
-)
-from evodyn.model.landscapes import (
-    Constant,
-    Entropic,
-    LandscapeFunction,
-    LinearDecay,
-    MatrixGame,
-    Redundancy,
-)
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
+from evodyn.model.fitness import LandscapeFunction
+from evodyn.model.games import MatrixGame
+from evodyn.model.landscapes import Constant, Entropic, LinearDecay, Redundancy
 from evodyn.model.laws import contributions
+from evodyn.model.populations import Populations
 from evodyn.simulate.method import Solver
 from evodyn.simulate.solve import solve
 from evodyn.tasks import specification

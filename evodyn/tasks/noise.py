@@ -12,19 +12,14 @@ import scipy.stats
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.core.labels import about
-from evodyn.model.dynamics import Dynamics, NormalizedGrowth, Replicator, SelectionMutation
-from evodyn.model.landscapes import Constant, LinearDecay, contributions
-from evodyn.noise.stochastic import (
-    Calculus,
-    fitness_noise,
-    fixation_probability,
-    hitting_time_law,
-    long_run_growth,
-    noisy_iterate,
-    stationary_odds_law,
-    wright_fisher,
-    wright_fisher_matrix,
-)
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.equations import NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.model.landscapes import Constant, LinearDecay
+from evodyn.model.laws import contributions
+from evodyn.noise.environment import Calculus, fitness_noise
+from evodyn.noise.estimates import noisy_iterate
+from evodyn.noise.laws import hitting_time_law, long_run_growth, stationary_odds_law
+from evodyn.noise.wright_fisher import fixation_probability, wright_fisher, wright_fisher_matrix
 from evodyn.tasks import specification
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evodyn.analysis.extinction_theory import exact_extinction_times
+from evodyn.analysis.extinction_times import exact_extinction_times
 from evodyn.core import validation
 from evodyn.core.labels import about
-from evodyn.model.dynamics import Dynamics, NormalizedGrowth
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.equations import NormalizedGrowth
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.method import Solver
 from evodyn.simulate.run import Run
