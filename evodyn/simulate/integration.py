@@ -4,88 +4,36 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.integrate import LSODA, OdeSolver
 
 from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import Dynamics, cap_of, clip_acts
 from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.model.structure import DiagonalPlusLowRank
+from evodyn.simulate.changes import SEEN, SampledTimes, first_jump, overlooked
 from evodyn.simulate.extinction import Ledger
-from evodyn.simulate.flow import SMALLEST_RTOL, Flow, NotFiniteError, State, log_sum_exp
+from evodyn.simulate.flow import Flow, NotFiniteError, State, log_sum_exp
 from evodyn.simulate.method import Solver
 from evodyn.simulate.revival import receivers, revival_floor
 from evodyn.simulate.status import Termination
+from evodyn.simulate.step import Dense, Step
 from evodyn.simulate.trajectory import Outcome, Trajectory
 from evodyn.solvers.crossings import find_crossings, may_cross
-from evodyn.solvers.scipy_methods import (
-    EXPLICIT,
-    LARGEST_DENSE,
-    ONE_STEP,
-    SOLVERS,
-    WATCHED,
-    StiffnessWatch,
-    absolute_tolerance,
-    solve_by_structure,
-    structure_arguments,
-)
+from evodyn.solvers.protocol import Method, RightHandSide, StalledError, Stepper, StiffnessWatch, System
+from evodyn.solvers.scipy_methods import LARGEST_DENSE, METHODS
 
 __all__ = ["Integration"]
 
 _FAR_BELOW = -1e12
-
-_SEEN = 1 / 101
-"""What is on for this part of the time span, or longer, is seen: any hundredth holds one sample."""
 
 _WORTH = 200
 """Fewest steps still to come for which a change to an implicit method, which starts slowly, pays."""
 
 _LARGEST_MEASURED = 1000
 """Most components for which the change is made where a dense Jacobian has to be measured."""
-
-
-class _StalledError(Exception):
-    """One step used up its evaluations."""
-
-
-class _Counted:
-    """The right-hand side as SciPy calls it, counted and capped per step."""
-
-    def __init__(self, flow: Flow, cap: int, *, rejects_nan: bool) -> None:
-        self.flow = flow
-        self.cap = cap
-        self.rejects_nan = rejects_nan
-        self.failure: Exception | None = None
-        self.evaluations = 0
-        self.allowed = cap
-        self.latest = flow.start.t
-
-    def __call__(self, t: float, y: FloatArray) -> FloatArray:
-        self.evaluations += 1
-        self.latest = t
-        if self.evaluations > self.allowed:
-            raise _StalledError
-        try:
-            return self.flow.velocity(t, y)
-        except Exception as failure:
-            if not self.rejects_nan:
-                raise
-            # The method shortens its step, and so gets as far as the landscape goes.
-            self.failure = failure
-            return np.full_like(y, np.nan)
-
-    def next_step(self) -> None:
-        """Grant the next step its evaluations."""
-        self.allowed = self.evaluations + self.cap
-
-
-Dense = Callable[[FloatArray], FloatArray]
-"""Log-masses (len(t), N) at times within a step."""
 
 
 class Integration:
@@ -99,7 +47,7 @@ class Integration:
         saved: Trajectory,
         ledger: Ledger,
         solver: Solver,
-        method: str,
+        method: Method,
         reason: str,
     ) -> None:
         self.dynamics = dynamics
@@ -118,22 +66,17 @@ class Integration:
         self.stops: list[float] = []
         self.receives: npt.NDArray[np.bool_] = np.empty(0, dtype=bool)
 
-    @property
-    def steady(self) -> bool:
-        """Whether neither the landscape nor the dynamics depends on time."""
-        return bool(getattr(self.landscape, "autonomous", None)) and bool(self.dynamics.autonomous)
-
-    def sample_times(self, first: float, last: float) -> FloatArray:
-        """Return the times strictly within (first, last) at which to look at what may be on for a while."""
-        spacing = _SEEN * (self.end - self.start)
-        low, high = math.floor((first - self.start) / spacing), math.ceil((last - self.start) / spacing)
-        times: FloatArray = np.asarray(self.start + spacing * np.arange(low, high + 1), dtype=np.float64)
-        return times[(times > first) & (times < last)]
+    @functools.cached_property
+    def watched(self) -> SampledTimes | None:
+        """The times at which to look for changes that nobody has declared; None where nothing can change."""
+        steady = getattr(self.landscape, "autonomous", None) and self.dynamics.autonomous
+        return None if steady else SampledTimes(self.start, self.end)
 
     def turn_stiff(self, t: float, *, structured: bool) -> None:
         """Go on with an implicit method."""
-        self.method = "BDF" if structured else "LSODA"
-        self.reason = f"the problem is stiff: {self.begun_with} was held back by stability at t = {t:.3g}"
+        self.method = METHODS["BDF" if structured else "LSODA"]
+        name = self.begun_with.name
+        self.reason = f"the problem is stiff: {name} was held back by stability at t = {t:.3g}"
 
     def run(self, state: State) -> Outcome:
         """Integrate from `state` to the end, or to what ends the run before."""
@@ -170,7 +113,7 @@ class Integration:
                 groups=failure.groups,
                 cause=failure,
             )
-        except _StalledError as failure:
+        except StalledError as failure:
             return self._outcome(
                 phase.state if phase else state,
                 Termination.SOLVER_FAILED,
@@ -195,7 +138,8 @@ class Integration:
         else:
             edges = np.array([state.t, *self.stops])
             middles = (edges[1:] + edges[:-1]) / 2
-            times = np.concatenate((edges[:-1], middles, self.sample_times(state.t, self.end)))
+            samples = SampledTimes(self.start, self.end).within(state.t, self.end)
+            times = np.concatenate((edges[:-1], middles, samples))
         return receivers(self.dynamics, self.landscape, state.t, state.log_masses, times)
 
     def _outcome(
@@ -210,7 +154,7 @@ class Integration:
         return Outcome(
             state,
             termination,
-            self.method,
+            self.method.name,
             self.reason,
             self.steps,
             self.evaluations,
@@ -251,6 +195,7 @@ class _Phase:
         self.integration = integration
         self.ledger = integration.ledger
         self.solver = integration.solver
+        self.method = integration.method
         self.state = state
         self.stop = stop
         self.message = ""
@@ -308,7 +253,7 @@ class _Phase:
             # Nothing lives and nothing flows in.
             self._finish_saves_without_mass()
             return State(self.stop, self.state.log_masses, self.state.removed), None
-        rhs = _Counted(flow, self.cap, rejects_nan=integration.method in EXPLICIT)
+        rhs = RightHandSide(flow.velocity, self.cap, rejects_nan=integration.method.explicit)
         length = self.stop - self.state.t
         if length < 100 * np.spacing(self.stop):
             # Shorter than integrators take: one step of Euler's method is exact to rounding.
@@ -323,150 +268,117 @@ class _Phase:
             self._flush()
         return self.state, ended
 
-    def _steps(self, rhs: _Counted, y: FloatArray) -> Termination | None:
+    def _steps(self, rhs: RightHandSide, y: FloatArray) -> Termination | None:
         """Take steps; return what ends the run, or None where only the phase ends."""
         integration, flow = self.integration, self.flow
         # With mutation, no step may outrun the look ahead.
         longest = self.stop - self.state.t
         first = min(self.last_step, longest) if flow.flows_in else None
-        stepper = self._stepper(rhs, self.state.t, y, self.stop, first=first)
+        system = self._system(rhs)
+        stepper = self.method.start(system, self.state.t, y, self.stop, first=first)
         watch = self._stiffness_watch()
         # A dense Jacobian is measured a few dozen times, by an evaluation for each component.
         worth = _WORTH if self.structured else max(_WORTH, 5 * len(y))
         beyond = -math.inf  # where a step that led nowhere would have ended
         while stepper.status == "running":
-            t_old, y_old = stepper.t, np.array(stepper.y)
+            t_old, y_old = stepper.t, stepper.y
             if integration.steps >= self.solver.max_steps:
                 return Termination.STEP_LIMIT
             rhs.next_step()
             try:
-                self.message = self._advance(stepper) or ""
-            except _StalledError:
+                self.message = stepper.step()
+            except StalledError:
                 raise
             except Exception:
                 # A method that cannot reject what is not a number: approach it in shorter steps.
-                if self._ends_before_a_jump(rhs, t_old, rhs.latest, y_old):
+                if self._stop_at(self._jump(rhs, t_old, rhs.latest, y_old)):
                     return None
                 beyond, longest = max(beyond, rhs.latest), 0.1 * min(rhs.latest - t_old, longest)
                 if longest < 100 * np.spacing(max(abs(t_old), abs(self.stop))):
                     raise
-                stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=longest)
+                stepper = self.method.start(system, t_old, y_old, self.stop, longest=longest)
                 continue
-            if str(stepper.status) == "failed":
+            if stepper.status == "failed":
                 if rhs.failure is not None:
                     raise rhs.failure
                 return Termination.SOLVER_FAILED
             integration.steps += 1
-            t_new, y_new = float(stepper.t), np.array(stepper.y)
+            t_new, y_new = stepper.t, stepper.y
             self.last_step = t_new - t_old
             if not math.isfinite(y_new @ y_new) or (y_new[len(flow.log_living) :] < 0).any():
                 # LSODA accepts what is not a number, and a revived mass cannot be negative: take the
                 # step again, in shorter ones.
-                if self._ends_before_a_jump(rhs, t_old, t_new, y_old):
+                if self._stop_at(self._jump(rhs, t_old, t_new, y_old)):
                     return None
                 beyond, longest = max(beyond, t_new), 0.1 * min(self.last_step, longest)
                 if longest < 10 * np.spacing(t_old):
                     return Termination.SOLVER_FAILED
                 rhs.next_step()
-                stepper = self._stepper(rhs, t_old, y_old, self.stop, longest=longest)
+                stepper = self.method.start(system, t_old, y_old, self.stop, longest=longest)
                 continue
-            change = self._overlooked(rhs, t_old, t_new, y_new)
-            if change is not None:
+            if self._stop_at(self._overlooked(rhs, t_old, t_new, y_new)):
                 # Take the step again, to end where the change begins.
-                self._stop_at(change)
                 return None
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
             else:
-                event = self._look_at_step(stepper, rhs, t_old, y_old, t_new, y_new)
+                event = self._look_at_step(Step(flow, self.method, system, stepper, t_old, y_old))
                 if event is not None:
                     return event[1]
-            if watch is not None and watch.sees(stepper) and self.stop - t_new > worth * self.last_step:
+            if (
+                watch is not None
+                and watch.sees(stepper.held_back())
+                and self.stop - t_new > worth * self.last_step
+            ):
                 integration.turn_stiff(t_new, structured=self.structured)
                 return None
             if t_new >= beyond > -math.inf and stepper.status == "running":
                 # What was in the way is behind.
                 beyond, longest = -math.inf, self.stop - t_new
                 rhs.next_step()
-                stepper = self._stepper(rhs, t_new, y_new, self.stop, first=min(self.last_step, longest))
+                stepper = self.method.start(
+                    system, t_new, y_new, self.stop, first=min(self.last_step, longest)
+                )
         return None
 
-    def _stop_at(self, change: float) -> None:
-        """Let the next phase end at a change that has been found."""
+    def _stop_at(self, change: float | None) -> bool:
+        """Let the next phase end at a change, if one was found; tell whether it does."""
         integration = self.integration
+        if change is None or not self.state.t < change < self.stop:
+            return False
         integration.stops.append(change)
         integration.stops.sort()
-        self.last_step = min(self.last_step, _SEEN * (integration.end - integration.start))
+        self.last_step = min(self.last_step, SEEN * (integration.end - integration.start))
+        return True
 
-    def _ends_before_a_jump(self, rhs: _Counted, t_old: float, t: float, y: FloatArray) -> bool:
-        """Let the next phase end at a jump between two times, if there is one; tell whether there is."""
-        integration = self.integration
-        if integration.steady:
-            return False
-        at = self._velocity_at(rhs, y)
-        earlier, before = t_old, at(t_old)
-        for time in (*integration.sample_times(t_old, t), t):
-            here = at(time)
-            if not np.array_equal(here, before, equal_nan=True):
-                change = _onset(at, earlier, time, before, here)
-                if change is not None and t_old < change < self.stop:
-                    self._stop_at(change)
-                    return True
-            earlier, before = time, here
-        return False
+    def _jump(self, rhs: RightHandSide, t_old: float, t: float, y: FloatArray) -> float | None:
+        """Return where there is a jump between two times, else None."""
+        samples = self.integration.watched
+        return None if samples is None else first_jump(rhs.at(y), samples, t_old, t)
 
-    def _velocity_at(self, rhs: _Counted, y: FloatArray) -> Callable[[float], FloatArray]:
-        """Return the velocity at a fixed state, NaN where it cannot be had, as a function of time."""
-
-        def at(t: float) -> FloatArray:
-            rhs.evaluations += 1
-            try:
-                return self.flow.velocity(t, y)
-            except Exception:  # the integrator will say what is wrong when it gets there
-                return np.full_like(y, np.nan)
-
-        return at
-
-    def _stiffness_watch(self) -> StiffnessWatch | None:
-        """Return what looks for stiffness, where "auto" has begun with an explicit method and may change."""
-        method = self.integration.method
-        if self.solver.method != "auto" or method not in WATCHED:
-            return None
-        if len(self.flow.initial) > _LARGEST_MEASURED and not self.structured:
-            return None
-        return StiffnessWatch(method)
-
-    def _overlooked(self, rhs: _Counted, t_old: float, t_new: float, y: FloatArray) -> float | None:
+    def _overlooked(self, rhs: RightHandSide, t_old: float, t_new: float, y: FloatArray) -> float | None:
         """Return where something begins that is on within the step but not at its ends, else None.
 
         The velocity is sampled at fixed masses, so that only what depends on time can make a difference.
         """
-        integration = self.integration
-        if integration.steady:
-            return None
+        samples = self.integration.watched
         # The stages of one-step methods leave gaps of half a step, multistep methods look at its end only.
-        gap = 0.5 if integration.method in ONE_STEP else 1.0
-        if gap * (t_new - t_old) <= _SEEN * (integration.end - integration.start):
+        gap = 0.5 if self.method.one_step else 1.0
+        if samples is None or gap * (t_new - t_old) <= samples.spacing:
             return None
-
-        at = self._velocity_at(rhs, y)
-        after = at(t_new)
-        earlier, before = t_old, None
-        least = 10 * self.tolerances[0] / (_SEEN * (integration.end - integration.start))
+        least = 10 * self.tolerances[0] / samples.spacing
         least[len(self.flow.log_living) :] = 0.0
-        for time in integration.sample_times(t_old, t_new):
-            here = at(time)
-            if not np.array_equal(here, after, equal_nan=True):
-                if before is None:
-                    before = at(t_old)
-                beyond = _beyond(here, before, after)
-                if not (beyond <= np.maximum(least, np.abs(after - before))).all():
-                    change = _onset(at, earlier, float(time), before, here)
-                    return float(time) if change is None else change
-            earlier = float(time)
-        return None
+        return overlooked(rhs.at(y), samples, t_old, t_new, least=least)
 
-    def _keep(self, stepper: OdeSolver, t: float, y: FloatArray) -> None:
+    def _stiffness_watch(self) -> StiffnessWatch | None:
+        """Return what looks for stiffness, where "auto" has begun with a method that tells of it."""
+        if self.solver.method != "auto" or not self.method.tells_stiffness:
+            return None
+        if len(self.flow.initial) > _LARGEST_MEASURED and not self.structured:
+            return None
+        return StiffnessWatch()
+
+    def _keep(self, stepper: Stepper, t: float, y: FloatArray) -> None:
         """Keep the states of a step in which nothing can happen, for `_flush`."""
         saved = self.integration.saved
         rows = saved.due(t)
@@ -475,7 +387,7 @@ class _Phase:
             states = np.empty((len(times), len(y)))
             inside = times < t
             if inside.any():
-                states[inside] = stepper.dense_output()(times[inside]).T
+                states[inside] = stepper.interpolant()(times[inside])
             states[~inside] = y
             self.kept.append((times, states))
             saved.next = rows.stop
@@ -495,47 +407,23 @@ class _Phase:
         self.state = State(t, self.flow.log_masses(t, y), self.state.removed)
         self.kept, self.latest = [], None
 
-    def _stepper(
-        self,
-        rhs: _Counted,
-        t: float,
-        y: FloatArray,
-        stop: float,
-        *,
-        longest: float = math.inf,
-        first: float | None = None,
-    ) -> OdeSolver:
-        method = self.integration.method
-        kwargs: dict[str, Any] = {
-            "rtol": self.tolerances[1] if method == "LSODA" else SMALLEST_RTOL,
-            "atol": self.tolerances[0],
-            "max_step": min(self.solver.max_step, longest),
-        }
-        if first is not None:
-            kwargs["first_step"] = first
-        structured = self.structured and method not in EXPLICIT
-        if structured:
-            kwargs |= structure_arguments(method, self._jacobian, len(y))
-        stepper: Any = SOLVERS[method](rhs, t, y, stop, **kwargs)
-        if structured and method != "LSODA":
-            solve_by_structure(stepper, self._jacobian)
-        if method != "LSODA":
-            # SciPy's constructors of the implicit methods take a single number only.
-            stepper.rtol = self.tolerances[1]
-        if method in EXPLICIT:
-            stepper.drift_free = self.flow.plain
-            stepper.fun = rhs  # without SciPy's two wrappers: ours counts, and returns arrays
-        return stepper  # type: ignore[no-any-return]
+    def _system(self, rhs: RightHandSide) -> System:
+        return System(
+            rhs,
+            *self.tolerances,
+            max_step=self.solver.max_step,
+            jacobian=self._jacobian if self.structured else None,
+            drift_free=self.flow.plain,
+        )
 
     @functools.cached_property
     def tolerances(self) -> tuple[FloatArray, FloatArray]:
         """Absolute and relative tolerance of every component of the state vector."""
-        method, n = self.integration.method, len(self.flow.initial)
-        tolerance = absolute_tolerance(method, self.solver.tolerance, n)
-        if self.flow.plain and method not in EXPLICIT:
-            # An error of ln p_i is that of u_i less the mean over all, which may be as large again.
-            tolerance *= 0.5
-        return self.flow.tolerances(tolerance)
+        n, drift_free = len(self.flow.initial), self.flow.plain
+        return self.flow.tolerances(self.method.tolerance(self.solver.tolerance, n, drift_free=drift_free))
+
+    def _jacobian(self, t: float, y: FloatArray) -> DiagonalPlusLowRank:
+        return cast(DiagonalPlusLowRank, self.flow.jacobian(t, y))  # asked only where there is one
 
     @functools.cached_property
     def structured(self) -> bool:
@@ -543,58 +431,33 @@ class _Phase:
         initial = self.flow.initial
         return len(initial) > LARGEST_DENSE and self.flow.jacobian(self.state.t, initial) is not None
 
-    def _jacobian(self, t: float, y: FloatArray) -> DiagonalPlusLowRank:
-        return cast(DiagonalPlusLowRank, self.flow.jacobian(t, y))  # asked only where there is one
-
-    def _advance(self, stepper: OdeSolver) -> str | None:
-        if not isinstance(stepper, LSODA):
-            return stepper.step()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            message = stepper.step()
-        return message or ("; ".join(str(w.message) for w in caught) or None)
-
     def _finish_saves_without_mass(self) -> None:
         rows = self.integration.saved.due(self.stop)
         self.integration.saved.fill(rows, self.state.log_masses)
 
     # What happened within an accepted step.
 
-    def _look_at_step(
-        self,
-        stepper: OdeSolver,
-        rhs: _Counted,
-        t_old: float,
-        y_old: FloatArray,
-        t_new: float,
-        y_new: FloatArray,
-    ) -> tuple[State, Termination | None] | None:
-        flow, ledger, saved = self.flow, self.ledger, self.integration.saved
-        logs_new = flow.log_masses(t_new, y_new)
-        rows = saved.due(t_new)
-        dense: Dense | None = None
-        if ledger.watching or any(self.may_cap) or rows.stop > rows.start:
-            inner = stepper.dense_output()
-            dense = lambda t: flow.log_masses(t, inner(t).T)  # noqa: E731
-        switch = self._cap_switch(inner, t_old, t_new) if any(self.may_cap) else None
-        limit = t_new if switch is None else switch[0]
-        crossings: list[tuple[float, int, int]] = []
-        if ledger.watching and dense is not None:
-            crossings = self._crossings(dense, rhs, t_old, y_old, t_new, logs_new, limit)
+    def _look_at_step(self, step: Step) -> tuple[State, Termination | None] | None:
+        """Enter what happened within an accepted step; return the state and status that end the phase."""
+        ledger = self.ledger
+        rows = self.integration.saved.due(step.t_new)
+        switch = self._cap_switch(step) if any(self.may_cap) else None
+        limit = step.t_new if switch is None else switch[0]
+        crossings = self._crossings(step, limit) if ledger.watching else []
         if not ledger.policy_is("observe"):
             first_fall = next((c for c in crossings if c[2] < 0), None)
             if first_fall is not None:
-                return self._fall(rhs, t_old, y_old, dense, crossings, first_fall)
+                return self._fall(step, crossings, first_fall)
         ledger.cross(*_columns(crossings))
         if switch is not None:
-            return self._switch_cap(rhs, t_old, y_old, dense, switch)
-        self._save(dense, rows, t_new, logs_new)
-        self.state = State(t_new, logs_new, self.state.removed)
-        if self._needs_new_coordinates(t_new, y_new, logs_new):
+            return self._switch_cap(step, switch)
+        self._save(step, rows, step.t_new, step.logs_new)
+        self.state = State(step.t_new, step.logs_new, self.state.removed)
+        if self._needs_new_coordinates(step.t_new, step.y_new, step.logs_new):
             return self.state, None
         return None
 
-    def _save(self, dense: Dense | None, rows: slice, t: float, logs: FloatArray) -> None:
+    def _save(self, step: Step, rows: slice, t: float, logs: FloatArray) -> None:
         """Fill the rows due up to `t`: by dense output within the step, by the state itself at its end."""
         saved = self.integration.saved
         if rows.start >= rows.stop:
@@ -602,40 +465,19 @@ class _Phase:
         times = saved.times[rows]
         inside = times < t
         block = np.empty((len(times), len(logs)))
-        if inside.any() and dense is not None:
-            block[inside] = dense(times[inside])
+        if inside.any():
+            block[inside] = step.log_masses(times[inside])
         block[~inside] = logs
         saved.fill(rows, block)
 
-    def _restepped(self, rhs: _Counted, t_old: float, y_old: FloatArray, t: float) -> FloatArray:
-        """Return the state vector at `t` by stepping there from the start of the step."""
-        if t <= t_old:
-            return y_old
-        first = t - t_old if self.integration.method in ONE_STEP else None
-        stepper = self._stepper(rhs, t_old, y_old, t, first=first)
-        while stepper.status == "running":
-            rhs.next_step()
-            self._advance(stepper)
-        return np.array(stepper.y)
+    def _state_at(self, step: Step, t: float) -> State:
+        return State(t, self.flow.log_masses(t, step.state_at(t)), self.state.removed)
 
-    def _state_at(self, rhs: _Counted, t_old: float, y_old: FloatArray, t: float) -> State:
-        y = self._restepped(rhs, t_old, y_old, t)
-        return State(t, self.flow.log_masses(t, y), self.state.removed)
-
-    def _crossings(
-        self,
-        dense: Dense,
-        rhs: _Counted,
-        t_old: float,
-        y_old: FloatArray,
-        t_new: float,
-        logs_new: FloatArray,
-        limit: float,
-    ) -> list[tuple[float, int, int]]:
+    def _crossings(self, step: Step, limit: float) -> list[tuple[float, int, int]]:
         """Return the threshold crossings in (t_old, limit], consistent with the record so far."""
         level = self.ledger.level
         level_old = self.state.log_masses - level
-        living = np.flatnonzero(~self.state.removed & (np.isfinite(logs_new)))
+        living = np.flatnonzero(~self.state.removed & (np.isfinite(step.logs_new)))
         if not len(living):
             return []
 
@@ -643,62 +485,33 @@ class _Phase:
             # An absent group is infinitely far below; a root needs numbers.
             values = np.maximum(curve(t)[:, living] - level, _FAR_BELOW)
             # The ends are known better than the interpolant tells.
-            values[t <= t_old] = np.maximum(level_old[living], _FAR_BELOW)
-            values[t >= t_new] = logs_new[living] - level
+            values[t <= step.t_old] = np.maximum(level_old[living], _FAR_BELOW)
+            values[t >= step.t_new] = step.logs_new[living] - level
             return values
 
-        living = living[may_cross(lambda t: heights(dense, t), t_old, t_new)]
+        living = living[may_cross(lambda t: heights(step.log_masses, t), step.t_old, step.t_new)]
         if not len(living):
             return []
-        if self.integration.method in ONE_STEP:
-            # Interpolants of one-step methods are worse than their steps: step to where things happen.
-            dense = self._finer(rhs, t_old, y_old, t_new)
+        dense = step.finer() if self.method.one_step else step.log_masses
         tolerance = self.solver.tolerance
-        found = find_crossings(lambda t: heights(dense, t), t_old, t_new, resolution=tolerance)
+        found = find_crossings(lambda t: heights(dense, t), step.t_old, step.t_new, resolution=tolerance)
         result = []
         state = self.ledger.below[living]
         for time, k, direction in found:
-            # A curve that sets out from the level exactly has already been counted on its side.
+            # The record has a group that starts at the level exactly on the side to which it goes.
             if state[k] == (direction < 0) or time > limit:
                 continue
             state[k] = direction < 0
             result.append((time, int(living[k]), direction))
         return result
 
-    def _finer(self, rhs: _Counted, t_old: float, y_old: FloatArray, t_new: float) -> Dense:
-        """Take the step again in eight: interpolation errors fall by 8^4 at the least."""
-        part = (t_new - t_old) / 8
-        stepper = self._stepper(rhs, t_old, y_old, t_new, longest=part, first=part)
-        pieces: list[tuple[float, Any]] = []
-        while stepper.status == "running":
-            rhs.next_step()
-            self._advance(stepper)
-            pieces.append((float(stepper.t), stepper.dense_output()))
-        ends = np.array([end for end, _ in pieces])
-
-        def dense(t: FloatArray) -> FloatArray:
-            which = np.minimum(np.searchsorted(ends, t), len(ends) - 1)
-            y = np.empty((len(t), len(y_old)))
-            for piece in np.unique(which):
-                mine = which == piece
-                y[mine] = pieces[piece][1](t[mine]).T
-            return self.flow.log_masses(t, y)
-
-        return dense
-
     def _fall(
-        self,
-        rhs: _Counted,
-        t_old: float,
-        y_old: FloatArray,
-        dense: Dense | None,
-        crossings: list[tuple[float, int, int]],
-        first_fall: tuple[float, int, int],
+        self, step: Step, crossings: list[tuple[float, int, int]], first_fall: tuple[float, int, int]
     ) -> tuple[State, Termination | None]:
         """Cut the step at the first extinction, and stop or absorb."""
         ledger, integration = self.ledger, self.integration
         time = first_fall[0]
-        at = self._state_at(rhs, t_old, y_old, time)
+        at = self._state_at(step, time)
         falling = {group for t, group, direction in crossings if direction < 0}
         # Groups that cannot be told apart from the first at the tolerance fall with it.
         tied = [
@@ -709,7 +522,7 @@ class _Phase:
         ledger.cross(*_columns([row for row in crossings if row[0] < time and row[1] not in tied]))
         ledger.cross(tied, time, -1)
         rows = integration.saved.due(np.nextafter(time, -np.inf))
-        self._save(dense, rows, time, at.log_masses)
+        self._save(step, rows, time, at.log_masses)
         if ledger.policy_is("absorb"):
             at = integration._absorbed(at, np.array(tied))
         integration._save_row(at)
@@ -719,14 +532,12 @@ class _Phase:
 
     # The mass cap.
 
-    def _cap_switch(
-        self, inner: Callable[[FloatArray], FloatArray], t_old: float, t_new: float
-    ) -> tuple[float, int] | None:
+    def _cap_switch(self, step: Step) -> tuple[float, int] | None:
         """Return when and in which block the cap is first reached or left within the step."""
         flow = self.flow
 
         def margins(t: FloatArray) -> FloatArray:
-            y = inner(t).T
+            y = step.states(t)
             logs = flow.log_masses(t, y)
             columns = []
             for k, block in enumerate(flow.blocks):
@@ -741,15 +552,15 @@ class _Phase:
                     columns.append(math.log(block.cap) + 1e-13 - total)
             return np.stack(columns, axis=1)
 
-        found = [c for c in find_crossings(margins, t_old, t_new) if c[2] < 0]
+        found = [c for c in find_crossings(margins, step.t_old, step.t_new) if c[2] < 0]
         return (found[0][0], found[0][1]) if found else None
 
-    def _switch_cap(
-        self, rhs: _Counted, t_old: float, y_old: FloatArray, dense: Dense | None, switch: tuple[float, int]
-    ) -> tuple[State, Termination | None]:
+    def _switch_cap(self, step: Step, switch: tuple[float, int]) -> tuple[State, Termination | None]:
+        """Cut the step where a block reaches or leaves its cap."""
         time, k = switch
-        at = self._state_at(rhs, t_old, y_old, time)
-        self._save(dense, self.integration.saved.due(np.nextafter(time, -np.inf)), time, at.log_masses)
+        at = self._state_at(step, time)
+        rows = self.integration.saved.due(np.nextafter(time, -np.inf))
+        self._save(step, rows, time, at.log_masses)
         modes = [block.capped for block in self.flow.blocks]
         modes[k] = not modes[k]
         block = self.flow.blocks[k]
@@ -783,7 +594,7 @@ class _Phase:
             return True
         # The unit is the floor of a while ago, by now too coarse for what flows in.
         stale = ~revived & (lowest > 0) & (flow.unit > 10 * lowest)
-        # A tenth: a group must not be sent back and forth.
+        # A group that has just revived does not sink at once: what it sinks below is ten times lower.
         sunk = inflow[flow.log_living] & (masses[flow.log_living] < 0.1 * floor[flow.log_living])
         return bool(stale.any() or sunk.any())
 
@@ -791,33 +602,6 @@ class _Phase:
 def _ahead(t: float, step: float, last_time: float) -> FloatArray:
     """Return times at which to ask for a rate that is about to rise: steps may grow tenfold."""
     return np.minimum(t + step * np.array([0.0, 1.0, 3.0, 10.0]), last_time)
-
-
-def _beyond(here: FloatArray, before: FloatArray, after: FloatArray) -> FloatArray:
-    """Return how far `here` lies outside the range of `before` and `after`, NaN where it is not finite."""
-    return np.maximum(here - np.maximum(before, after), np.minimum(before, after) - here).clip(min=0.0)
-
-
-def _onset(
-    at: Callable[[float], FloatArray], off: float, on: float, before: FloatArray, here: FloatArray
-) -> float | None:
-    """Return where a jump between the times `off` and `on` is, by bisection, or None for a smooth change.
-
-    It is the first float at which the change is on.
-    """
-    begin = on
-    while True:
-        middle = 0.5 * (off + begin)
-        if not off < middle < begin:
-            return begin
-        value = at(middle)
-        to_before, to_here = np.nansum(np.abs(value - before)), np.nansum(np.abs(value - here))
-        if min(to_before, to_here) > 0.1 * max(to_before, to_here):
-            return None
-        if to_here < to_before or not np.isfinite(value).all():
-            begin = middle
-        else:
-            off = middle
 
 
 def _columns(crossings: list[tuple[float, int, int]]) -> tuple[list[int], list[float], list[int]]:

@@ -26,7 +26,7 @@ from evodyn.simulate.problem import (
 from evodyn.simulate.run import EndState, Run, SolveError, mean_fitness_along
 from evodyn.simulate.status import Stats, Termination
 from evodyn.simulate.trajectory import Outcome, Trajectory
-from evodyn.solvers.scipy_methods import EXPLICIT
+from evodyn.solvers.scipy_methods import METHODS
 
 __all__ = ["run_from", "solve"]
 
@@ -154,7 +154,11 @@ def run_from(
     if throw and not run.succeeded:
         at = f"at t = {outcome.state.t:g}"
         who = f" Groups: {', '.join(map(str, outcome.groups[:10]))}." if outcome.groups else ""
-        stiff = outcome.termination is Termination.STEP_LIMIT and outcome.method in EXPLICIT
+        stiff = (
+            outcome.termination is Termination.STEP_LIMIT
+            and outcome.method in METHODS
+            and METHODS[outcome.method].explicit
+        )
         advice = " If the problem is stiff, method='LSODA' takes longer steps." if stiff else ""
         raise SolveError(
             f"{run.termination.value}{advice} Reached {at} with {outcome.method}.{who} "
