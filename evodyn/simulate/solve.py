@@ -11,9 +11,10 @@ from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate import closed_form
+from evodyn.simulate.course import Course
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State, log_sum_exp
-from evodyn.simulate.integration import Integration
+from evodyn.simulate.integration import integrate
 from evodyn.simulate.method import Solver, chosen_method
 from evodyn.simulate.problem import (
     check_kinds,
@@ -146,7 +147,8 @@ def run_from(
             outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger)
         else:
             method, reason = chosen_method(dynamics, len(masses), solver)
-            outcome = Integration(dynamics, landscape, end, saved, ledger, solver, method, reason).run(state)
+            course = Course(dynamics, landscape, state, end, saved, ledger, solver, method, reason)
+            outcome = integrate(course, state)
     if outcome.termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: the rest of the run is known.
         outcome.state = dataclasses.replace(outcome.state, t=end)
