@@ -109,6 +109,7 @@ def test_importing_evodyn_brings_in_nothing_that_loads_on_demand() -> None:
     assert {"numpy", "scipy", "array_api_compat"} <= loaded
 
 
+@pytest.mark.slow
 def test_importing_evodyn_takes_under_half_a_second_beyond_scipy() -> None:
     code = (
         "import time, numpy, scipy.integrate; start = time.process_time(); import evodyn; "
