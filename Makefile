@@ -48,7 +48,7 @@ help:
 	@echo "make check-core   the same without torch: the types of the core and of the figures only"
 	@echo "make bench        paired timings; for a machine that does nothing else"
 	@echo "make setup        only make .venv, with evodyn and what the studies need"
-	@echo "make clean        remove .venv and caches, but no results"
+	@echo "make clean        remove environments and caches, but no results"
 
 setup: $(VENV)/.core
 
@@ -208,4 +208,4 @@ bench: $(VENV)/.nn
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/selection.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-* docs/_build .*_cache .hypothesis .coverage build dist *.egg-info
