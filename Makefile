@@ -177,9 +177,8 @@ test: $(VENV)/.nn
 test-core: $(VENV)/.dev
 	$(RUN) -m pytest $(PARALLEL) $(CORE)
 
-# From Python 3.12 on, lines are counted by the interpreter itself, at next to no cost.
 test-brief: $(VENV)/.dev
-	COVERAGE_CORE=sysmon $(RUN) -m pytest $(PARALLEL) $(BRIEF) --cov=evodyn --cov-report=term
+	$(RUN) -m pytest $(PARALLEL) $(BRIEF) --cov=evodyn --cov-report=term
 
 test-oldest: $(OLDEST)/.done
 	$(OLDEST)/bin/python -W error $(OLD_NEWS) -m pytest $(PARALLEL) $(BRIEF) $(OLD_NEWS)
