@@ -202,6 +202,7 @@ def test_error_constants_are_the_limit_of_the_maps_error(dynamics: Dynamics, sch
     assert np.abs(limit - wrong).max() > 0.02
 
 
+@pytest.mark.slow
 def test_absent_groups_have_no_error_and_what_has_no_expansion_is_refused() -> None:
     found = error_constant(Replicator(), TWINS, [1.5, 0.0], (0.0, 1.0))
     assert found.shape == (101, 2)

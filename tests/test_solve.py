@@ -139,6 +139,7 @@ def test_a_fitness_gap_of_50_leaves_no_negative_mass(method: MethodName, rtol: f
     np.testing.assert_allclose(run.log_masses, expected, atol=ALLOWED * rtol)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from([1e-3, 1e-6]), st.sampled_from(EVERY))
 @settings(max_examples=80)
 def test_no_mass_is_ever_negative(data: st.DataObject, rtol: float, method: MethodName) -> None:
@@ -315,6 +316,7 @@ def test_shifting_changes_nothing_with_any_method(method: MethodName) -> None:
     np.testing.assert_allclose(runs[1].masses, runs[0].masses, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(EVERY))
 @settings(max_examples=20)
 def test_permuting_groups_permutes_the_solution(data: st.DataObject, method: MethodName) -> None:

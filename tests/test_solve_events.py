@@ -126,6 +126,7 @@ def test_extinction_times_of_768_groups(method: MethodName) -> None:
     np.testing.assert_array_equal(run.extinct_at_end, run.log_masses[-1] < np.log(1e-3))
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(EVERY))
 @settings(max_examples=100)
 def test_crossings_for_constant_fitness(data: st.DataObject, method: MethodName) -> None:
@@ -154,6 +155,7 @@ def test_crossings_for_constant_fitness(data: st.DataObject, method: MethodName)
         assert abs(t - s) * slope < 1e-7
 
 
+@pytest.mark.slow
 @by_method
 def test_two_crossings_inside_one_step(method: MethodName) -> None:
     # A group starts below, rises and falls again; at loose tolerances steps are longer than the visit.
