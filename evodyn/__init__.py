@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from evodyn import landscapes
+from evodyn.core.version import __version__ as __version__
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
 from evodyn.model.dynamics import (
@@ -57,7 +58,6 @@ __all__ = [
     "sweep",
     "symbolic",
 ]
-__version__ = "0.1.0"
 
 # What loads on demand: it brings scipy.stats or SymPy, which take longer than all the rest.
 _ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "stochastic", "symbolic")

@@ -139,7 +139,7 @@ def test_nothing_of_another_configuration_function_or_version_is_reused(
     log = tmp_path / "log"
     sweep(counted_walk, [{"seed": 1, "log": str(log)}], tmp_path)
     sweep(counted_walk, [{"seed": 1, "log": str(log), "seconds": 0.0}], tmp_path)
-    monkeypatch.setattr("evodyn.__version__", "0.0.0")
+    monkeypatch.setattr(evodyn.sweeps.sweep, "__version__", "0.0.0")
     sweep(counted_walk, [{"seed": 1, "log": str(log)}], tmp_path)
     assert calls(log) == [1, 1, 1]
     assert len(list(tmp_path.glob("*.nc"))) == 4

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from evodyn.core import netcdf
 from evodyn.core.labels import about
+from evodyn.core.version import __version__
 from evodyn.model.descriptions import LostDynamics, decode, encode
 from evodyn.model.dynamics import Dynamics
 from evodyn.simulate.extinction import Extinction, crossing_table
@@ -286,8 +287,6 @@ _STOCHASTIC = {
 def provenance() -> dict[str, str]:
     """Return version and date, for files to say where they come from."""
     import datetime
-
-    from evodyn import __version__
 
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {"evodyn": __version__, "date": now}

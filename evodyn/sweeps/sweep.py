@@ -27,6 +27,7 @@ from evodyn.core.extras import extra
 from evodyn.core.netcdf import content_digest
 from evodyn.core.processes import end_with, held
 from evodyn.core.specifications import state_of
+from evodyn.core.version import __version__
 from evodyn.sweeps.code_identity import code_digest
 
 if TYPE_CHECKING:
@@ -286,8 +287,6 @@ def _name_of(function: Task) -> str:
 
 
 def _identity(name: str, code_of: Callable[[frozenset[type]], str], point: Any, label: str) -> str:
-    from evodyn import __version__
-
     described, types = configuration(point, name=label), _types(point)
     return json.dumps(
         {
@@ -343,8 +342,6 @@ def _attempt(
     if parent is not None:
         end_with(parent)
 
-    from evodyn import __version__
-
     try:
         if version != __version__:
             raise RuntimeError(
@@ -381,8 +378,6 @@ def _outcomes(
     function: Task, jobs: list[tuple[str, Any, str]], workers: int, scheduler: str | None
 ) -> Generator[Outcome, None, None]:
     """Yield outcomes as they come, in any order."""
-    from evodyn import __version__
-
     if not jobs:
         return
     joblib = _required("joblib")
