@@ -136,9 +136,7 @@ def test_a_second_run_reuses_what_is_there_unless_told_otherwise(two: Any, tmp_p
     again, *_, err = run(tmp_path, "--seeds", "2")
     assert "9 of 12 points reused" in err
     xr.testing.assert_equal(again, data)
-    *_, err = run(tmp_path, "--fresh", "--groups", "3", "--t-end", "40")
-    assert "0 of 6 points reused" in err
-    *_, err = run(tmp_path, "--fresh", "--groups", "3", "--t-end", "40")
+    *_, err = run(tmp_path, "--fresh")  # of which all are there
     assert "0 of 6 points reused" in err
 
 
@@ -168,7 +166,7 @@ def test_the_table_shows_the_worst_difference_of_all_populations(two: Any) -> No
 
 
 def test_another_seed_draws_another_population(tmp_path: Path, finished: Any) -> None:
-    other = run(tmp_path, "--seed", "1", "--groups", "3", "--t-end", "40")[0].contribution
+    other = run(tmp_path, "--seed", "1")[0].contribution
     assert not np.isin(other, finished[0].contribution).any()
 
 
