@@ -380,32 +380,41 @@ def dynamics(
 
 
 def table(
-    title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], *, left: int = 1, merge: bool = False
+    title: str, columns: Mapping[str, str], rows: Iterable[Row], *, left: int = 1, merge: bool = False
 ) -> Table:
-    """Return a table, its first columns aligned to the left; `merge` leaves out a repeated first cell."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    """Return a table of rows: heading -> format of its cells, with the rows' keys as fields.
+
+    The first `left` columns are aligned to the left; `merge` leaves out a repeated first cell. A number that
+    there is not, NaN or infinite, is a dash.
+    """
+    made = Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        min_width=min(len(title) + 1, 80),
+    )
     for k, name in enumerate(columns):
         made.add_column(name, justify="left" if k < left else "right", no_wrap=True)
     former = None
-    for first, *others in lines:
-        made.add_row("" if merge and first == former else first, *others)
+    for row in rows:
+        first, *others = (cell.format_map(row) for cell in columns.values())
+        shown = ("–" if re.search(r"\b(nan|inf)", cell) else cell for cell in others)
+        made.add_row("" if merge and first == former else first, *shown)
         former = first
     return made
 
 
 def comparison(title: str, rows: Sequence[Row], *, digits: int = 6) -> Table:
     """Return the table theory | simulation | difference of rows with these keys, `part` and `quantity`."""
-    numbers = ("theory", "simulation")
-    lines = [
-        (
-            row["part"],
-            row["quantity"],
-            *(f"{row[key]:.{digits}g}" for key in numbers),
-            f"{row['difference']:+.1e}",
-        )
-        for row in rows
-    ]
-    return table(title, ("", "quantity", *numbers, "difference"), lines, left=2, merge=True)
+    columns = {
+        "": "{part}",
+        "quantity": "{quantity}",
+        "theory": f"{{theory:.{digits}g}}",
+        "simulation": f"{{simulation:.{digits}g}}",
+        "difference": "{difference:+.1e}",
+    }
+    return table(title, columns, rows, left=2, merge=True)
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path, *, specification: Row, provenance: str) -> None:

@@ -21,14 +21,15 @@ from _shared import Row
 from evodyn.analysis.intervals import interval
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about
+from evodyn.core.labels import about, labelled
 
 SCHEMA = 1
 KINDS = ["lognormal"]
 HETEROGENEITIES = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0]
 DYNAMICS = ["replicator"]
 DECAYS = [0.0, 0.3]
-QUANTILES = (0.1, 0.5, 0.9)
+TIMES = {"t10": 0.1, "t50": 0.5, "t90": 0.9}
+"""When these fractions of the groups are extinct."""
 CURVE_POINTS = 41
 AXES = ("kind", "dynamics", "decay", "heterogeneity")
 EQ_6 = ed.Replicator()
@@ -141,8 +142,8 @@ def simulate(scenario: Scenario) -> xr.Dataset:
     }
     return xr.Dataset(
         {"fraction_extinct": ("time", fraction, about("fraction of groups below the threshold"))}
-        | {name: ("group", values, about(*label)) for name, (values, *label) in by_group.items()}
-        | {name: ((), value, about(label)) for name, (value, label) in numbers.items()},
+        | labelled("group", by_group)
+        | labelled((), numbers),
         {
             "time": ("time", run.t, about("time", "time")),
             "group": ("group", np.arange(scenario.groups), about("group")),
@@ -268,7 +269,7 @@ def table_rows(data: xr.Dataset, threshold: float) -> list[Row]:
             "difference": mean - theory,
             "extinct_against_theory": float(np.mean(cell.extinct_at_end.values & ~doomed)),
         }
-        for quantile in QUANTILES:
+        for quantile in TIMES.values():
             row[f"time_q{quantile:g}"] = _quantile(times, quantile)
             row[f"closed_form_q{quantile:g}"] = (
                 np.nan if np.isnan(exact).any() else _quantile(exact, quantile)
@@ -295,27 +296,24 @@ def _largest_error(times: np.ndarray, exact: np.ndarray) -> float:
 
 def tables(rows: list[Row], *, groups: int, seeds: int, t_end: float) -> list[Table]:
     """Return a table for each kind, dynamics and decay, with a line for each heterogeneity."""
+    columns = {
+        "h": "{heterogeneity:g}",
+        "extinct": "{fraction_extinct:.2%}",
+        "95 % CI": "{interval_low:.2%}–{interval_high:.2%}",
+        "theory": "{fraction_at_equilibrium:.2%}",
+        "diff.": "{difference:+z.2%}",
+        **{name: f"{{{name}:.3g}}" for name in TIMES},
+        "error": "{time_error:.0e}",
+    }
+    parts = itertools.groupby(rows, lambda row: tuple(row[axis] for axis in AXES[:3]))
     return [
         _shared.table(
             f"{kind}, {dynamics}, λ = {decay:g}: {groups} groups, {seeds} seeds, t = {t_end:g}",
-            ("h", "extinct", "95 % CI", "theory", "diff.", "t10", "t50", "t90", "error"),
-            (
-                (
-                    f"{row['heterogeneity']:g}",
-                    f"{100 * row['fraction_extinct']:.2f}",
-                    f"{100 * row['interval_low']:.2f}–{100 * row['interval_high']:.2f}" if seeds > 1 else "–",
-                    f"{100 * row['fraction_at_equilibrium']:.2f}",
-                    f"{round(100 * row['difference'], 2) + 0.0:+.2f}",  # no -0.00
-                    *(_number(row[f"time_q{quantile:g}"]) for quantile in QUANTILES),
-                    _number(row["time_error"], ".0e"),
-                )
-                for row in part
-            ),
+            columns,
+            (row | {name: row[f"time_q{q:g}"] for name, q in TIMES.items()} for row in part),
             left=0,
         )
-        for (kind, dynamics, decay), part in itertools.groupby(
-            rows, lambda row: tuple(map(row.get, AXES[:3]))
-        )
+        for (kind, dynamics, decay), part in parts
     ]
 
 
@@ -330,10 +328,6 @@ def notes(rows: list[Row], *, threshold: float) -> list[str]:
         f"{verdict} of the groups died that live at equilibrium.",
         "",
     ]
-
-
-def _number(value: float, style: str = ".3g") -> str:
-    return format(value, style) if np.isfinite(value) else "–"
 
 
 if __name__ == "__main__":

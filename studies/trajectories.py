@@ -20,7 +20,7 @@ import evodyn as ed
 from _shared import DYNAMICS, Row
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about
+from evodyn.core.labels import about, labelled
 from evodyn.extinction_theory import exact_extinction_times, mutation_mass_floor
 from evodyn.model.laws import KINDS
 
@@ -107,7 +107,7 @@ def trajectory(point: Trajectory) -> xr.Dataset:
     }
     largest = about("largest difference from the masses of Eq. 7 without clip and cap", "mass")
     return xr.Dataset(
-        {name: ("group", values, about(*label)) for name, (values, *label) in by_group.items()}
+        labelled("group", by_group)
         | {
             "mass": (("time", "group"), np.array(run.masses), about("mass", "mass")),
             "gap_to_normalized_growth": ((), gap, largest),
@@ -257,22 +257,24 @@ def printed(rows: list[Row], specification: Row) -> Table:
         chosen = {"≥": min, "≤": max}.get(row["relation"], lambda found: max(found, key=abs))
         return float(chosen(same))
 
+    columns = {
+        "λ": "{decay:g}",
+        "Eq.": "{equation}",
+        "quantity": "{quantity}",
+        "": "{relation}",
+        "theory": "{theory:.4g}",
+        "simulation": "{simulation:.4g}",
+        "diff.": "{worst:+.1e}",
+    }
     return _shared.table(
         f"{s['groups']} groups, {s['kind']}, h = {s['heterogeneity']:g}, seed {s['seed']}; "
         f"extinct below {s['threshold']:g}",
-        ("λ", "Eq.", "quantity", "", "theory", "simulation", "diff."),
-        (
-            (
-                f"{row['decay']:g}",
-                f"{EQUATION[row['dynamics']]}",
-                row["quantity"],
-                row["relation"],
-                *(f"{row[key]:.4g}" for key in ("theory", "simulation")),
-                f"{worst(row):+.1e}",
-            )
+        columns,
+        [
+            row | {"equation": EQUATION[row["dynamics"]], "worst": worst(row)}
             for row in rows
             if not row["member"]
-        ),
+        ],
         left=4,
     )
 
