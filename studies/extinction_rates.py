@@ -198,7 +198,7 @@ def main(
             sparsity_data("phase", phase_rows),
             sparsity_data("finite", finite_rows),
             correction_data(corrections),
-            theory_map(threshold, 17 if study.smoke else 41),
+            theory_map(threshold, 9 if study.smoke else 41),
             mutation,
         )
     )
@@ -304,12 +304,16 @@ def verdict(rows: list[Row]) -> list[str]:
     missed = len(rows) - sum(inside)
     together = LEVEL ** (1 / len(rows))
     bands = [interval_of_fraction(row["extinct"], row["groups"], together) for row in rows]
-    all_inside = all(low <= row["theory"] <= high for row, (low, high) in zip(rows, bands, strict=True))
+    where = (
+        "inside"
+        if all(low <= row["theory"] <= high for row, (low, high) in zip(rows, bands, strict=True))
+        else "OUTSIDE"
+    )
     chance = float(stats.binom.sf(missed - 1, len(rows), 1 - LEVEL))
     return [
         f"Theory, the limit of many groups, is inside {sum(inside)} of {len(rows)} intervals; as many",
-        f"misses or more have probability {chance:.2g}. It is {'inside' if all_inside else 'OUTSIDE'} the band",
-        f"that covers all at once with 95 % ({100 * together:.2f} % each).",
+        f"misses or more have probability {chance:.2g}. It is {where} the band that covers all",
+        f"at once with 95 % ({100 * together:.2f} % each).",
         "",
     ]
 
