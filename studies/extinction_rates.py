@@ -6,8 +6,9 @@ changes, and what mutation prevents.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,17 +16,18 @@ import numpy.typing as npt
 import scipy.optimize
 import typer
 import xarray as xr
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 import _shared
 import evodyn as ed
+from _shared import Row
 from evodyn import extinction_theory as theory
-from evodyn.core.labels import about
-from evodyn.sweeps.sweep import sweep
-from evodyn.tasks.extinction_rates import Sample, measured_rates, simulated_sparsity
+from evodyn.analysis.intervals import interval
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about, labelled
+from evodyn.model import laws
 
 SCHEMA = 1
 KINDS = ("uniform", "gaussian", "lognormal", "pareto", "two_class")
@@ -38,70 +40,153 @@ SMALLEST = 12  # groups of a population in the fit against 1/N
 FEW = 10  # extinct or living groups in all, below which an interval is that of a count
 PEAK = 0.5  # advantage of the best group over the others, all equal
 FACTORS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of the error threshold
-FILES = {"Table: ": "extinction_rates.csv", "Data:  ": "extinction_rates.nc"}
+RELAXATIONS = 30.0  # length of a run that measures rates, in times of the slowest mode
+PER_MILLION = 1_000_000
 
-Floats = npt.NDArray[np.float64]
-Row = dict[str, Any]
+
+# --- Populations ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Populations of groups that start with unit mass under Eq. 6 and differ in their contributions alone."""
+
+    kind: str = "lognormal"
+    groups: int = 768
+    heterogeneity: float = 1.0
+    """Coefficient of variation of the law of the contributions."""
+    decay: float = 0.3
+    """λ of Eq. 10; fitness is constant at 0."""
+    populations: int = 8
+    threshold: float = 0.02
+    """Mass strictly below which a group counts as extinct."""
+    horizon: float = 1500.0
+    """Runs that count end at horizon/heterogeneity: differences in fitness are proportional to that."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        validation.positive("heterogeneity", self.heterogeneity)
+        validation.positive("threshold", self.threshold)
+
+    def contribution(self, member: int) -> FloatArray:
+        """Return the contributions c_i of one population; every law, size and decay has its own numbers."""
+        key = (
+            laws.KINDS.index(self.kind),
+            self.groups,
+            round(self.heterogeneity * PER_MILLION),
+            round(self.decay * PER_MILLION),
+            member,
+        )
+        drawn = np.random.SeedSequence(self.seed, spawn_key=key)
+        return ed.landscapes.contributions(
+            self.kind, n=self.groups, heterogeneity=self.heterogeneity, rng=drawn
+        )
+
+
+def fitness(c: FloatArray, decay: float) -> ed.landscapes.Landscape:
+    """Return Eq. 10, or constant fitness without a decay."""
+    return ed.landscapes.LinearDecay(c, decay) if decay else ed.landscapes.Constant(c)
+
+
+def simulated_sparsity(sample: Sample) -> xr.Dataset:
+    """Integrate every population of a sample and count the groups that are extinct in the end."""
+    if sample.decay == 0:
+        raise ValueError("decay is 0; expected a positive one: else only the best group survives.")
+    end = sample.horizon / sample.heterogeneity
+    extinct = np.empty(sample.populations, dtype=np.int64)
+    for member in range(sample.populations):
+        run = ed.solve(
+            ed.Replicator(),
+            fitness(sample.contribution(member), sample.decay),
+            np.ones(sample.groups),
+            (0.0, end),
+            save_at=[end],
+            # Which side of the threshold a group ends on needs no more, and the problem is stiff.
+            solver=ed.Solver(method="LSODA", rtol=1e-4, atol=1e-5),
+        )
+        extinct[member] = np.count_nonzero(run.masses[-1] < sample.threshold)
+    return xr.Dataset({"extinct": ("population", extinct, about("groups below the threshold at the end"))})
+
+
+def measured_rates(sample: Sample) -> xr.Dataset:
+    """Integrate the first population and measure how fast its doomed groups decay; NaN for survivors.
+
+    The run lasts 30 times the slowest relaxation time, and is measured in its second half.
+    """
+    landscape = fitness(sample.contribution(0), sample.decay)
+    point = ed.equilibrium(ed.Replicator(), landscape, total_mass=float(sample.groups), eigenvalues=True)
+    modes = np.asarray(point.eigenvalues).real
+    end = RELAXATIONS / -float(modes[modes < 0].max()) if (modes < 0).any() else sample.horizon
+    run = ed.solve(
+        ed.Replicator(),
+        landscape,
+        np.ones(sample.groups),
+        (0.0, end),
+        save_at=np.linspace(0.0, end, 41),
+        solver=ed.Solver(method="LSODA" if sample.decay else "DOP853"),  # never a closed form
+    )
+    rates = theory.extinction_rates(run)
+    found = {"theoretical": rates.theoretical, "measured": rates.measured}
+    return xr.Dataset(
+        labelled(
+            "group",
+            {
+                name: (np.where(rates.dying, rate, np.nan), f"decay rate, {name}", "1/time")
+                for name, rate in found.items()
+            },
+        )
+    )
+
+
+# --- The study ------------------------------------------------------------------------------------------
 
 
 def main(
+    study: _shared.Study,
     groups: Annotated[int, typer.Option(min=48, help="Number of groups N, each of mass 1 at first.")] = 768,
     threshold: Annotated[float, typer.Option(help="Mass below which a group counts as extinct.")] = 0.02,
     seed: _shared.Seed = 0,
     seeds: Annotated[
         int, typer.Option(min=2, max=_shared.MOST_SEEDS, help="Populations for every heterogeneity.")
     ] = 8,
-    out: _shared.Out = None,
-    fresh: _shared.Fresh = False,
-    smoke: _shared.Smoke = False,
-    workers: _shared.Workers = 1,
-    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Measure decay rates, equilibrium sparsity and the effect of mutation, and compare with theory.
 
     Writes results/extinction_rates/extinction_rates.nc (everything) and extinction_rates.csv (the table). A
     run that was interrupted goes on where it stopped.
     """
-    started = time.perf_counter()
-    if smoke:
+    if study.smoke:
         groups, seeds = min(groups, 48), min(seeds, 4)
     sizes = [groups >> k for k in (5, 4, 3, 2, 1, 0) if groups >> k >= SMALLEST]
     budget = 4 * groups  # of all populations of one size
-    with _shared.reporting():
-        rates = [
-            Sample(kind=kind, groups=groups, heterogeneity=h, decay=decay, populations=1, seed=seed)
-            for kind in KINDS
-            for decay in (0.0, MAIN_DECAY)
-            for h in (RATE_HETEROGENEITIES[-1:] if smoke else RATE_HETEROGENEITIES)
-        ]
-        phases = [
-            Sample(
-                kind=kind,
-                groups=groups if decay == MAIN_DECAY else max(48, groups // 2),
-                heterogeneity=h,
-                decay=decay,
-                populations=seeds if decay == MAIN_DECAY else 1,
-                threshold=threshold,
-                seed=seed,
-            )
-            for kind in KINDS
-            for decay in DECAYS
-            for h in HETEROGENEITIES
-        ]
-        finite = [
-            Sample(
-                kind=kind, groups=size, populations=max(2, budget // size), threshold=threshold, seed=seed + 1
-            )
-            for kind in KINDS
-            for size in sizes
-        ]
-        folder = _shared.folder("extinction_rates", out=out, smoke=smoke)
-        options: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "fresh": fresh}
-        with _shared.progress("Measuring decay") as bar:
-            measured = sweep(measured_rates, rates, folder / "rates", progress=bar, **options)
-        with _shared.progress("Counting the extinct") as bar:
-            counted = sweep(simulated_sparsity, phases + finite, folder / "sparsity", progress=bar, **options)
-        mutation, mutation_rows = with_mutation(groups, threshold, seed)
+    rates = [
+        Sample(kind=kind, groups=groups, heterogeneity=h, decay=decay, populations=1, seed=seed)
+        for kind in KINDS
+        for decay in (0.0, MAIN_DECAY)
+        for h in (RATE_HETEROGENEITIES[-1:] if study.smoke else RATE_HETEROGENEITIES)
+    ]
+    phases = [
+        Sample(
+            kind=kind,
+            groups=groups if decay == MAIN_DECAY else max(48, groups // 2),
+            heterogeneity=h,
+            decay=decay,
+            populations=seeds if decay == MAIN_DECAY else 1,
+            threshold=threshold,
+            seed=seed,
+        )
+        for kind in KINDS
+        for decay in DECAYS
+        for h in HETEROGENEITIES
+    ]
+    finite = [
+        Sample(kind=kind, groups=size, populations=max(2, budget // size), threshold=threshold, seed=seed + 1)
+        for kind in KINDS
+        for size in sizes
+    ]
+    measured = study.sweep("Measuring decay", measured_rates, rates, "rates")
+    counted = study.sweep("Counting the extinct", simulated_sparsity, phases + finite, "sparsity")
+    mutation, mutation_rows = with_mutation(groups, threshold, seed)
     rate_rows = [rate_row(s, r) for s, r in zip(rates, measured, strict=True)]
     rows = [sparsity_row(s, r) for s, r in zip(phases + finite, counted, strict=True)]
     phase_rows, finite_rows = rows[: len(phases)], rows[len(phases) :]
@@ -109,17 +194,16 @@ def main(
     corrections = [correction(kind, finite_rows) for kind in KINDS]
     data = xr.merge(
         (
-            rate_data(rates, measured, groups),
+            rate_data(rates, measured),
             sparsity_data("phase", phase_rows),
             sparsity_data("finite", finite_rows),
             correction_data(corrections),
-            theory_map(threshold, 17 if smoke else 41),
+            theory_map(threshold, 9 if study.smoke else 41),
             mutation,
         )
     )
     specification = {
         "schema": SCHEMA,
-        "study": "extinction_rates",
         "groups": groups,
         "populations": seeds,
         "threshold": threshold,
@@ -128,25 +212,15 @@ def main(
         "horizon": phases[0].horizon,
         "peak": PEAK,
     }
-    _shared.write_netcdf(
-        data,
-        folder / "extinction_rates.nc",
-        specification=specification,
-        provenance=_shared.provenance(started),
+    parts = (rate_rows, phase_rows, finite_rows, mutation_rows)
+    study.save(data, [line for part in parts for line in csv_lines(part)], specification)
+    study.show(
+        rate_table(rate_rows),
+        sparsity_table(main_rows, groups, seeds),
+        *verdict(main_rows),
+        correction_table(corrections, sizes),
+        mutation_table(mutation_rows),
     )
-    _shared.write_csv(
-        [line for part in (rate_rows, phase_rows, finite_rows, mutation_rows) for line in csv_lines(part)],
-        folder / "extinction_rates.csv",
-    )
-    console = Console(width=80, highlight=False)
-    console.print(rate_table(rate_rows))
-    console.print(sparsity_table(main_rows, groups, seeds))
-    for line in verdict(main_rows):
-        console.print(line)
-    console.print(correction_table(corrections, sizes))
-    console.print(mutation_table(mutation_rows))
-    for what, name in FILES.items():
-        console.print(f"{what} {_shared.shown(folder / name)}", soft_wrap=True)
 
 
 # --- Decay rates ---------------------------------------------------------------------------------------
@@ -168,24 +242,18 @@ def rate_row(sample: Sample, result: xr.Dataset) -> Row:
     }
 
 
-def rate_data(samples: Sequence[Sample], results: Sequence[xr.Dataset], groups: int) -> xr.Dataset:
+def rate_data(samples: Sequence[Sample], results: Sequence[xr.Dataset]) -> xr.Dataset:
     """Return measured and theoretical rates, one row of groups for each population."""
-    names = {"theoretical": "theoretical_rate", "measured": "measured_rate"}
-    variables: dict[str, Any] = {
-        name: (
-            ("rate_case", "group"),
-            np.stack([result[old].values for result in results]),
-            results[0][old].attrs,
-        )
-        for old, name in names.items()
+    names = {"theoretical_rate": "theoretical", "measured_rate": "measured"}
+    rates: Row = {
+        new: (("rate_case", "group"), np.stack([r[old].values for r in results]), results[0][old].attrs)
+        for new, old in names.items()
     }
-    for name, units in (("kind", "1"), ("heterogeneity", "1"), ("decay", "1/time/mass")):
-        variables[f"rate_{name}"] = (
-            "rate_case",
-            [getattr(sample, name) for sample in samples],
-            about(name, units),
-        )
-    return xr.Dataset(variables)
+    cases = {
+        f"rate_{name}": ([getattr(sample, name) for sample in samples], name, units)
+        for name, units in (("kind", "1"), ("heterogeneity", "1"), ("decay", "1/time/mass"))
+    }
+    return xr.Dataset(rates | labelled("rate_case", cases))
 
 
 # --- Sparsity ------------------------------------------------------------------------------------------
@@ -197,25 +265,22 @@ def sparsity_row(sample: Sample, result: xr.Dataset) -> Row:
     expected = theory.equilibrium_sparsity(
         sample.kind, heterogeneity=sample.heterogeneity, decay=sample.decay, threshold=sample.threshold
     )
-    low, high = interval(result.extinct.values, sample.groups, LEVEL)
-    error = float(stats.sem(fractions)) if len(fractions) > 1 else float("nan")
-    return {
-        "kind": sample.kind,
-        "heterogeneity": sample.heterogeneity,
-        "decay": sample.decay,
-        "groups": sample.groups,
-        "populations": sample.populations,
+    low, high = interval_of_fraction(result.extinct.values, sample.groups)
+    names = ("kind", "heterogeneity", "decay", "groups", "populations")
+    return {name: getattr(sample, name) for name in names} | {
         "theory": expected,
         "simulation": float(fractions.mean()),
         "difference": float(fractions.mean() - expected),
-        "standard_error": error,
+        "standard_error": float(stats.sem(fractions)) if len(fractions) > 1 else float("nan"),
         "low": low,
         "high": high,
         "extinct": result.extinct.values,
     }
 
 
-def interval(extinct: npt.NDArray[np.int64], groups: int, level: float) -> tuple[float, float]:
+def interval_of_fraction(
+    extinct: npt.NDArray[np.int64], groups: int, level: float = LEVEL
+) -> tuple[float, float]:
     """Return a confidence interval of the mean fraction extinct over independent populations.
 
     Student's t; where too few groups are extinct (or alive) for that, the exact interval of a count, which
@@ -229,9 +294,8 @@ def interval(extinct: npt.NDArray[np.int64], groups: int, level: float) -> tuple
         return float(low), float(high)
     if len(extinct) < 2:
         return float("nan"), float("nan")
-    fractions = extinct / groups
-    half = stats.t.ppf((1 + level) / 2, len(extinct) - 1) * stats.sem(fractions)
-    return max(float(fractions.mean() - half), 0.0), min(float(fractions.mean() + half), 1.0)
+    low, high = interval(extinct / groups, level=level).of_mean
+    return max(low, 0.0), min(high, 1.0)
 
 
 def verdict(rows: list[Row]) -> list[str]:
@@ -239,15 +303,17 @@ def verdict(rows: list[Row]) -> list[str]:
     inside = [row["low"] <= row["theory"] <= row["high"] for row in rows]
     missed = len(rows) - sum(inside)
     together = LEVEL ** (1 / len(rows))
-    bands = [interval(row["extinct"], row["groups"], together) for row in rows]
-    all_inside = all(low <= row["theory"] <= high for row, (low, high) in zip(rows, bands, strict=True))
+    bands = [interval_of_fraction(row["extinct"], row["groups"], together) for row in rows]
+    where = (
+        "inside"
+        if all(low <= row["theory"] <= high for row, (low, high) in zip(rows, bands, strict=True))
+        else "OUTSIDE"
+    )
     chance = float(stats.binom.sf(missed - 1, len(rows), 1 - LEVEL))
     return [
-        f"Theory is inside {sum(inside)} of {len(rows)} intervals; as many misses or more have probability "
-        f"{chance:.2g}.",
-        f"It is {'inside' if all_inside else 'OUTSIDE'} the band that covers all at once with 95 % "
-        f"({100 * together:.2f} % each).",
-        "Theory is the limit of many groups.",
+        f"Theory, the limit of many groups, is inside {sum(inside)} of {len(rows)} intervals; as many",
+        f"misses or more have probability {chance:.2g}. It is {where} the band that covers all",
+        f"at once with 95 % ({100 * together:.2f} % each).",
         "",
     ]
 
@@ -275,47 +341,38 @@ def correction(kind: str, rows: list[Row]) -> Row:
 
 def sparsity_data(prefix: str, rows: list[Row]) -> xr.Dataset:
     """Return the sparsity of every sample as data."""
-    units = {
-        "kind": ("law of the contributions", "1"),
-        "heterogeneity": ("coefficient of variation of the contributions", "1"),
-        "decay": ("density regularisation λ", "1/time/mass"),
-        "groups": ("groups of a population", "1"),
-        "populations": ("independent populations", "1"),
-        "theory": ("fraction extinct at equilibrium in the limit of many groups", "1"),
-        "simulation": ("mean fraction extinct at the end of the integrations", "1"),
-        "standard_error": ("standard error of the mean over populations", "1"),
-        "low": ("lower end of the 95 % interval", "1"),
-        "high": ("upper end of the 95 % interval", "1"),
+    texts = {
+        "kind": "law of the contributions",
+        "heterogeneity": "coefficient of variation of the contributions",
+        "decay": "density regularisation λ",
+        "groups": "groups of a population",
+        "populations": "independent populations",
+        "theory": "fraction extinct at equilibrium in the limit of many groups",
+        "simulation": "mean fraction extinct at the end of the integrations",
+        "standard_error": "standard error of the mean over populations",
+        "low": "lower end of the 95 % interval",
+        "high": "upper end of the 95 % interval",
     }
-    return xr.Dataset(
-        {
-            f"{prefix}_{name}": (
-                f"{prefix}_case",
-                [row[name] for row in rows],
-                about(text, unit),
-            )
-            for name, (text, unit) in units.items()
-        }
-    )
+    described = {
+        f"{prefix}_{name}": ([row[name] for row in rows], text, "1/time/mass" if name == "decay" else "1")
+        for name, text in texts.items()
+    }
+    return xr.Dataset(labelled(f"{prefix}_case", described))
 
 
 def correction_data(rows: list[Row]) -> xr.Dataset:
     """Return the finite-size fits as data, in the order of the laws."""
-    described = {
+    texts = {
         "limit": "simulation - theory as N goes to infinity",
         "slope": "coefficient of 1/N in simulation - theory",
     }
+    described = {}
+    for name, text in texts.items():
+        described[f"correction_{name}"] = ([row[name] for row in rows], text)
+        errors = [row[f"{name}_error"] for row in rows]
+        described[f"correction_{name}_error"] = (errors, f"standard error of {text}")
     return xr.Dataset(
-        {
-            f"correction_{name}{suffix}": (
-                "law",
-                [row[name + suffix] for row in rows],
-                about(("standard error of " if suffix else "") + text),
-            )
-            for name, text in described.items()
-            for suffix in ("", "_error")
-        },
-        coords={"law": ("law", list(KINDS), about("law of the contributions"))},
+        labelled("law", described), labelled("law", {"law": (list(KINDS), "law of the contributions")})
     )
 
 
@@ -324,29 +381,15 @@ def theory_map(threshold: float, points: int) -> xr.Dataset:
     spread = np.geomspace(HETEROGENEITIES[0] / 2.5, HETEROGENEITIES[-1] * 1.5, points)
     decay = np.geomspace(DECAYS[0] / 2, DECAYS[-1] * 2, points)
     values = [
-        [
-            [
-                theory.equilibrium_sparsity(kind, heterogeneity=h, decay=rate, threshold=threshold)
-                for h in spread
-            ]
-            for rate in decay
-        ]
-        for kind in KINDS
+        theory.equilibrium_sparsity(kind, heterogeneity=h, decay=rate, threshold=threshold)
+        for kind, rate, h in itertools.product(KINDS, decay, spread)
     ]
+    label = about("fraction extinct at equilibrium in the limit of many groups")
+    dims = ("law", "map_decay", "map_heterogeneity")
     return xr.Dataset(
+        {"sparsity": (dims, np.reshape(values, (len(KINDS), points, points)), label)},
         {
-            "sparsity": (
-                ("law", "map_decay", "map_heterogeneity"),
-                np.array(values),
-                about("fraction extinct at equilibrium in the limit of many groups"),
-            )
-        },
-        coords={
-            "map_decay": (
-                "map_decay",
-                decay,
-                about("density regularisation λ", "1/time/mass"),
-            ),
+            "map_decay": ("map_decay", decay, about("density regularisation λ", "1/time/mass")),
             "map_heterogeneity": (
                 "map_heterogeneity",
                 spread,
@@ -367,67 +410,43 @@ def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset,
     """
     sizes = np.array(sorted({max(groups // 16, 24), groups, 16 * groups}))
     simulated, expected = np.empty((2, len(sizes), len(FACTORS)))
+    rows: list[Row] = []
     for i, size in enumerate(sizes):
         c = np.r_[1.0 + PEAK, np.ones(size - 1)]
         end = 15.0 * size**0.5 / PEAK  # the flow is slowest at the threshold, by its finite size alone
         for j, factor in enumerate(FACTORS):
             rate = factor * theory.error_threshold(c)
             simulated[i, j] = at_rest(c, 0.0, rate, end)[0] / size
-            point = ed.equilibrium(
-                ed.SelectionMutation(rate, target=1.0), ed.landscapes.Constant(c), eigenvalues=False
-            )
-            expected[i, j] = point.masses[0] / size
-    rows: list[Row] = [
-        {
-            "quantity": f"best share at μ_c/2, N = {size}",
-            "theory": expected[i, FACTORS.index(0.5)],
-            "simulation": simulated[i, FACTORS.index(0.5)],
-        }
-        for i, size in enumerate(sizes)
-    ]
+            expected[i, j] = resting(c, 0.0, rate)[0] / size
+        j = FACTORS.index(0.5)
+        found = {"theory": expected[i, j], "simulation": simulated[i, j]}
+        rows.append({"quantity": f"best share at μ_c/2, N = {size}"} | found)
     c = ed.landscapes.contributions("lognormal", n=groups, heterogeneity=1.0, rng=seed)
     floors = []
     for decay in (0.0, MAIN_DECAY):
         floor = theory.mutation_mass_floor(c, 0.05, decay=decay)
         floors.append(at_rest(c, decay, 0.05) / floor)
-        resting = ed.equilibrium(
-            ed.SelectionMutation(0.05, target=1.0), fitness(c, decay), eigenvalues=False
-        ).masses
         rows += thresholds(c, decay, threshold)
         rows.append(
             {
                 "quantity": f"least mass over its floor, λ = {decay:g}",
-                "theory": float((resting / floor).min()),
+                "theory": float((resting(c, decay, 0.05) / floor).min()),
                 "simulation": float(floors[-1].min()),
             }
         )
     for row in rows:
         row["difference"] = row["simulation"] / row["theory"] - 1
+    shares = {
+        "best_share": (simulated, "share of the best group, integrated"),
+        "best_share_theory": (expected, "share of the best group at equilibrium"),
+    }
+    floor_label = about("mass at the end over the mutation mass floor")
     data = xr.Dataset(
+        labelled(("peak_groups", "factor"), shares)
+        | {"mass_over_floor": (("floor_decay", "group"), np.array(floors), floor_label)},
         {
-            "best_share": (
-                ("peak_groups", "factor"),
-                simulated,
-                about("share of the best group, integrated"),
-            ),
-            "best_share_theory": (
-                ("peak_groups", "factor"),
-                expected,
-                about("share of the best group at equilibrium"),
-            ),
-            "mass_over_floor": (
-                ("floor_decay", "group"),
-                np.array(floors),
-                about("mass at the end over the mutation mass floor"),
-            ),
-        },
-        coords={
             "peak_groups": ("peak_groups", sizes, about("number of groups")),
-            "factor": (
-                "factor",
-                np.array(FACTORS),
-                about("mutation rate over the error threshold"),
-            ),
+            "factor": ("factor", np.array(FACTORS), about("mutation rate over the error threshold")),
             "floor_decay": (
                 "floor_decay",
                 [0.0, MAIN_DECAY],
@@ -438,7 +457,7 @@ def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset,
     return data, rows
 
 
-def thresholds(c: Floats, decay: float, threshold: float) -> list[Row]:
+def thresholds(c: FloatArray, decay: float, threshold: float) -> list[Row]:
     """Return the mutation rates that keep every group, and beyond which the best one does not persist."""
     target = np.where(c == c.max(), 0.0, 1.0)
     return [
@@ -455,42 +474,31 @@ def thresholds(c: Floats, decay: float, threshold: float) -> list[Row]:
     ]
 
 
-def fitness(c: Floats, decay: float) -> ed.landscapes.Landscape:
-    """Return Eq. 10, or constant fitness without a decay."""
-    return ed.landscapes.LinearDecay(c, decay) if decay else ed.landscapes.Constant(c)
+def resting(c: FloatArray, decay: float, rate: float) -> FloatArray:
+    """Return the masses at equilibrium."""
+    dynamics = ed.SelectionMutation(rate, target=1.0)
+    return np.array(ed.equilibrium(dynamics, fitness(c, decay), eigenvalues=False).masses)
 
 
-def at_rest(c: Floats, decay: float, rate: float, end: float = 600.0) -> Floats:
-    """Return the masses after a long integration of Eq. 8 with a target of 1 for every group."""
-    run = ed.solve(
-        ed.SelectionMutation(rate, target=1.0),
-        fitness(c, decay),
-        np.ones(len(c)),
-        (0.0, end),
-        save_at=[end],
-        solver=ed.Solver(rtol=1e-7, atol=1e-8),
-    )
-    masses: Floats = run.masses[-1]
-    return masses
+def mutated(c: FloatArray, decay: float, rate: float, target: Any, start: Any, times: list[float]) -> ed.Run:
+    """Return a long integration of Eq. 8."""
+    dynamics, solver = ed.SelectionMutation(rate, target=target), ed.Solver(rtol=1e-7, atol=1e-8)
+    return ed.solve(dynamics, fitness(c, decay), start, (0.0, times[-1]), save_at=times, solver=solver)
 
 
-def invasion(c: Floats, decay: float, rate: float, target: Floats) -> float:
+def at_rest(c: FloatArray, decay: float, rate: float, end: float = 600.0) -> FloatArray:
+    """Return the masses after a long time, with a target of 1 for every group."""
+    return np.array(mutated(c, decay, rate, 1.0, np.ones(len(c)), [end]).masses[-1])
+
+
+def invasion(c: FloatArray, decay: float, rate: float, target: FloatArray) -> float:
     """Return the measured growth rate of the best group, which mutation does not feed, while it is rare."""
-    best = int(c.argmax())
-    start = np.where(target > 0, 1.0, 1e-200)
-    end = 30.0 / rate
-    run = ed.solve(
-        ed.SelectionMutation(rate, target=target),
-        fitness(c, decay),
-        start,
-        (0.0, end),
-        save_at=[0.7 * end, end],
-        solver=ed.Solver(rtol=1e-7, atol=1e-8),
-    )
+    best, end = int(c.argmax()), 30.0 / rate
+    run = mutated(c, decay, rate, target, np.where(target > 0, 1.0, 1e-200), [0.7 * end, end])
     return float((run.log_masses[1, best] - run.log_masses[0, best]) / (0.3 * end))
 
 
-def root(function: Any, low: float, high: float) -> float:
+def root(function: Callable[[float], float], low: float, high: float) -> float:
     """Return the mutation rate at which a rising function of it changes sign."""
     found = scipy.optimize.brentq(
         lambda log_rate: function(np.exp(log_rate)), np.log(low), np.log(high), xtol=1e-6
@@ -503,19 +511,8 @@ def root(function: Any, low: float, high: float) -> float:
 
 def csv_lines(rows: list[Row]) -> list[Row]:
     """Return rows with the columns of all parts of the table, those that do not apply left empty."""
-    names = (
-        "quantity",
-        "kind",
-        "heterogeneity",
-        "decay",
-        "groups",
-        "populations",
-        "theory",
-        "simulation",
-        "difference",
-        "low",
-        "high",
-    )
+    names = ["quantity", "kind", "heterogeneity", "decay", "groups", "populations"]
+    names += ["theory", "simulation", "difference", "low", "high"]
     made = []
     for row in rows:
         quantity = "median decay rate" if "slowest" in row else "fraction extinct"
@@ -523,83 +520,58 @@ def csv_lines(rows: list[Row]) -> list[Row]:
     return made
 
 
-def _table(title: str, names: Sequence[str], left: int) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, min_width=76)
-    for k, name in enumerate(names):
-        table.add_column(name, justify="left" if k < left else "right", no_wrap=True)
-    return table
-
-
 def rate_table(rows: list[Row]) -> Table:
     """Return the table of decay rates."""
-    table = _table(
-        "Decay rates -d ln p/dt of the dying: median, and largest relative difference",
-        ("law", "h", "λ", "dying", "slowest", "theory", "simulation", "difference"),
-        1,
-    )
-    former = ""
-    for row in rows:
-        numbers = [
-            f"{row[name]:.4g}" if row["dying"] else "–" for name in ("slowest", "theory", "simulation")
-        ]
-        table.add_row(
-            row["kind"] if row["kind"] != former else "",
-            f"{row['heterogeneity']:g}",
-            f"{row['decay']:g}",
-            f"{row['dying']}",
-            *numbers,
-            f"{row['difference']:.0e}" if row["dying"] else "–",
-        )
-        former = row["kind"]
-    return table
+    columns = {
+        "law": "{kind}",
+        "h": "{heterogeneity:g}",
+        "λ": "{decay:g}",
+        "dying": "{dying}",
+        "slowest": "{slowest:.4g}",
+        "theory": "{theory:.4g}",
+        "simulation": "{simulation:.4g}",
+        "difference": "{difference:.0e}",
+    }
+    title = "Decay rates -d ln p/dt of the dying: median, and largest relative difference"
+    return _shared.table(title, columns, rows, merge=True)
 
 
 def sparsity_table(rows: list[Row], groups: int, populations: int) -> Table:
     """Return the table of equilibrium sparsity at the main decay."""
-    table = _table(
-        f"% extinct at equilibrium, λ = {MAIN_DECAY:g}: {populations} populations of {groups} groups",
-        ("law", "h", "theory", "simulation", "difference", "95 % interval"),
-        1,
-    )
-    former = ""
-    for row in rows:
-        table.add_row(
-            row["kind"] if row["kind"] != former else "",
-            f"{row['heterogeneity']:g}",
-            f"{100 * row['theory']:.2f}",
-            f"{100 * row['simulation']:.2f}",
-            f"{100 * row['difference']:+.2f}",
-            f"{100 * row['low']:.2f}–{100 * row['high']:.2f}",
-        )
-        former = row["kind"]
-    return table
+    columns = {
+        "law": "{kind}",
+        "h": "{heterogeneity:g}",
+        "theory": "{theory:.2%}",
+        "simulation": "{simulation:.2%}",
+        "difference": "{difference:+z.2%}",
+        "95 % interval": "{low:.2%}–{high:.2%}",
+    }
+    title = f"Extinct at equilibrium, λ = {MAIN_DECAY:g}: {populations} populations of {groups} groups"
+    return _shared.table(title, columns, rows, merge=True)
 
 
 def correction_table(rows: list[Row], sizes: Sequence[int]) -> Table:
     """Return the table of finite-size corrections."""
-    table = _table(
-        f"Finite size: simulation - theory = a + b/N at h = 1, N = {sizes[0]} to {sizes[-1]}",
-        ("law", "a, 95 % (theory: 0)", "b, 95 %", "p of the fit"),
-        1,
-    )
-    for row in rows:
-        table.add_row(
-            row["kind"],
-            f"{row['limit']:+.4f} ± {1.96 * row['limit_error']:.4f}",
-            f"{row['slope']:+.2f} ± {1.96 * row['slope_error']:.2f}",
-            f"{row['p']:.2f}",
-        )
-    return table
+    columns = {
+        "law": "{kind}",
+        "a, 95 % (theory: 0)": "{limit:+.4f} ± {limit_half:.4f}",
+        "b, 95 %": "{slope:+.2f} ± {slope_half:.2f}",
+        "p of the fit": "{p:.2f}",
+    }
+    title = f"Finite size: simulation - theory = a + b/N at h = 1, N = {sizes[0]} to {sizes[-1]}"
+    halves = [{f"{name}_half": 1.96 * row[f"{name}_error"] for name in ("limit", "slope")} for row in rows]
+    return _shared.table(title, columns, [row | half for row, half in zip(rows, halves, strict=True)])
 
 
 def mutation_table(rows: list[Row]) -> Table:
     """Return the table of what mutation does."""
-    table = _table("Mutation (Eq. 8, target 1)", ("quantity", "theory", "simulation", "rel. diff."), 1)
-    for row in rows:
-        table.add_row(
-            row["quantity"], f"{row['theory']:.6g}", f"{row['simulation']:.6g}", f"{row['difference']:+.0e}"
-        )
-    return table
+    columns = {
+        "quantity": "{quantity}",
+        "theory": "{theory:.6g}",
+        "simulation": "{simulation:.6g}",
+        "rel. diff.": "{difference:+.0e}",
+    }
+    return _shared.table("Mutation (Eq. 8, target 1)", columns, rows)
 
 
 if __name__ == "__main__":

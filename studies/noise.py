@@ -7,33 +7,39 @@ under noisy estimates, and quantifies when mutation prevents premature extinctio
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 import xarray as xr
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 import _shared
-from evodyn.core.labels import about
-from evodyn.model.landscapes import Constant
-from evodyn.noise.environment import Calculus
-from evodyn.noise.laws import hitting_time_law, long_run_growth, stationary_odds_law
-from evodyn.noise.wright_fisher import fixation_probability, wright_fisher_matrix
-from evodyn.sweeps.sweep import sweep
-from evodyn.tasks.noise import Drift, Duel, Estimates, drift, duel, estimates
-
-Row = dict[str, Any]
+import evodyn as ed
+from _shared import Row
+from evodyn.analysis.intervals import interval
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about, labelled
+from evodyn.landscapes import Constant, LinearDecay, contributions
+from evodyn.stochastic import (
+    Calculus,
+    fitness_noise,
+    fixation_probability,
+    hitting_time_law,
+    long_run_growth,
+    noisy_iterate,
+    stationary_odds_law,
+    wright_fisher,
+    wright_fisher_matrix,
+)
 
 SCHEMA = 1
 CALCULI: tuple[Calculus, ...] = ("ito", "stratonovich")
 NAMES = {"ito": "Itô", "stratonovich": "Stratonovich"}
-MAPS = ("replicator", "normalized_growth")
+MAPS = _shared.DYNAMICS[:2]
 NOISES = (0.1, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2)
 SELECTIONS = (-0.03, -0.015, 0.0, 0.015, 0.03, 0.06, 0.1)
 CLIPS = (None, 2.0, 1.0, 0.5, 0.25)
@@ -44,101 +50,274 @@ TIMES: Row = {"contribution": (0.0, 0.5), "noise": (0.8, 0.2), "threshold": 0.05
 WHO: Row = {"contribution": (0.3, 0.1), "threshold": 1e-3, "t_end": 100.0, "step_size": 100.0}
 RARE: Row = {"calculus": "stratonovich", "contribution": (0.02, 0.0), "noise": (0.6, 0.6), "threshold": 0.01}
 DRIFT_SELECTION = 0.02
+GROUPS = 32
+OVERSHOOT = 0.5826  # -ζ(1/2)/√(2π): a level looked at in steps acts as if it were so many σ√h further off
+
+
+# --- Noise in fitness -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Duel:
+    """Two groups of constant fitness with white noise in it; what is asked about is group 0."""
+
+    calculus: Calculus
+    contribution: tuple[float, float]
+    noise: tuple[float, float]
+    threshold: float
+    """Share ε below which a group counts as dead; less than 1/2, with which both begin."""
+    t_end: float
+    step_size: float
+    mutation_rate: float = 0.0
+    """μ, towards equal shares."""
+    members: int = 1000
+    seed: int = 0
+    stream: int = 0
+
+    def drift(self) -> float:
+        """Return the rate at which theory has the log-odds of group 0 grow."""
+        growth = long_run_growth(self.contribution, self.noise, self.calculus)
+        return float(growth[0] - growth[1])
+
+    def log_odds(self) -> float:
+        """Return the log-odds of the threshold."""
+        return math.log(self.threshold / (1 - self.threshold))
+
+
+def duel(point: Duel) -> xr.Dataset:
+    """Sample a duel from equal shares, beside the chance of death and, where it applies, the law of its time.
+
+    With mutation the chance is that of the stationary law. Times are tested against the inverse Gaussian law.
+    """
+    mutation = ed.SelectionMutation(point.mutation_rate, target=0.5) if point.mutation_rate else None
+    runs = fitness_noise(
+        Constant(point.contribution),
+        [0.5, 0.5],
+        (0.0, point.t_end),
+        noise=point.noise,
+        calculus=point.calculus,
+        dynamics=mutation,
+        save_at=[0.0, point.t_end],
+        step_size=point.step_size,
+        members=point.members,
+        threshold=point.threshold,
+        rng=np.random.SeedSequence(point.seed, spawn_key=(point.stream,)),
+    )
+    odds = runs.log_masses[:, -1, 0] - runs.log_masses[:, -1, 1]
+    times = np.array(runs.extinction_time[:, 0])
+    spread = math.hypot(*point.noise)
+    mean, p_value = math.nan, math.nan
+    if mutation is not None:
+        law = stationary_odds_law(
+            point.contribution,
+            point.noise,
+            point.calculus,
+            mutation_rate=point.mutation_rate,
+        )
+        dead = float(law.cdf(math.exp(point.log_odds())))
+    else:
+        gap = point.log_odds() - point.drift() * point.t_end
+        width = spread * math.sqrt(point.t_end)
+        dead = float(stats.norm.cdf(gap / width)) if spread else float(gap > 0)
+        if point.drift() < 0 and spread:
+            level = point.log_odds() - OVERSHOOT * spread * math.sqrt(point.step_size)
+            law = hitting_time_law(
+                share=0.5,
+                threshold=1 / (1 + math.exp(-level)),
+                drift=-point.drift(),
+                noise=point.noise,
+            )
+            mean, p_value = float(law.mean()), float(stats.kstest(times, law.cdf).pvalue)
+    by_member = {
+        "log_odds": (odds, "log-odds of group 0 at the end"),
+        "death_time": (times, "first time below the threshold", "time"),
+    }
+    expected = {
+        "dead": (dead, "chance of being below the threshold in theory"),
+        "mean_death_time": (mean, "mean death time in theory", "time"),
+        "death_time_p_value": (p_value, "chance of so great a distance from theory"),
+    }
+    return xr.Dataset(
+        labelled("member", by_member) | labelled((), expected),
+        labelled("member", {"member": (np.arange(point.members), "realisation")}),
+    )
+
+
+# --- Finite numbers -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """Two groups of a finite number of individuals (Wright and Fisher's model)."""
+
+    dynamics: ed.Dynamics
+    individuals: int
+    selection: float
+    """Advantage of group 0 in each generation."""
+    count: int
+    """Individuals of group 0 at the start."""
+    generations: int
+    members: int = 1000
+    seed: int = 0
+    stream: int = 0
+
+    def law(self) -> FloatArray:
+        """Return the chances of 0 to n individuals at the end, from the exact transition matrix."""
+        chain = wright_fisher_matrix(self.dynamics, Constant([self.selection, 0.0]), self.individuals)
+        end: FloatArray = np.linalg.matrix_power(chain, self.generations)[self.count]
+        return end
+
+
+def drift(point: Drift) -> xr.Dataset:
+    """Sample a drift, beside the chances of absence and fixation at the end (and Kimura's chance)."""
+    n = point.individuals
+    runs = wright_fisher(
+        point.dynamics,
+        Constant([point.selection, 0.0]),
+        [point.count, n - point.count],
+        point.generations,
+        members=point.members,
+        save_every=point.generations,
+        rng=np.random.SeedSequence(point.seed, spawn_key=(point.stream,)),
+    )
+    law, kimura = point.law(), math.nan
+    if not point.dynamics.mutation_rate_at(0.0):
+        kimura = float(fixation_probability(point.selection, point.count / n, n))
+    expected = {
+        "absent": (float(law[0]), "chance of absence in theory"),
+        "fixed": (float(law[-1]), "chance of fixation in theory"),
+        "kimura": (kimura, "Kimura's chance of fixation"),
+    }
+    return xr.Dataset(
+        labelled("member", {"share": (np.array(runs.masses[:, -1, 0]), "share at the end")})
+        | labelled((), expected),
+        labelled("member", {"member": (np.arange(point.members), "realisation")}),
+    )
+
+
+# --- Noisy estimates ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimates:
+    """A map on groups of unit mass whose fitness is estimated with noise σ = 1 at every step."""
+
+    dynamics: ed.Dynamics
+    decay: float
+    steps: int = 1000
+    members: int = 64
+    """Realisations, of the same draws for every map, clip and decay."""
+    seed: int = 0
+
+
+def estimates(point: Estimates) -> xr.Dataset:
+    """Iterate a map under noisy estimates."""
+    c, noise = (np.random.SeedSequence(point.seed, spawn_key=(k,)) for k in range(2))
+    runs = noisy_iterate(
+        point.dynamics,
+        LinearDecay(contributions("lognormal", n=GROUPS, heterogeneity=0.5, rng=c), decay=point.decay),
+        np.ones(GROUPS),
+        point.steps,
+        0.02,
+        noise=1.0,
+        members=point.members,
+        save_every=point.steps,
+        rng=noise,
+    )
+    final = runs.masses[:, -1]
+    totals = final.sum(axis=1)
+    return xr.Dataset(
+        {
+            "total_mass": ("member", totals / GROUPS, about("total mass, relative to the start")),
+            "share": (("member", "group"), final / totals[:, None], about("share at the end")),
+        },
+        {
+            "member": ("member", np.arange(point.members), about("realisation")),
+            "group": ("group", np.arange(GROUPS), about("group")),
+        },
+    )
+
+
+# --- The study ------------------------------------------------------------------------------------------
 
 
 def main(
+    study: _shared.Study,
     individuals: Annotated[int, typer.Option(min=10, help="n of the Wright-Fisher populations.")] = 50,
     seed: _shared.Seed = 0,
     seeds: _shared.Seeds = 2000,
-    out: _shared.Out = None,
-    fresh: _shared.Fresh = False,
-    smoke: _shared.Smoke = False,
-    workers: _shared.Workers = 1,
-    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Compare noisy populations with theory: who dies, when, and what prevents it.
 
     Writes results/noise/noise.nc (everything) and noise.csv (the table).
     """
-    started = time.perf_counter()
     members = seeds
     fine, settle, generations, steps, trials = 0.005, 600.0, 1500, 1000, 64
-    if smoke:
+    if study.smoke:
         members, fine, settle, generations, steps, trials = min(members, 200), 0.02, 300.0, 300, 200, 16
     few = max(60, members // 8)
-    with _shared.reporting():
-        if members < 20:
-            raise ValueError(f"seeds is {members}; expected at least 20: chances are estimated from them.")
-        duels = [
-            *(
-                Duel(calculus, **TIMES, step_size=fine, members=members, seed=seed, stream=k)
-                for k, calculus in enumerate(CALCULI)
-            ),
-            *(
-                Duel(calculus, noise=(noise, 0.0), **WHO, members=members, seed=seed, stream=10 * (j + 1) + k)
-                for j, calculus in enumerate(CALCULI)
-                for k, noise in enumerate(NOISES)
-            ),
-            *(
-                Duel(
-                    **RARE,
-                    t_end=settle,
-                    step_size=0.05,
-                    mutation_rate=rate_of(strength),
-                    members=few,
-                    seed=seed,
-                    stream=50 + k,
-                )
-                for k, strength in enumerate(STRENGTHS)
-            ),
-        ]
-        drifts = [
-            *(
-                Drift(
-                    individuals, s, individuals // 10, 40 * individuals, members=members, seed=seed, stream=k
-                )
-                for k, s in enumerate(SELECTIONS)
-            ),
-            *(
-                Drift(
-                    individuals,
-                    DRIFT_SELECTION,
-                    individuals // 2,
-                    generations,
-                    mutation_rate=strength / individuals,
-                    members=few,
-                    seed=seed,
-                    stream=50 + k,
-                )
-                for k, strength in enumerate(STRENGTHS)
-            ),
-        ]
-        guesses = [
-            Estimates(name, clip, decay, steps=steps, members=trials, seed=seed)
-            for name in MAPS
-            for clip in CLIPS
-            for decay in DECAYS
-        ]
-        folder = _shared.folder("noise", out=out, smoke=smoke)
-        options: Row = {"workers": workers, "scheduler": scheduler, "fresh": fresh}
-        with _shared.progress("Noise in fitness") as progress:
-            fought = sweep(duel, duels, folder / "duels", progress=progress, **options)
-        with _shared.progress("Finite numbers") as progress:
-            drifted = sweep(drift, drifts, folder / "drifts", progress=progress, **options)
-        with _shared.progress("Noisy estimates") as progress:
-            guessed = sweep(estimates, guesses, folder / "estimates", progress=progress, **options)
+    if members < 20:
+        raise ValueError(f"seeds is {members}; expected at least 20: chances are estimated from them.")
+    times = [
+        Duel(calculus, **TIMES, step_size=fine, members=members, seed=seed, stream=k)
+        for k, calculus in enumerate(CALCULI)
+    ]
+    who = [
+        Duel(calculus, noise=(noise, 0.0), **WHO, members=members, seed=seed, stream=10 * (j + 1) + k)
+        for j, calculus in enumerate(CALCULI)
+        for k, noise in enumerate(NOISES)
+    ]
+    rare = [
+        Duel(
+            **RARE,
+            t_end=settle,
+            step_size=0.05,
+            mutation_rate=rate_of(strength),
+            members=few,
+            seed=seed,
+            stream=50 + k,
+        )
+        for k, strength in enumerate(STRENGTHS)
+    ]
+    fixing = [
+        Drift(
+            ed.Replicator(),
+            individuals,
+            s,
+            individuals // 10,
+            40 * individuals,
+            members=members,
+            seed=seed,
+            stream=k,
+        )
+        for k, s in enumerate(SELECTIONS)
+    ]
+    mutating = [
+        dataclasses.replace(
+            with_mutants(strength, individuals, generations), members=few, seed=seed, stream=50 + k
+        )
+        for k, strength in enumerate(STRENGTHS)
+    ]
+    guesses = [
+        Estimates(_shared.dynamics(name, GROUPS, signal_clip=clip), decay, steps, trials, seed)
+        for name in MAPS
+        for clip in CLIPS
+        for decay in DECAYS
+    ]
+    fought = study.sweep("Noise in fitness", duel, [*times, *who, *rare], "duels")
+    drifted = study.sweep("Finite numbers", drift, [*fixing, *mutating], "drifts")
+    guessed = study.sweep("Noisy estimates", estimates, guesses, "estimates")
     data = xr.merge(
         [
-            death_times(fought[: len(CALCULI)]),
-            who_dies(fought[len(CALCULI) : -len(STRENGTHS)]),
-            rescued(fought[-len(STRENGTHS) :], drifted[len(SELECTIONS) :], individuals, generations),
-            fixation(drifted[: len(SELECTIONS)], individuals),
+            death_times(fought[: len(times)]),
+            who_dies(fought[len(times) : -len(rare)]),
+            rescued(fought[-len(rare) :], drifted[len(fixing) :], individuals, generations),
+            fixation(drifted[: len(fixing)], individuals),
             stability(guessed),
         ]
     )
     specification = {
         "schema": SCHEMA,
-        "study": "noise",
         "members": members,
         "members_with_mutation": few,
         "trials": trials,
@@ -151,20 +330,8 @@ def main(
         "steps": steps,
     }
     rows = table_rows(data)
-    _shared.write_netcdf(
-        data, folder / "noise.nc", specification=specification, provenance=_shared.provenance(started)
-    )
-    _shared.write_csv(rows, folder / "noise.csv")
-    console = Console(width=80, highlight=False)
-    for table in tables(rows):
-        console.print(table)
-    for line in (
-        *notes(data, rows),
-        "",
-        f"Table: {_shared.shown(folder / 'noise.csv')}",
-        f"Data:  {_shared.shown(folder / 'noise.nc')}",
-    ):
-        console.print(line, soft_wrap=True)
+    study.save(data, rows, specification)
+    study.show(*tables(rows), *notes(data, rows), "")
 
 
 def rate_of(strength: float) -> float:
@@ -173,50 +340,57 @@ def rate_of(strength: float) -> float:
     return float(strength * RARE["threshold"] * variance)
 
 
-def _calculus() -> tuple[str, list[str], dict[str, str]]:
-    return "calculus", list(CALCULI), about("stochastic calculus")
+def with_mutants(strength: float, individuals: int, generations: int) -> Drift:
+    """Return a drift with 2nμq of a strength, twice the mutants of a generation: above 1 none stays lost."""
+    mutation = ed.SelectionMutation(strength / individuals)
+    return Drift(mutation, individuals, DRIFT_SELECTION, individuals // 2, generations)
+
+
+def counted(results: list[xr.Dataset], name: str, threshold: float) -> list[int]:
+    """Return in how many realisations a number was below a threshold at the end."""
+    return [int((result[name].values < threshold).sum()) for result in results]
+
+
+def in_theory(results: list[xr.Dataset], name: str) -> tuple[list[float], str, str]:
+    """Return a number in theory of all results, as `labelled` takes it."""
+    label = results[0][name].attrs
+    return [float(result[name]) for result in results], label["long_name"], label["units"]
 
 
 def death_times(results: list[xr.Dataset]) -> xr.Dataset:
     """Return death times along calculus and realisation, beside the law's mean and quantiles."""
-    names = {"mean_death_time": "mean_time_theory", "death_time_p_value": "time_p_value"}
     fine = np.geomspace(0.3, 40.0, 121)
     curves = []
     for calculus in CALCULI:
         growth = long_run_growth(TIMES["contribution"], TIMES["noise"], calculus)
-        law = hitting_time_law(
-            share=0.5,
-            threshold=TIMES["threshold"],
-            drift=float(growth[1] - growth[0]),
-            noise=TIMES["noise"],
-        )
+        drift = float(growth[1] - growth[0])
+        law = hitting_time_law(share=0.5, threshold=TIMES["threshold"], drift=drift, noise=TIMES["noise"])
         curves.append(law.cdf(fine))
+    times = np.stack([result.death_time.values for result in results])
+    expected = {
+        "mean_time_theory": in_theory(results, "mean_death_time"),
+        "time_p_value": in_theory(results, "death_time_p_value"),
+    }
     return xr.Dataset(
-        {
-            "death_time": (
-                ("calculus", "member"),
-                np.stack([r.death_time.values for r in results]),
-                results[0].death_time.attrs,
-            ),
+        labelled("calculus", expected)
+        | {
+            "death_time": (("calculus", "member"), times, results[0].death_time.attrs),
             "death_curve": (
                 ("calculus", "fine_time"),
-                np.array(curves),
+                curves,
                 about("inverse Gaussian distribution function"),
             ),
-        }
-        | {
-            new: ("calculus", [float(r[name]) for r in results], results[0][name].attrs)
-            for name, new in names.items()
         },
-        {"calculus": _calculus(), "fine_time": ("fine_time", fine, about("time", "time"))},
+        {
+            "calculus": ("calculus", list(CALCULI), about("stochastic calculus")),
+            "fine_time": ("fine_time", fine, about("time", "time")),
+        },
     )
 
 
 def who_dies(results: list[xr.Dataset]) -> xr.Dataset:
     """Return how often the noisier group is dead at the end, and theory on a fine grid too."""
-    shape = (len(CALCULI), len(NOISES))
     level = math.log(WHO["threshold"] / (1 - WHO["threshold"]))
-    deaths = [int((r.log_odds.values < level).sum()) for r in results]
     fine = np.linspace(NOISES[0], NOISES[-1], 111)
     gap = WHO["contribution"][0] - WHO["contribution"][1]
     t: float = WHO["t_end"]
@@ -224,19 +398,18 @@ def who_dies(results: list[xr.Dataset]) -> xr.Dataset:
         stats.norm.cdf((level - (gap - share * fine**2) * t) / (fine * math.sqrt(t))) for share in (0.5, 0.0)
     ]
     axis = about("noise σ of the better group", "1/√time")
+    shape = (len(CALCULI), len(NOISES))
+    chances, *label = in_theory(results, "dead")
+    cells: Row = {
+        "dead": (np.reshape(counted(results, "log_odds", level), shape), "realisations that died"),
+        "dead_theory": (np.array(chances).reshape(shape), *label),
+    }
     return xr.Dataset(
+        labelled(("calculus", "noise"), cells)
+        | labelled(("calculus", "fine_noise"), {"dead_curve": (np.array(curves), *label)})
+        | labelled((), {"dead_of": (results[0].sizes["member"], "realisations")}),
         {
-            "dead": (("calculus", "noise"), np.reshape(deaths, shape), about("realisations that died")),
-            "dead_theory": (
-                ("calculus", "noise"),
-                np.reshape([float(r.dead) for r in results], shape),
-                results[0].dead.attrs,
-            ),
-            "dead_curve": (("calculus", "fine_noise"), np.array(curves), results[0].dead.attrs),
-            "dead_of": ((), results[0].sizes["member"], about("realisations")),
-        },
-        {
-            "calculus": _calculus(),
+            "calculus": ("calculus", list(CALCULI), about("stochastic calculus")),
             "noise": ("noise", list(NOISES), axis),
             "fine_noise": ("fine_noise", fine, axis),
         },
@@ -247,68 +420,52 @@ def rescued(
     fought: list[xr.Dataset], drifted: list[xr.Dataset], individuals: int, generations: int
 ) -> xr.Dataset:
     """Return how often the better group is all but gone, or gone, for ever stronger mutation."""
-    threshold: float = RARE["threshold"]
-    level = math.log(threshold / (1 - threshold))
+    level = math.log(RARE["threshold"] / (1 - RARE["threshold"]))
     fine = np.geomspace(STRENGTHS[0], STRENGTHS[-1], 41)
     rare_curve, gone_curve = [], []
     for strength in fine:
         law = stationary_odds_law(
-            RARE["contribution"],
-            RARE["noise"],
-            "stratonovich",
-            mutation_rate=rate_of(strength),
+            RARE["contribution"], RARE["noise"], "stratonovich", mutation_rate=rate_of(strength)
         )
         rare_curve.append(float(law.cdf(math.exp(level))))
-        point = Drift(
-            individuals, DRIFT_SELECTION, individuals // 2, generations, mutation_rate=strength / individuals
-        )
-        chain = wright_fisher_matrix(point.dynamics(), Constant([DRIFT_SELECTION, 0.0]), individuals)
-        gone_curve.append(float(np.linalg.matrix_power(chain, generations)[point.count, 0]))
-    axis = about("strength of mutation: 2μq/(εs²), or 2nμq")
-    rare = [int((r.log_odds.values < level).sum()) for r in fought]
-    gone = [int((r.share.values == 0).sum()) for r in drifted]
+        gone_curve.append(float(with_mutants(strength, individuals, generations).law()[0]))
+    rare, gone = in_theory(fought, "dead"), in_theory(drifted, "absent")
+    found = {
+        "rare": (counted(fought, "log_odds", level), "realisations below the threshold"),
+        "rare_theory": rare,
+        # A share is zero, or at least one individual's.
+        "gone": (counted(drifted, "share", 0.5 / individuals), "realisations without the group"),
+        "gone_theory": gone,
+    }
+    curves = {"rare_curve": (rare_curve, *rare[1:]), "gone_curve": (gone_curve, *gone[1:])}
+    axis = "strength of mutation: 2μq/(εs²), or 2nμq"
     return xr.Dataset(
-        {
-            "rare": ("strength", rare, about("realisations below the threshold")),
-            "rare_theory": ("strength", [float(r.dead) for r in fought], fought[0].dead.attrs),
-            "rare_curve": ("fine_strength", rare_curve, fought[0].dead.attrs),
-            "gone": ("strength", gone, about("realisations without the group")),
-            "gone_theory": ("strength", [float(r.absent) for r in drifted], drifted[0].absent.attrs),
-            "gone_curve": ("fine_strength", gone_curve, drifted[0].absent.attrs),
-            "rescued_of": ((), fought[0].sizes["member"], about("realisations")),
-        },
-        {
-            "strength": ("strength", list(STRENGTHS), axis),
-            "fine_strength": ("fine_strength", fine, axis),
-        },
+        labelled("strength", found)
+        | labelled("fine_strength", curves)
+        | labelled((), {"rescued_of": (fought[0].sizes["member"], "realisations")}),
+        labelled("strength", {"strength": (list(STRENGTHS), axis)})
+        | labelled("fine_strength", {"fine_strength": (fine, axis)}),
     )
 
 
 def fixation(results: list[xr.Dataset], individuals: int) -> xr.Dataset:
     """Return how often a group fixes for each advantage, beside the exact chance and Kimura's."""
     fine = np.linspace(SELECTIONS[0], SELECTIONS[-1], 101)
-    axis = about("selective advantage per generation")
-    start = (individuals // 10) / individuals
+    curve = fixation_probability(fine, (individuals // 10) / individuals, individuals)
+    axis = "selective advantage per generation"
+    fixed = [int((result.share.values == 1).sum()) for result in results]
+    kimura = in_theory(results, "kimura")
+    found = {
+        "fixed": (fixed, "realisations in which the group fixed"),
+        "fixed_theory": in_theory(results, "fixed"),
+        "kimura": kimura,
+    }
     return xr.Dataset(
-        {
-            "fixed": (
-                "selection",
-                [int((r.share.values == 1).sum()) for r in results],
-                about("realisations in which the group fixed"),
-            ),
-            "fixed_theory": ("selection", [float(r.fixed) for r in results], results[0].fixed.attrs),
-            "kimura": ("selection", [float(r.kimura) for r in results], results[0].kimura.attrs),
-            "kimura_curve": (
-                "fine_selection",
-                fixation_probability(fine, start, individuals),
-                results[0].kimura.attrs,
-            ),
-            "fixed_of": ((), results[0].sizes["member"], about("realisations")),
-        },
-        {
-            "selection": ("selection", list(SELECTIONS), axis),
-            "fine_selection": ("fine_selection", fine, axis),
-        },
+        labelled("selection", found)
+        | labelled("fine_selection", {"kimura_curve": (curve, *kimura[1:])})
+        | labelled((), {"fixed_of": (results[0].sizes["member"], "realisations")}),
+        labelled("selection", {"selection": (list(SELECTIONS), axis)})
+        | labelled("fine_selection", {"fine_selection": (fine, axis)}),
     )
 
 
@@ -321,27 +478,17 @@ def stability(results: list[xr.Dataset]) -> xr.Dataset:
     shares = shares.reshape(*shape, *shares.shape[1:])
     difference = np.abs(shares[0] - shares[1]).max(axis=(-2, -1))
     dims = ("map", "signal_clip", "estimate_decay")
+    by_trial = {
+        "total_mass": (masses, "total mass, relative to the start"),
+        "scatter": (scatter, "squared distance of the shares from their mean over realisations"),
+    }
+    apart = {"share_difference": (difference, "largest difference of a share between the maps, same draws")}
+    clips = [math.inf if clip is None else clip for clip in CLIPS]
     return xr.Dataset(
-        {
-            "total_mass": ((*dims, "trial"), masses, results[0].total_mass.attrs),
-            "scatter": (
-                (*dims, "trial"),
-                scatter,
-                about("squared distance of the shares from their mean over realisations"),
-            ),
-            "share_difference": (
-                dims[1:],
-                difference,
-                about("largest difference of a share between the maps, same draws"),
-            ),
-        },
+        labelled((*dims, "trial"), by_trial) | labelled(dims[1:], apart),
         {
             "map": ("map", list(MAPS), about("map")),
-            "signal_clip": (
-                "signal_clip",
-                [math.inf if c is None else c for c in CLIPS],
-                about("signal clip κ over the noise σ"),
-            ),
+            "signal_clip": ("signal_clip", clips, about("signal clip κ over the noise σ")),
             "estimate_decay": (
                 "estimate_decay",
                 list(DECAYS),
@@ -354,8 +501,8 @@ def stability(results: list[xr.Dataset]) -> xr.Dataset:
 def proportion_row(part: str, quantity: str, theory: float, count: int, of: int) -> Row:
     """Return a row for a proportion: Wilson's interval, exact binomial p-value."""
     test = stats.binomtest(count, of, min(max(theory, 0.0), 1.0))
-    interval = test.proportion_ci(method="wilson")
-    return _row(part, quantity, theory, count / of, interval.low, interval.high, test.pvalue)
+    wilson = test.proportion_ci(method="wilson")
+    return _row(part, quantity, theory, count / of, wilson.low, wilson.high, test.pvalue)
 
 
 def _row(
@@ -379,17 +526,14 @@ def table_rows(data: xr.Dataset) -> list[Row]:
     for calculus in CALCULI:
         cell = data.sel(calculus=calculus)
         times = cell.death_time.values
-        mean = float(times.mean())
-        half = stats.t.ppf(0.975, len(times) - 1) * stats.sem(times)
-        theory = float(cell.mean_time_theory)
+        found = interval(times)
         rows.append(
             _row(
                 "death time",
                 f"{NAMES[calculus]}: mean",
-                theory,
-                mean,
-                mean - half,
-                mean + half,
+                float(cell.mean_time_theory),
+                found.mean,
+                *found.of_mean,
                 float(cell.time_p_value),
             )
         )
@@ -445,24 +589,18 @@ def tables(rows: list[Row]) -> list[Table]:
         "absent": "Better group absent, finite numbers and mutation (p: binomial)",
         "estimates": "Noisy estimates: scatter of shares, Eq. 13 over Eq. 12 (p: paired t)",
     }
-    made = []
-    for part, title in titles.items():
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-        table.add_column("", no_wrap=True)
-        for name in ("theory", "simulation", "diff.", "95 % interval", "p"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in rows:
-            if row["part"] == part:
-                table.add_row(
-                    row["quantity"],
-                    f"{row['theory']:.4f}",
-                    f"{row['simulation']:.4f}",
-                    f"{row['difference']:+.4f}",
-                    f"{row['interval_low']:.4f}–{row['interval_high']:.4f}",
-                    f"{row['p_value']:.2g}",
-                )
-        made.append(table)
-    return made
+    columns = {
+        "": "{quantity}",
+        "theory": "{theory:.4f}",
+        "simulation": "{simulation:.4f}",
+        "diff.": "{difference:+.4f}",
+        "95 % interval": "{interval_low:.4f}–{interval_high:.4f}",
+        "p": "{p_value:.2g}",
+    }
+    return [
+        _shared.table(title, columns, [row for row in rows if row["part"] == part])
+        for part, title in titles.items()
+    ]
 
 
 def notes(data: xr.Dataset, rows: list[Row]) -> list[str]:

@@ -6,32 +6,124 @@ final masses, total mass, and the floor below which mutation lets no mass fall.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 import xarray as xr
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import _shared
-from evodyn.analysis.mutation_theory import mutation_mass_floor
-from evodyn.core.labels import about
+import evodyn as ed
+from _shared import DYNAMICS, Row
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
+from evodyn.core.labels import about, labelled
+from evodyn.extinction_theory import exact_extinction_times, mutation_mass_floor
 from evodyn.model.laws import KINDS
-from evodyn.sweeps.sweep import sweep
-from evodyn.tasks.extinction import DYNAMICS
-from evodyn.tasks.trajectories import Trajectory, trajectory
 
 SCHEMA = 2
-EQUATION = {"replicator": 6, "normalized_growth": 7, "selection_mutation": 8}
+EQUATION = dict(zip(DYNAMICS, (6, 7, 8), strict=True))
 
-Row = dict[str, Any]
+
+# --- One population -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """A population of groups that all start with unit mass and differ in their contributions alone."""
+
+    dynamics: ed.Dynamics
+    kind: str = "lognormal"
+    heterogeneity: float = 0.5
+    decay: float = 0.3
+    """λ of Eq. 10; fitness is constant at 0."""
+    groups: int = 24
+    threshold: float = 1e-3
+    """Mass strictly below which a group counts as extinct."""
+    t_end: float = 300.0
+    saved_times: int = 241
+    """0, and a geometric series over three decades up to `t_end`."""
+    seed: int = 0
+    member: int = 0
+
+    def __post_init__(self) -> None:
+        self.landscape()  # says what cannot be drawn
+        validation.positive("t_end", self.t_end)
+        if not 0 < self.threshold < 1:
+            raise ValueError(
+                f"threshold is {self.threshold!r}; expected a mass between 0 and 1, the mass of every group "
+                "at the start."
+            )
+
+    def contribution(self) -> FloatArray:
+        """Return the contributions c_i, shape (N,)."""
+        drawn = np.random.SeedSequence(self.seed, spawn_key=(self.member,))
+        return ed.landscapes.contributions(
+            self.kind, n=self.groups, heterogeneity=self.heterogeneity, rng=drawn
+        )
+
+    def landscape(self) -> ed.landscapes.Landscape:
+        """Return the landscape of Eq. 10; a constant one without decay."""
+        c = self.contribution()
+        return ed.landscapes.LinearDecay(c, decay=self.decay) if self.decay else ed.landscapes.Constant(c)
+
+
+def trajectory(point: Trajectory) -> xr.Dataset:
+    """Integrate one population, and put theory beside it: NaN where there is none."""
+    ones, unknown = np.ones(point.groups), np.full(point.groups, np.nan)
+    later = np.geomspace(1e-3 * point.t_end, point.t_end, point.saved_times - 1)
+    later[-1] = point.t_end
+
+    def solved(dynamics: ed.Dynamics) -> ed.Run:
+        return ed.solve(
+            dynamics,
+            point.landscape(),
+            ones,
+            (0.0, point.t_end),
+            save_at=np.concatenate(([0.0], later)),
+            extinction=ed.Extinction(point.threshold),
+            solver=ed.Solver(method="auto" if point.decay else "DOP853"),
+        )
+
+    run, resting, exact, gap = solved(point.dynamics), unknown, unknown, np.nan
+    mutates, clipped = point.dynamics.mutation_rate_at(0.0) > 0, point.dynamics.signal_clip is not None
+    if not clipped:
+        total = None if mutates else float(point.groups)
+        rest = ed.equilibrium(point.dynamics, point.landscape(), total_mass=total, eigenvalues=False)
+        resting = np.array(rest.masses)
+    if not clipped and not mutates:
+        gap = float(np.abs(solved(ed.NormalizedGrowth()).masses - run.masses).max())
+        if point.decay == 0:
+            exact = exact_extinction_times(point.contribution(), ones, point.threshold)
+    first_time = "first time strictly below the threshold"
+    by_group = {
+        "contribution": (point.contribution(), "contribution", "1/time"),
+        "extinction_time": (np.array(run.extinction_time), f"{first_time}, integrated", "time"),
+        "closed_form_extinction_time": (exact, f"{first_time}, closed form", "time"),
+        "equilibrium_mass": (resting, "mass at the attractor", "mass"),
+    }
+    largest = about("largest difference from the masses of Eq. 7 without clip and cap", "mass")
+    return xr.Dataset(
+        labelled("group", by_group)
+        | {
+            "mass": (("time", "group"), np.array(run.masses), about("mass", "mass")),
+            "gap_to_normalized_growth": ((), gap, largest),
+        },
+        {
+            "time": ("time", run.t, about("time", "time")),
+            "group": ("group", np.arange(point.groups), about("group")),
+        },
+    )
+
+
+# --- The study ------------------------------------------------------------------------------------------
 
 
 def main(
+    study: _shared.Study,
     kind: Annotated[str, typer.Option(help=f"Law of the contributions: {', '.join(KINDS)}.")] = "lognormal",
     heterogeneity: Annotated[float, typer.Option(help="Coefficient of variation of fitness.")] = 0.5,
     decay: Annotated[float, typer.Option(help="λ of Eq. 10, beside constant fitness (λ = 0).")] = 0.3,
@@ -44,21 +136,36 @@ def main(
     t_end: Annotated[float, typer.Option(help="End of the runs, in units of 1/fitness.")] = 300.0,
     seed: _shared.Seed = 0,
     seeds: _shared.Seeds = 1,
-    out: _shared.Out = None,
-    fresh: _shared.Fresh = False,
-    smoke: _shared.Smoke = False,
-    workers: _shared.Workers = 1,
-    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Follow the masses of a population under Eqs. 6, 7 and 8 and compare with theory.
 
     Eq. 7 without a clip is Eq. 6, which is checked; shown is Eq. 7 with clip and cap, where they differ.
     Writes results/trajectories/trajectories.nc (masses over time) and trajectories.csv (the table).
     """
-    started = time.perf_counter()
-    if smoke:
+    if study.smoke:
         groups, seeds = min(groups, 10), min(seeds, 2)
-    settings: Row = {
+    for name, value in (("decay", decay), ("mutation_rate", mutation_rate)):
+        validation.positive(name, value)
+    # Only Eq. 7 is clipped.
+    chosen = [
+        _shared.dynamics(
+            name,
+            groups,
+            mutation_rate=mutation_rate,
+            signal_clip=signal_clip if name == "normalized_growth" else None,
+        )
+        for name in DYNAMICS
+    ]
+    decays = [0.0, decay]
+    points = [
+        Trajectory(dynamics, kind, heterogeneity, rate, groups, threshold, t_end, seed=seed, member=member)
+        for member in range(seeds)
+        for rate in decays
+        for dynamics in chosen
+    ]
+    data = assembled(study.sweep("Trajectories", trajectory, points), seeds, decays)
+    specification: Row = {
+        "schema": SCHEMA,
         "kind": kind,
         "heterogeneity": heterogeneity,
         "signal_clip": signal_clip,
@@ -66,47 +173,13 @@ def main(
         "threshold": threshold,
         "t_end": t_end,
         "seed": seed,
-    }
-    decays = [0.0, decay]
-    with _shared.reporting():
-        if decay <= 0:
-            raise ValueError(f"decay is {decay!r}; expected a positive λ, to stand beside λ = 0.")
-        points = [
-            Trajectory(
-                **settings,
-                dynamics=name,
-                decay=value,
-                mutation_rate=mutation_rate if name == "selection_mutation" else 0.0,
-                saved_times=241,
-                member=member,
-            )
-            for member in range(seeds)
-            for value in decays
-            for name in DYNAMICS
-        ]
-        folder = _shared.folder("trajectories", out=out, smoke=smoke)
-        options: Row = {"workers": workers, "scheduler": scheduler, "fresh": fresh}
-        with _shared.progress("Trajectories") as progress:
-            results = sweep(trajectory, points, folder / "points", progress=progress, **options)
-    data = assembled(results, seeds, decays)
-    specification = settings | {
-        "schema": SCHEMA,
-        "study": "trajectories",
         "decays": decays,
         "mutation_rate": mutation_rate,
         "seeds": seeds,
     }
     rows = table_rows(data, specification)
-    _shared.write_netcdf(
-        data, folder / "trajectories.nc", specification=specification, provenance=_shared.provenance(started)
-    )
-    _shared.write_csv(rows, folder / "trajectories.csv")
-    console = Console(width=80, highlight=False)
-    console.print(printed(rows, specification))
-    for line in notes(data):
-        console.print(line, soft_wrap=True)
-    for what, suffix in (("Table:", "csv"), ("Data: ", "nc")):
-        console.print(f"{what} {_shared.shown(folder / f'trajectories.{suffix}')}", soft_wrap=True)
+    study.save(data, rows, specification)
+    study.show(printed(rows, specification), *notes(data))
 
 
 def assembled(results: list[xr.Dataset], seeds: int, decays: list[float]) -> xr.Dataset:
@@ -176,31 +249,34 @@ def table_rows(data: xr.Dataset, specification: Row) -> list[Row]:
 def printed(rows: list[Row], specification: Row) -> Table:
     """Return the table that is shown: the first population, and the worst difference of all."""
     s = specification
-    table = Table(
-        title=f"{s['groups']} groups, {s['kind']}, h = {s['heterogeneity']:g}, seed {s['seed']}; "
-        f"extinct below {s['threshold']:g}",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        pad_edge=False,
-    )
-    for heading in ("λ", "Eq.", "quantity", "", "theory", "simulation", "diff."):
-        table.add_column(heading, justify="left" if heading in ("quantity", "") else "right", no_wrap=True)
-    for row in rows:
-        if row["member"]:
-            continue
+
+    def worst(row: Row) -> float:
         same = [
             r["difference"] for r in rows if all(r[k] == row[k] for k in ("decay", "dynamics", "quantity"))
         ]
-        worst = {"≥": min, "≤": max}.get(row["relation"], lambda found: max(found, key=abs))(same)
-        table.add_row(
-            f"{row['decay']:g}",
-            f"{EQUATION[row['dynamics']]}",
-            row["quantity"],
-            row["relation"],
-            *(f"{row[key]:.4g}" for key in ("theory", "simulation")),
-            f"{worst:+.1e}",
-        )
-    return table
+        chosen = {"≥": min, "≤": max}.get(row["relation"], lambda found: max(found, key=abs))
+        return float(chosen(same))
+
+    columns = {
+        "λ": "{decay:g}",
+        "Eq.": "{equation}",
+        "quantity": "{quantity}",
+        "": "{relation}",
+        "theory": "{theory:.4g}",
+        "simulation": "{simulation:.4g}",
+        "diff.": "{worst:+.1e}",
+    }
+    return _shared.table(
+        f"{s['groups']} groups, {s['kind']}, h = {s['heterogeneity']:g}, seed {s['seed']}; "
+        f"extinct below {s['threshold']:g}",
+        columns,
+        [
+            row | {"equation": EQUATION[row["dynamics"]], "worst": worst(row)}
+            for row in rows
+            if not row["member"]
+        ],
+        left=4,
+    )
 
 
 def notes(data: xr.Dataset) -> list[str]:

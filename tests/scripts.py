@@ -6,6 +6,8 @@ They are copies in a temporary folder, for they write beside themselves: no test
 from __future__ import annotations
 
 import atexit
+import csv
+import functools
 import importlib.util
 import os
 import shutil
@@ -14,8 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import pytest
+import xarray as xr
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,13 +53,7 @@ def call(script: str, *arguments: str | Path, code: int = 0, columns: int = 200)
     return out, err
 
 
-def smoke_run(study: str, paths: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the folder of a study's smoke run and what it printed."""
-    folder = paths.mktemp(study)
-    out, _ = call(f"studies/{study}.py", "--smoke", "--out", folder)
-    return folder, out
-
-
+@functools.cache
 def module(script: str) -> Any:
     """Return a script as a module; it finds its neighbours by where it stands."""
     path = COPY / script
@@ -72,7 +70,34 @@ def module(script: str) -> Any:
     return made
 
 
-def command_line(study: str) -> Any:
-    """Return a study's command line, to be invoked in this process."""
-    made = module(f"studies/{study}.py")
-    return made._shared.command_line(made.main)
+def study(name: str, folder: Path, *options: str, code: int = 0) -> tuple[str, str]:
+    """Run a study in this process, as its command line would; return what it wrote to output and error."""
+    made = module(f"studies/{name}.py")
+    command = made._shared.command_line(made.main)
+    result = CliRunner().invoke(command, ["--out", str(folder), *map(str, options)])
+    assert result.exit_code == code, result.output
+    return result.stdout, " ".join(result.stderr.replace("│", " ").split())
+
+
+def saved(folder: Path, name: str) -> tuple[xr.Dataset, list[dict[str, str]]]:
+    """Return what a study saved: its data, and the rows of its table."""
+    data = xr.load_dataset(folder / f"{name}.nc", engine="h5netcdf", decode_times=False)
+    with (folder / f"{name}.csv").open(newline="") as file:
+        return data, list(csv.DictReader(file))
+
+
+def caption(figure: str, folder: Path) -> str:
+    """Draw a figure in this process from the data in a folder, and return its caption."""
+    import matplotlib.pyplot as plt
+
+    script = module(f"paper_figures/{figure}.py")
+    with mock.patch.object(sys, "argv", [f"{figure}.py", str(folder)]), plt.rc_context():
+        script.main()
+    assert all((folder / f"{figure}.{kind}").stat().st_size > 500 for kind in ("pdf", "png", "txt"))
+    return (folder / f"{figure}.txt").read_text()
+
+
+def fits(printed: str, name: str) -> bool:
+    """Tell whether what a study printed, but for the paths of its files, fits into 80 columns."""
+    lines = [line for line in printed.splitlines() if f"{name}." not in line]
+    return max(map(len, lines)) <= 80 and "…" not in printed

@@ -170,7 +170,7 @@ def test_everything_imported_is_declared() -> None:
     core = distributions(PROJECT["project"]["dependencies"])
     developing = [[entry for entry in group if isinstance(entry, str)] for group in groups.values()]
     declared = core.union(*map(distributions, [*extras.values(), *developing]))
-    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "style"}
+    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "_former", "style"}
     for folder in (*PACKAGES, *SCRIPTS, "tests"):
         for file in (ROOT / folder).rglob("*.py"):
             foreign = imported_modules(file) - set(sys.stdlib_module_names) - ours
@@ -185,7 +185,7 @@ def test_scripts_share_one_module_and_do_not_import_each_other(folder: str) -> N
     files = list((ROOT / folder).glob("*.py"))
     assert files
     shared = "_shared" if folder == "studies" else "style"
-    names = {file.stem for file in files} - {shared}
+    names = {file.stem for file in files} - {shared, "_former"}
     for file in files:
         assert not imported_modules(file) & (names | {"studies", "paper_figures"}), file.name
     # The checker sees an import where there is one.
@@ -208,13 +208,16 @@ def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytes
         )
 
 
-def test_nothing_is_pickled_or_downloaded() -> None:
+def test_no_file_is_pickled_and_nothing_is_downloaded() -> None:
+    """Pickles are made in one module, for other processes."""
     for file in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        modules = imported_modules(file)
-        assert not modules & {"cloudpickle", "marshal", "shelve", "urllib", "requests"}, file
+        travels = file == ROOT / "evodyn" / "sweeps" / "workers.py"
+        assert travels == ("cloudpickle" in file.read_text()), file
+        assert not imported_modules(file) & {"marshal", "shelve", "urllib", "requests"}, file
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 # An unpickling error may be caught; nothing may be unpickled.
-                assert node.value.id != "pickle" or node.attr == "UnpicklingError", file
+                allowed = {"UnpicklingError", "loads"} if travels else {"UnpicklingError"}
+                assert node.value.id != "pickle" or node.attr in allowed, file
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in ast.unparse(node), file

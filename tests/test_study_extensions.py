@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,53 +10,44 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from evodyn.tasks.extensions import Extension, extension
-from tests.scripts import call, smoke_run
+from tests.scripts import caption, fits, module, saved, study
 
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return smoke_run("extensions", tmp_path_factory)
+NAME = "extensions"
+STUDY = module(f"studies/{NAME}.py")
+TWO = ("--smoke", "--seeds", "2")
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """The smoke run with two populations and two processes: its folder and what it printed where."""
     folder = tmp_path_factory.mktemp("two")
-    arguments = ("--smoke", "--seeds", "2", "--workers", "2", "--out", folder)
-    return folder, *call("studies/extensions.py", *arguments)
-
-
-def saved(folder: Path) -> xr.Dataset:
-    return xr.load_dataset(folder / "extensions.nc", engine="h5netcdf", decode_times=False)
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "extensions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return folder, *study(NAME, folder, *TWO, "--workers", "2")
 
 
 @pytest.fixture(scope="module")
-def data(finished: tuple[Path, str]) -> xr.Dataset:
-    return saved(finished[0]).isel(member=0)
+def data(two: tuple[Path, str, str]) -> xr.Dataset:
+    return saved(two[0], NAME)[0].isel(member=0)
 
 
 def test_theory_and_simulation_agree(two: tuple[Path, str, str]) -> None:
-    rows, out = table(two[0]), two[1]
+    rows, out = saved(two[0], NAME)[1], two[1]
     assert {row["part"] for row in rows} == {"redundancy", "schedule", "objectives", "layers"}
     for row in rows:
         # The balance is only nearly followed by a rate that falls.
         allowed = 1e-3 if row["quantity"] == "annealed μ: mean fitness" else 2e-5
         assert abs(float(row["difference"])) < allowed * max(1.0, abs(float(row["theory"]))), row
         assert row["quantity"] in out
-    assert "…" not in out
-    assert max(len(line) for line in out.splitlines() if "extensions." not in line) <= 80
+    assert fits(out, NAME)
 
 
 def test_the_first_of_two_populations_is_the_only_one_and_processes_change_nothing(
-    finished: tuple[Path, str], two: tuple[Path, str, str]
+    two: tuple[Path, str, str], tmp_path: Path
 ) -> None:
-    alone, both = saved(finished[0]), saved(two[0])
+    shutil.copytree(two[0] / "points", tmp_path / "points")
+    _, err = study(NAME, tmp_path, "--smoke")
+    assert "4 of 4 points reused" in err
+    alone, its_rows = saved(tmp_path, NAME)
+    both, rows = saved(two[0], NAME)
     assert both.sizes["member"] == 2
     xr.testing.assert_equal(both.isel(member=[0]), alone)
     for name in ("slowest", "orbit", "kept", "level"):  # nothing was drawn for these
@@ -64,10 +55,9 @@ def test_the_first_of_two_populations_is_the_only_one_and_processes_change_nothi
     for name in ("distance", "mean_fitness", "mean_cost", "mean_accuracy_curve"):
         assert both[name].dims[0] == "member"
         assert not np.allclose(both[name][0], both[name][1], rtol=1e-3, atol=0)
-    rows = table(two[0])
-    assert [row for row in rows if row["member"] == "0"] == table(finished[0])
+    assert [row for row in rows if row["member"] == "0"] == its_rows
     assert {row["part"] for row in rows if row["member"] == "1"} == {"redundancy", "schedule", "objectives"}
-    direct = extension(Extension("redundancy", saved_times=101, member=1))
+    direct = STUDY.extension(STUDY.Extension("redundancy", saved_times=101, member=1))
     np.testing.assert_array_equal(both.distance[1], direct.distance[0])
     np.testing.assert_array_equal(
         [float(row["simulation"]) for row in rows if (row["part"], row["member"]) == ("redundancy", "1")],
@@ -76,7 +66,7 @@ def test_the_first_of_two_populations_is_the_only_one_and_processes_change_nothi
 
 
 def test_the_table_shows_the_largest_difference_of_all_populations(two: tuple[Path, str, str]) -> None:
-    rows = table(two[0])
+    rows = saved(two[0], NAME)[1]
     assert "The first of 2 populations" in two[1]
     ahead = set()
     for quantity in ("constant μ: mean fitness", "annealed μ: mean fitness", "w = 2.5: mean cost"):
@@ -89,36 +79,31 @@ def test_the_table_shows_the_largest_difference_of_all_populations(two: tuple[Pa
 
 
 def test_a_second_run_computes_nothing_and_gives_the_same(two: tuple[Path, str, str]) -> None:
-    before = saved(two[0])
-    arguments = ("--smoke", "--seeds", "2", "--out", two[0])
-    out, err = call("studies/extensions.py", *arguments)
+    before = saved(two[0], NAME)[0]
+    out, err = study(NAME, two[0], *TWO)
     assert "0 of 7 points reused" in two[2]
     assert "7 of 7 points reused" in err
     assert out == two[1]
-    xr.testing.assert_equal(saved(two[0]), before)
+    xr.testing.assert_equal(saved(two[0], NAME)[0], before)
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"part": "games"}, "part is 'games'"),
-        ({"groups": 3}, "groups is 3"),
-        ({"saved_times": 10}, "saved_times is 10"),
         ({"heterogeneity": -0.5}, "heterogeneity is -0.5"),
         ({"decay": 0.0}, "decay is 0.0"),
         ({"mutation_rate": float("nan")}, "mutation_rate is NaN"),
-        ({"seed": -1}, "seed is -1"),
-        ({"member": 0.5}, "member is 0.5"),
     ],
 )
 def test_bad_points_are_named(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Extension(**{"part": "layers"} | values)
+        STUDY.Extension(**{"part": "layers"} | values)
 
 
 def test_bad_options_are_named(tmp_path: Path) -> None:
-    _, err = call("studies/extensions.py", "--decay", "-1", "--out", tmp_path, code=2)
-    assert "decay is -1.0" in " ".join(err.replace("│", " ").split())
+    _, err = study(NAME, tmp_path, "--decay", "-1", code=2)
+    assert "decay is -1.0" in err
     assert not list(tmp_path.glob("*"))
 
 
@@ -155,8 +140,6 @@ def test_layers_circle_without_regularisation_and_settle_with_it(data: xr.Datase
 
 
 def test_the_figure_is_drawn_from_saved_data(two: tuple[Path, str, str]) -> None:
-    call("paper_figures/extensions.py", two[0])
-    assert (two[0] / "extensions.pdf").read_bytes().startswith(b"%PDF")
-    caption = (two[0] / "extensions.txt").read_text()
+    told = caption(NAME, two[0])
     for words in ("24 groups", "The first of 2 populations."):
-        assert words in caption
+        assert words in told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -11,23 +10,24 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from evodyn.analysis.sparsity import equilibrium_sparsity
-from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.equations import Replicator
-from evodyn.tasks.extinction_rates import Sample, measured_rates, simulated_sparsity
-from tests.scripts import call, module, smoke_run
+import evodyn as ed
+from evodyn.extinction_theory import equilibrium_sparsity
+from tests.scripts import caption, fits, module, saved, study
 
-STUDY = module("studies/extinction_rates.py")
+NAME = "extinction_rates"
+STUDY = module(f"studies/{NAME}.py")
+Sample = STUDY.Sample
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return smoke_run("extinction_rates", tmp_path_factory)
+    folder = tmp_path_factory.mktemp(NAME)
+    return folder, study(NAME, folder, "--smoke", "--workers", "2")[0]
 
 
 @pytest.fixture(scope="module")
 def data(finished: tuple[Path, str]) -> xr.Dataset:
-    return xr.load_dataset(finished[0] / "extinction_rates.nc", engine="h5netcdf", decode_times=False)
+    return saved(finished[0], NAME)[0]
 
 
 def test_measured_rates_are_those_of_theory_for_every_law(data: xr.Dataset) -> None:
@@ -68,12 +68,12 @@ def test_the_intervals_cover_as_often_as_they_say() -> None:
     for chance, populations in ((0.4, 6), (0.002, 6)):
         covered = 0
         for _ in range(1000):
-            low, high = STUDY.interval(rng.binomial(200, chance, populations), 200, 0.95)
+            low, high = STUDY.interval_of_fraction(rng.binomial(200, chance, populations), 200, 0.95)
             covered += low <= chance <= high
         # Exact intervals of small counts are wider than need be, never narrower.
         assert covered >= 930
         assert covered <= 970 or chance < 0.01
-    assert STUDY.interval(np.zeros(4, dtype=int), 50, 0.95)[0] == 0.0
+    assert STUDY.interval_of_fraction(np.zeros(4, dtype=int), 50, 0.95)[0] == 0.0
 
 
 def test_the_fit_finds_a_finite_size_correction_and_its_errors() -> None:
@@ -94,12 +94,13 @@ def test_the_fit_finds_a_finite_size_correction_and_its_errors() -> None:
 
 def test_a_simulated_population_ends_where_water_filling_says() -> None:
     sample = Sample(kind="gaussian", groups=60, populations=2, heterogeneity=0.7)
-    counted = simulated_sparsity(sample).extinct.values
+    counted = STUDY.simulated_sparsity(sample).extinct.values
     for member in range(2):
-        point = equilibrium(Replicator(), sample.landscape(member), total_mass=60.0)
+        landscape = STUDY.fitness(sample.contribution(member), sample.decay)
+        point = ed.equilibrium(ed.Replicator(), landscape, total_mass=60.0)
         assert counted[member] == (point.masses < sample.threshold).sum()
     with pytest.raises(ValueError, match="decay is 0"):
-        simulated_sparsity(Sample(decay=0.0))
+        STUDY.simulated_sparsity(Sample(decay=0.0))
     with pytest.raises(ValueError, match="heterogeneity"):
         Sample(heterogeneity=0.0)
     # Draws differ between laws, sizes, decays and populations, and nothing else changes them.
@@ -111,7 +112,7 @@ def test_a_simulated_population_ends_where_water_filling_says() -> None:
 
 
 def test_rates_of_a_population_without_deaths_are_none() -> None:
-    rates = measured_rates(Sample(kind="uniform", groups=10, heterogeneity=0.1, decay=1.0))
+    rates = STUDY.measured_rates(Sample(kind="uniform", groups=10, heterogeneity=0.1, decay=1.0))
     assert np.isnan(rates.theoretical).all()
 
 
@@ -123,8 +124,8 @@ def test_mutation_is_as_theory_says(finished: tuple[Path, str], data: xr.Dataset
     np.testing.assert_allclose(below, [0.75, 0.5, 0.25], atol=0.01)
     assert share.sel(factor=2.0) < 0.01
     assert data.mass_over_floor.min() >= 1
-    with (finished[0] / "extinction_rates.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["quantity"].startswith(("rate that", "error thr"))]
+    table = saved(finished[0], NAME)[1]
+    rows = [row for row in table if row["quantity"].startswith(("rate that", "error thr"))]
     assert len(rows) == 4
     assert all(abs(float(row["simulation"]) / float(row["theory"]) - 1) < 1e-5 for row in rows)
 
@@ -133,17 +134,17 @@ def test_what_is_written_says_what_it_is(finished: tuple[Path, str], data: xr.Da
     assert all({"long_name", "units"} <= set(variable.attrs) for variable in data.variables.values())
     assert json.loads(data.attrs["specification"])["study"] == "extinction_rates"
     out = finished[1]
-    assert [line for line in out.splitlines() if len(line) > 80 and "extinction_rates." not in line] == []
-    assert "…" not in out
+    assert fits(out, NAME)
     assert "nan" not in out
 
 
 def test_the_figure_is_drawn_beside_its_data(finished: tuple[Path, str]) -> None:
-    call("paper_figures/phase_diagram.py", finished[0])
-    assert all((finished[0] / f"phase_diagram.{kind}").stat().st_size > 500 for kind in ("pdf", "png", "txt"))
+    assert "measured in populations of 48, against theory" in caption("phase_diagram", finished[0])
 
 
 def test_an_interval_is_that_of_students_t() -> None:
     extinct = np.array([60, 75, 66, 90])
     expected = stats.ttest_1samp(extinct / 200, 0.0).confidence_interval(0.95)
-    assert STUDY.interval(extinct, 200, 0.95) == pytest.approx((expected.low, expected.high), rel=1e-12)
+    assert STUDY.interval_of_fraction(extinct, 200, 0.95) == pytest.approx(
+        (expected.low, expected.high), rel=1e-12
+    )

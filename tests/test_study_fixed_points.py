@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from typer.testing import CliRunner
 
 import evodyn as ed
-from evodyn.tasks import fixed_points
-from evodyn.tasks.fixed_points import PAIRS, Classic, Pair, confront, judge
-from tests.scripts import call, command_line, smoke_run
+from evodyn.core.netcdf import content_digest
+from evodyn.core.specifications import same_value
+from tests.scripts import caption, fits, module, saved, study
 
-COMMAND = command_line("fixed_points")
-
-
-def loaded(folder: Path) -> xr.Dataset:
-    return xr.load_dataset(folder / "fixed_points.nc", engine="h5netcdf", decode_times=False)
-
-
-def again(folder: Path, *arguments: str) -> tuple[str, str]:
-    """Run the smoke run in this process; return what it printed and what it logged."""
-    result = CliRunner().invoke(COMMAND, ["--smoke", "--out", str(folder), *arguments])
-    assert result.exit_code == 0, result.output
-    return result.stdout, "".join(result.stderr.split())
+NAME = "fixed_points"
+STUDY = module(f"studies/{NAME}.py")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return smoke_run("fixed_points", tmp_path_factory)
+    """The smoke run with two draws, in two processes: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp(NAME)
+    return folder, study(NAME, folder, "--smoke", "--seeds", "2", "--workers", "2")[0]
 
 
 @pytest.fixture(scope="module")
-def data(finished: tuple[Path, str]) -> xr.Dataset:
-    return loaded(finished[0])
+def both(finished: tuple[Path, str]) -> xr.Dataset:
+    return saved(finished[0], NAME)[0]
+
+
+@pytest.fixture(scope="module")
+def data(both: xr.Dataset) -> xr.Dataset:
+    return both.isel(case=both.member.values == 0)
 
 
 def test_integration_ends_at_the_rest_points(finished: tuple[Path, str], data: xr.Dataset) -> None:
@@ -49,8 +43,7 @@ def test_integration_ends_at_the_rest_points(finished: tuple[Path, str], data: x
     difference = np.nanmax(np.abs(theory - simulated), axis=1) / np.nanmax(theory, axis=1)
     np.testing.assert_allclose(difference, data.difference.values, rtol=1e-12, atol=1e-300)
     assert difference.max() < 1e-10
-    with (finished[0] / "fixed_points.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for row in saved(finished[0], NAME)[1] if row["member"] == "0"]
     assert len(rows) == len(difference) == 45
     # Every dynamics on every family, Eq. 5 without comparison where it has a rest point; none in closed form.
     assert len({row["dynamics"] for row in rows}) == 7
@@ -96,22 +89,15 @@ def test_every_verdict_is_borne_out(finished: tuple[Path, str], data: xr.Dataset
     assert f"{len(ratio)} of {len(ratio)} verdicts are borne out" in finished[1]
 
 
-def test_workers_change_nothing_draws_are_added_and_nothing_is_computed_twice(
-    finished: tuple[Path, str], data: xr.Dataset, tmp_path: Path
+def test_draws_are_added_and_nothing_is_computed_twice(
+    finished: tuple[Path, str], both: xr.Dataset, data: xr.Dataset, tmp_path: Path
 ) -> None:
-    shutil.copytree(finished[0] / "classics", tmp_path / "classics")
-    out, err = again(tmp_path, "--seeds", "2", "--workers", "2")
-    assert "0of90pointsreused" in err and "13of13pointsreused" in err
-    both = loaded(tmp_path)
-    first, second = (both.isel(case=both.member.values == member) for member in (0, 1))
-    for name, variable in data.variables.items():
-        np.testing.assert_array_equal(first[name].values, variable.values, err_msg=str(name))
-    np.testing.assert_array_equal(first.case.values, second.case.values)
+    out, second = finished[1], both.isel(case=both.member.values == 1)
+    np.testing.assert_array_equal(data.case.values, second.case.values)
     # Another draw of every landscape, and theory holds for it too.
-    assert (abs(first.theory_mean_fitness - second.theory_mean_fitness.values)[:-3] > 1e-3).all()
+    assert (abs(data.theory_mean_fitness - second.theory_mean_fitness.values)[:-3] > 1e-3).all()
     assert (second.difference < 1e-10).all()
-    with (tmp_path / "fixed_points.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = saved(finished[0], NAME)[1]
     assert [int(row["member"]) for row in rows] == 45 * [0, 1]
     # The table: means of the first draw, the largest difference of both.
     for k in range(45):
@@ -120,53 +106,42 @@ def test_workers_change_nothing_draws_are_added_and_nothing_is_computed_twice(
         assert any({mean, worst} <= set(line.split()) for line in out.splitlines())
     assert f"Largest difference {float(both.difference.max()):.1e} over 45 pairs;" in out
     assert "Draws of every pair: 2;" in out
-    assert [line for line in out.splitlines() if len(line) > 80 and "fixed_points." not in line] == []
-    _, err = again(tmp_path)
-    assert "45of45pointsreused" in err and "13of13pointsreused" in err
-    assert ed.sweeps.content_digest(loaded(tmp_path)) == ed.sweeps.content_digest(data)
+    # One draw alone, in this process, of which some points are gone.
+    for folder in ("pairs", "classics"):
+        shutil.copytree(finished[0] / folder, tmp_path / folder)
+    for folder in ("pairs", "classics"):
+        for gone in sorted((tmp_path / folder).glob("*.nc"))[::3]:
+            gone.unlink()
+    _, err = study(NAME, tmp_path, "--smoke")
+    assert "of 45 points reused" in err and "8 of 13 points reused" in err
+    assert content_digest(saved(tmp_path, NAME)[0]) == content_digest(data)
 
 
 def test_dynamics_and_families_of_a_member_share_what_is_drawn() -> None:
-    c = Pair("Replicator", "LinearDecay", member=1).landscape().contribution  # type: ignore[attr-defined]
-    for dynamics, family in PAIRS:
-        landscape: Any = Pair(dynamics, family, member=1).landscape()
+    def drawn(dynamics: str, family: str, **draw: int) -> Any:
+        return STUDY.pair(dynamics, family, 16, **draw).landscape
+
+    c = drawn("Replicator", "LinearDecay", member=1).contribution
+    for dynamics, family in STUDY.PAIRS:
+        landscape = drawn(dynamics, family, member=1)
         if family in ("LinearDecay", "Entropic", "Redundancy"):
             np.testing.assert_array_equal(landscape.contribution, c)
         for other in ({"member": 2}, {"member": 1, "seed": 1}):
-            drawn: Any = Pair(dynamics, family, **other).landscape()
-            assert not ed.specifications.same_value(landscape, drawn)
-    tops = np.sort(Pair("Replicator", "Constant", member=1).landscape().contribution)  # type: ignore[attr-defined]
+            assert not same_value(landscape, drawn(dynamics, family, **other))
+    tops = np.sort(drawn("Replicator", "Constant", member=1).contribution)
     np.testing.assert_allclose(tops, np.sort(c) + 0.5 * (np.arange(16) == 15), rtol=1e-15)
 
 
 def test_too_short_an_integration_and_a_wrong_verdict_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair, classic = Pair("Replicator", "c/(1 + p)", groups=6), Classic("coordination", probes=1)
-    assert confront(pair).difference < 1e-10 and judge(classic).borne_out.all()
-    monkeypatch.setattr(fixed_points, "RELAXATIONS", 10.0)
-    assert confront(pair).difference > 1e-8
-    found = ed.all_equilibria(ed.Replicator(), fixed_points.CLASSICS[classic.name], total_mass=3.0)
+    pair = STUDY.pair("Replicator", "c/(1 + p)", 6)
+    classic = STUDY.Classic("coordination", STUDY.CLASSICS["coordination"], probes=1, seed=0)
+    assert STUDY.confront(pair).difference < 1e-10 and STUDY.judge(classic).borne_out.all()
+    monkeypatch.setattr(STUDY, "RELAXATIONS", 10.0)
+    assert STUDY.confront(pair).difference > 1e-8
+    found = ed.all_equilibria(ed.Replicator(), classic.landscape, total_mass=3.0)
     wrong = [dataclasses.replace(point, stability=ed.Stability.UNSTABLE) for point in found]
-    monkeypatch.setattr(fixed_points, "all_equilibria", lambda *_, **__: wrong)
-    assert list(judge(classic).borne_out.values) == [False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Pair("Moran", "Constant"), "dynamics is 'Moran'"),
-        (lambda: Pair("Replicator", "Rugged"), "family is 'Rugged'"),
-        (lambda: Pair("Selection", "Constant"), "family is 'Constant' with dynamics 'Selection'"),
-        (lambda: Pair("Replicator", "Constant", groups=1), "groups is 1"),
-        (lambda: Pair("Replicator", "Constant", seed=-1), "seed is -1"),
-        (lambda: Pair("Replicator", "Constant", member=-1), "member is -1"),
-        (lambda: Classic("chess"), "name is 'chess'"),
-        (lambda: Classic("coordination", probes=0), "probes is 0"),
-        (lambda: Classic("coordination", seed=-1), "seed is -1"),
-    ],
-)
-def test_bad_points(make: Callable[[], object], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        make()
+    monkeypatch.setattr(ed, "all_equilibria", lambda *_, **__: wrong)
+    assert list(STUDY.judge(classic).borne_out.values) == [False, False, True]
 
 
 def test_the_flows_of_the_figure(data: xr.Dataset) -> None:
@@ -196,11 +171,8 @@ def test_what_is_written_says_what_it_is(finished: tuple[Path, str], data: xr.Da
     assert all({"long_name", "units"} <= set(variable.attrs) for variable in data.variables.values())
     assert json.loads(data.attrs["specification"])["study"] == "fixed_points"
     assert "revision" in json.loads(data.attrs["provenance"])
-    long = [line for line in finished[1].splitlines() if len(line) > 80 and "fixed_points." not in line]
-    assert long == []
-    assert "…" not in finished[1]
+    assert fits(finished[1], NAME)
 
 
 def test_the_figure_is_drawn_beside_its_data(finished: tuple[Path, str]) -> None:
-    call("paper_figures/simplex.py", finished[0])
-    assert all((finished[0] / f"simplex.{kind}").stat().st_size > 500 for kind in ("pdf", "png", "txt"))
+    assert "Eq. 8" in caption("simplex", finished[0])

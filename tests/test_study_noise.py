@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
@@ -11,26 +10,28 @@ import pytest
 import scipy.stats
 import xarray as xr
 
-from evodyn.tasks.noise import Drift, Duel, Estimates, drift, duel, estimates
-from tests.scripts import call, smoke_run
+import evodyn as ed
+from tests.scripts import caption, fits, module, saved, study
 
+NAME = "noise"
+STUDY = module(f"studies/{NAME}.py")
 SIGNIFICANT = 1e-4  # chance that a right theory fails in one of the tests here
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return smoke_run("noise", tmp_path_factory)
+    folder = tmp_path_factory.mktemp(NAME)
+    return folder, study(NAME, folder, "--smoke")[0]
 
 
 @pytest.fixture(scope="module")
 def data(finished: tuple[Path, str]) -> xr.Dataset:
-    return xr.load_dataset(finished[0] / "noise.nc", engine="h5netcdf", decode_times=False)
+    return saved(finished[0], NAME)[0]
 
 
 @pytest.fixture(scope="module")
 def rows(finished: tuple[Path, str]) -> list[dict[str, str]]:
-    with (finished[0] / "noise.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return saved(finished[0], NAME)[1]
 
 
 def test_no_theory_is_rejected(rows: list[dict[str, str]]) -> None:
@@ -102,64 +103,45 @@ def test_the_table_fits_and_names_the_smallest_p_value(
     finished: tuple[Path, str], rows: list[dict[str, str]]
 ) -> None:
     out = finished[1]
-    assert [line for line in out.splitlines() if len(line) > 80 and "noise." not in line] == []
-    assert "…" not in out
+    assert fits(out, NAME)
     smallest = min(float(row["p_value"]) for row in rows if row["part"] != "estimates")
     assert f"Smallest of 35 p-values: {smallest:.2g}" in out
     assert "0e+00 without a clip" in out
 
 
 def test_too_few_realisations_are_refused(tmp_path: Path) -> None:
-    _, err = call("studies/noise.py", "--seeds", "3", "--out", tmp_path, code=2)
-    assert "seeds is 3; expected at least 20" in " ".join(err.replace("│", " ").split())
+    _, err = study(NAME, tmp_path, "--seeds", "3", code=2)
+    assert "seeds is 3; expected at least 20" in err
 
 
 def test_the_figure_is_drawn_from_saved_data(finished: tuple[Path, str]) -> None:
-    call("paper_figures/noise.py", finished[0])
-    assert (finished[0] / "noise.pdf").read_bytes().startswith(b"%PDF")
-    caption = (finished[0] / "noise.txt").read_text()
+    told = caption(NAME, finished[0])
     for words in ("inverse Gaussian", "50 individuals", "200 realisations", "2nμq"):
-        assert words in caption
+        assert words in told
 
 
 def test_duels_without_noise_are_certain_and_with_a_wrong_law_are_told_apart() -> None:
-    certain = duel(Duel("ito", (0.0, 1.0), (0.0, 0.0), 0.01, 10.0, 1.0, members=2))
+    certain = STUDY.duel(STUDY.Duel("ito", (0.0, 1.0), (0.0, 0.0), 0.01, 10.0, 1.0, members=2))
     assert float(certain.dead) == 1.0 and (certain.log_odds == -10).all()
     assert math.isnan(certain.mean_death_time)
-    lively = duel(Duel("ito", (1.0, 0.0), (0.1, 0.0), 0.01, 10.0, 1.0, members=20))
+    lively = STUDY.duel(STUDY.Duel("ito", (1.0, 0.0), (0.1, 0.0), 0.01, 10.0, 1.0, members=20))
     assert np.isinf(lively.death_time).all() and float(lively.dead) < 1e-12
 
 
 def test_drift_with_mutation_revives_what_drift_without_loses() -> None:
-    plain = drift(Drift(20, 0.0, 10, 400, members=60))
+    plain = STUDY.drift(STUDY.Drift(ed.Replicator(), 20, 0.0, 10, 400, members=60))
     assert set(np.unique(plain.share)) == {0.0, 1.0}
     assert float(plain.absent + plain.fixed) == pytest.approx(1.0, abs=1e-6)
-    fed = drift(Drift(20, 0.0, 10, 400, mutation_rate=0.5, members=60))
+    fed = STUDY.drift(STUDY.Drift(ed.SelectionMutation(0.5), 20, 0.0, 10, 400, members=60))
     assert math.isnan(fed.kimura) and float(fed.absent) < 1e-3
     assert 0.3 < float(fed.share.mean()) < 0.7
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Duel("isto", (0, 1), (1, 1), 0.1, 1.0, 0.1), "calculus is 'isto'"),
-        (lambda: Duel("ito", (0, 1), (1, 1), 0.5, 1.0, 0.1), "threshold is 0.5"),
-        (lambda: Drift(10, 0.0, 10, 5), "count is 10"),
-        (lambda: Drift(10, 0.0, 1, 0), "generations is 0"),
-        (lambda: Estimates("moran", None, 0.0), "map is 'moran'"),
-        (lambda: Estimates("replicator", -1.0, 0.0), "signal_clip"),
-    ],
-)
-def test_bad_points(make: object, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        make()  # type: ignore[operator]
-
-
 def test_estimates_share_their_draws() -> None:
     one, two = (
-        estimates(Estimates(name, None, 0.3, steps=30, members=3))
-        for name in ("replicator", "normalized_growth")
+        STUDY.estimates(STUDY.Estimates(dynamics, 0.3, steps=30, members=3))
+        for dynamics in (ed.Replicator(), ed.NormalizedGrowth(mass_cap=32.0))
     )
     np.testing.assert_array_equal(one.share, two.share)
-    other = estimates(Estimates("replicator", None, 0.3, steps=30, members=3, seed=1))
+    other = STUDY.estimates(STUDY.Estimates(ed.Replicator(), 0.3, steps=30, members=3, seed=1))
     assert np.abs(other.share - one.share).max() > 1e-3

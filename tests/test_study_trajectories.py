@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -12,21 +11,18 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.special import softmax
-from typer.testing import CliRunner
 
-from evodyn.tasks.trajectories import Trajectory, trajectory
-from tests.scripts import call, command_line
+import evodyn as ed
+from tests.scripts import caption, fits, module, saved, study
 
-COMMAND = command_line("trajectories")
+NAME = "trajectories"
+STUDY = module(f"studies/{NAME}.py")
 
 
 def run(folder: Path, *options: str) -> tuple[xr.Dataset, list[dict[str, str]], str, str]:
     """Run the study at its smallest: its data, the rows of its table, and what it printed where."""
-    result = CliRunner().invoke(COMMAND, ["--smoke", "--out", str(folder), *options])
-    assert result.exit_code == 0, result.output
-    data = xr.load_dataset(folder / "trajectories.nc", engine="h5netcdf", decode_times=False)
-    with (folder / "trajectories.csv").open(newline="") as file:
-        return data, list(csv.DictReader(file)), result.stdout, result.stderr
+    printed = study(NAME, folder, "--smoke", *options)
+    return *saved(folder, NAME), *printed
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +108,7 @@ def test_the_rest_under_eq_10_is_water_filling(finished: Any) -> None:
     assert (fitness[rest == 0] <= level[0]).all()
     assert not (np.isfinite(run.extinction_time.values) & (rest > 1e-3)).any()
     np.testing.assert_allclose(run.mass.values[-1], rest, atol=0.02)
-    assert [line for line in out.splitlines() if len(line) > 80 and "trajectories." not in line] == []
-    assert "…" not in out
+    assert fits(out, NAME)
 
 
 def test_the_first_of_two_populations_is_the_only_one_and_processes_change_nothing(
@@ -125,10 +120,9 @@ def test_the_first_of_two_populations_is_the_only_one_and_processes_change_nothi
     xr.testing.assert_equal(data.isel(member=0), finished[0])
     assert [row for row in rows if row["member"] == "0"] == finished[1]
     assert len(rows) == 2 * len(finished[1])
-    point = Trajectory(
-        groups=10, heterogeneity=0.5, dynamics="normalized_growth", saved_times=241, decay=0.3, member=1
-    )
-    direct, cell = trajectory(point), data.sel(member=1, decay=0.3, dynamics=point.dynamics)
+    growth = ed.NormalizedGrowth(mass_cap=10.0, signal_clip=0.3)
+    direct = STUDY.trajectory(STUDY.Trajectory(growth, groups=10, member=1))
+    cell = data.sel(member=1, decay=0.3, dynamics="normalized_growth")
     for name, variable in direct.data_vars.items():
         np.testing.assert_array_equal(cell[name], variable)
     assert not np.isin(direct.contribution, finished[0].contribution).any()
@@ -142,9 +136,7 @@ def test_a_second_run_reuses_what_is_there_unless_told_otherwise(two: Any, tmp_p
     again, *_, err = run(tmp_path, "--seeds", "2")
     assert "9 of 12 points reused" in err
     xr.testing.assert_equal(again, data)
-    *_, err = run(tmp_path, "--fresh", "--groups", "3")
-    assert "0 of 6 points reused" in err
-    *_, err = run(tmp_path, "--fresh", "--groups", "3")
+    *_, err = run(tmp_path, "--fresh")  # of which all are there
     assert "0 of 6 points reused" in err
 
 
@@ -174,31 +166,14 @@ def test_the_table_shows_the_worst_difference_of_all_populations(two: Any) -> No
 
 
 def test_another_seed_draws_another_population(tmp_path: Path, finished: Any) -> None:
-    other = run(tmp_path, "--seed", "1", "--groups", "3")[0].contribution
+    other = run(tmp_path, "--seed", "1")[0].contribution
     assert not np.isin(other, finished[0].contribution).any()
 
 
 def test_the_figure_tells_of_several_populations(two: Any) -> None:
-    call("paper_figures/trajectories.py", two[0])
-    caption = (two[0] / "trajectories.txt").read_text()
-    assert "10 groups" in caption
-    assert "The first of 2 populations." in caption
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"signal_clip": 0.0}, "signal_clip is 0.0"),
-        ({"dynamics": "moran"}, "dynamics is 'moran'"),
-        ({"decay": -1.0}, "decay is -1.0"),
-        ({"dynamics": "selection_mutation"}, "mutation_rate is 0.0"),
-        ({"saved_times": 2}, "saved_times is 2"),
-        ({"member": -1}, "member is -1"),
-    ],
-)
-def test_bad_points_are_named(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        Trajectory(**values)
+    told = caption(NAME, two[0])
+    assert "10 groups" in told
+    assert "The first of 2 populations." in told
 
 
 @pytest.mark.parametrize(
@@ -207,13 +182,14 @@ def test_bad_points_are_named(values: dict[str, Any], words: str) -> None:
         (("--decay", "0"), "decay is 0.0"),
         (("--threshold", "1"), "threshold is 1.0"),
         (("--kind", "normal"), "kind is 'normal'"),
-        (("--mutation-rate", "-1"), "mutation_rate is -1.0"),
+        (("--decay", "-1"), "decay is -1.0"),
+        (("--mutation-rate", "0"), "mutation_rate is 0.0"),
+        (("--t-end", "inf"), "t_end is inf"),
         (("--signal-clip", "0"), "signal_clip is 0.0"),
         (("--seeds", "0"), "seeds"),
     ],
 )
 def test_bad_options_are_named(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    result = CliRunner().invoke(COMMAND, ["--out", str(tmp_path), *arguments])
-    assert result.exit_code == 2, result.output
-    assert words in " ".join(result.stderr.replace("│", " ").split())
+    _, err = study(NAME, tmp_path, *arguments, code=2)
+    assert words in err
     assert not list(tmp_path.glob("*"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["about"]
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["about", "labelled"]
 
 
 def about(long_name: str, units: str = "1") -> dict[str, str]:
@@ -14,3 +17,23 @@ def about(long_name: str, units: str = "1") -> dict[str, str]:
     {'long_name': 'total mass', 'units': 'mass'}
     """
     return {"long_name": long_name, "units": units}
+
+
+def labelled(
+    dims: str | tuple[str, ...], described: Mapping[str, tuple[Any, ...]]
+) -> dict[str, tuple[str | tuple[str, ...], Any, dict[str, str]]]:
+    """Return variables along the same dimensions, as an `xarray.Dataset` takes them.
+
+    Parameters
+    ----------
+    dims : str or tuple of str
+        The dimensions.
+    described : mapping
+        Name -> (values, long name) or (values, long name, units).
+
+    Examples
+    --------
+    >>> labelled("group", {"final": ([1.0, 2.0], "mass at the end", "mass")})
+    {'final': ('group', [1.0, 2.0], {'long_name': 'mass at the end', 'units': 'mass'})}
+    """
+    return {name: (dims, values, about(*label)) for name, (values, *label) in described.items()}

@@ -1,4 +1,4 @@
-"""The version of the package."""
+"""The version of evodyn, where all can read it without importing the whole package."""
 
 __all__ = ["__version__"]
 
