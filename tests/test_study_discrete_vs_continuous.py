@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
@@ -10,21 +9,23 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from evodyn.analysis.discrete_stability import error_constant
-from evodyn.tasks.discrete_vs_continuous import MapScenario, bisected, map_error, step_limits
-from tests.scripts import call, smoke_run
+import evodyn as ed
+from evodyn.discrete_stability import error_constant
+from tests.scripts import caption, fits, module, saved, study
 
 NAME = "discrete_vs_continuous"
+STUDY = module(f"studies/{NAME}.py")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return smoke_run(NAME, tmp_path_factory)
+    folder = tmp_path_factory.mktemp(NAME)
+    return folder, study(NAME, folder, "--smoke")[0]
 
 
 @pytest.fixture(scope="module")
 def data(finished: tuple[Path, str]) -> xr.Dataset:
-    return xr.load_dataset(finished[0] / f"{NAME}.nc", engine="h5netcdf", decode_times=False)
+    return saved(finished[0], NAME)[0]
 
 
 def test_the_maps_err_by_their_constants_to_first_order(data: xr.Dataset) -> None:
@@ -33,15 +34,9 @@ def test_the_maps_err_by_their_constants_to_first_order(data: xr.Dataset) -> Non
     assert (difference < 2e-4 * size).all()
     assert (size > 0.01).all()
     np.testing.assert_allclose(data.order, 1.0, atol=0.01)
-    scenario = MapScenario(map="selection_mutation", scheme="exponential", groups=16, halvings=5, member=1)
-    direct = error_constant(
-        scenario.dynamics(),
-        scenario.landscape(),
-        np.ones(16),
-        (0.0, 4.0),
-        save_at=[4.0],
-        scheme="exponential",
-    )
+    mutation = ed.SelectionMutation(0.1, target=1.0)
+    landscape = STUDY.MapScenario(mutation, groups=16, member=1).landscape()
+    direct = error_constant(mutation, landscape, np.ones(16), (0.0, 4.0), save_at=[4.0], scheme="exponential")
     np.testing.assert_allclose(
         data.constant.sel(case="Eq. 14, exponential", seed=1), direct[0], rtol=1e-12, atol=1e-15
     )
@@ -92,10 +87,8 @@ def test_two_groups_double_their_period_where_algebra_says(data: xr.Dataset) -> 
 
 def test_the_table_agrees_with_the_data_and_fits(finished: tuple[Path, str], data: xr.Dataset) -> None:
     folder, out = finished
-    assert [line for line in out.splitlines() if len(line) > 80 and NAME not in line] == []
-    assert "…" not in out
-    with (folder / f"{NAME}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    assert fits(out, NAME)
+    rows = saved(folder, NAME)[1]
     for row in rows:
         difference = float(row["difference"])
         if row["quantity"] != "error constant":
@@ -105,47 +98,50 @@ def test_the_table_agrees_with_the_data_and_fits(finished: tuple[Path, str], dat
 
 
 def test_the_figure_is_drawn_from_saved_data(finished: tuple[Path, str]) -> None:
-    call(f"paper_figures/{NAME}.py", finished[0])
-    assert (finished[0] / f"{NAME}.pdf").read_bytes().startswith(b"%PDF")
-    caption = (finished[0] / f"{NAME}.txt").read_text()
+    told = caption(NAME, finished[0])
     for words in ("16 groups", "κ = 0.5", "μ = 0.1", "1 + √5"):
-        assert words in caption
+        assert words in told
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("options", "words"),
     [
-        ({"map": "moran"}, "map is 'moran'"),
-        ({"scheme": "heun"}, "scheme is 'heun'"),
-        ({"groups": 1}, "groups is 1"),
-        ({"decay": 0.0}, "decay is 0.0"),
-        ({"step_sizes": (1.0, -1.0)}, r"step_sizes\[1\]"),
-        ({"signal_clip": 0.0}, "signal_clip"),
+        (("--decay", "0"), "decay is 0.0"),
+        (("--kind", "normal"), "kind is 'normal'"),
+        (("--mutation-rate", "0"), "mutation_rate is 0.0"),
+        (("--signal-clip", "0"), "signal_clip"),
     ],
 )
-def test_bad_scenarios(values: dict[str, object], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        MapScenario(**values)  # type: ignore[arg-type]
+def test_bad_options_are_named(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    _, err = study(NAME, tmp_path, *options, code=2)
+    assert words in err
+    assert not list(tmp_path.glob("*"))
 
 
 def test_neutral_groups_flip_at_two_and_never_need_a_projection() -> None:
-    scenario = MapScenario(
-        kind="neutral", heterogeneity=0.0, groups=5, decay=0.4, steps=400, step_sizes=(1.0, 1e3)
+    scenario = STUDY.MapScenario(
+        ed.Replicator(),
+        kind="neutral",
+        heterogeneity=0.0,
+        groups=5,
+        decay=0.4,
+        steps=400,
+        step_sizes=(1.0, 1e3),
     )
-    result = step_limits(scenario)
+    result = STUDY.step_limits(scenario)
     assert float(result.flip) == pytest.approx(2 / 0.4, rel=1e-12)
     assert float(result.measured_flip) == pytest.approx(5.0, rel=1e-4)
     assert math.isnan(result.positivity)
     # From the uniform start itself nothing moves, whatever the step size.
     np.testing.assert_array_equal(result.outcome, [0, 0])
-    assert float(map_error(scenario).error.max()) < 1e-12
+    assert float(STUDY.map_error(scenario).error.max()) < 1e-12
 
 
 def test_only_the_euler_map_has_limits() -> None:
     with pytest.raises(ValueError, match="expected 'euler'"):
-        step_limits(MapScenario(scheme="exponential"))
+        STUDY.step_limits(STUDY.MapScenario(ed.Replicator(), scheme="exponential"))
 
 
 def test_bisection_at_its_edges() -> None:
-    assert bisected(lambda x: True, 1.0, 2.0) == 1.0
-    assert bisected(lambda x: False, 1.0, 2.0) == math.inf
+    assert STUDY.bisected(lambda x: True, 1.0, 2.0) == 1.0
+    assert STUDY.bisected(lambda x: False, 1.0, 2.0) == math.inf

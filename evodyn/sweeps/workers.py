@@ -30,8 +30,11 @@ Outcome = tuple[str, "xr.Dataset | None", str]
 
 def check_name(function: Task) -> None:
     """Raise `ValueError` unless a function is the one that its module has under its name."""
-    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
-    for part in getattr(function, "__qualname__", "<none>").split("."):
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    first, *others = getattr(function, "__qualname__", "<none>").split(".")
+    # What a namespace was made for, as doctests and notebooks do, need not be a module.
+    found = getattr(function, "__globals__", vars(module) if module else {}).get(first)
+    for part in others:
         found = getattr(found, part, None)
     if found is not function:
         raise ValueError(
@@ -49,7 +52,7 @@ def outcomes(
     if scheduler is None and workers <= 1:
         yield from (_attempt(point.key, function, point.value) for point in points)
         return
-    task, by_value = _packed(function), _is_loose(sys.modules[function.__module__])
+    task, by_value = _packed(function), _is_loose(sys.modules.get(function.__module__))
     # The worker is to have the code of the sweep, unless that travels.
     codes = frozenset[str]() if by_value else frozenset(point.code for point in points)
     calls = (
@@ -153,7 +156,7 @@ def _packed(value: object) -> bytes:
 def _by_value(cloudpickle: ModuleType) -> Iterator[None]:
     """Let the code of loose modules travel inside a pickle."""
     with contextlib.ExitStack() as stack:
-        for module in {id(m): m for m in list(sys.modules.values()) if _is_loose(m)}.values():
+        for module in {id(m): m for m in [*sys.modules.values()] if _is_loose(m)}.values():
             if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
@@ -162,11 +165,11 @@ def _by_value(cloudpickle: ModuleType) -> Iterator[None]:
 
 def _is_loose(module: Any) -> bool:
     """Tell whether a module is a script, a notebook or a file beside one, which a worker may not find."""
-    described = vars(module) if isinstance(module, ModuleType) else {}
+    if not isinstance(module, ModuleType):
+        return False
+    described = vars(module)
     name, file = described.get("__name__", ""), described.get("__file__") or ""
-    if name == "__main__":
-        return True
-    return (
+    return name == "__main__" or (
         sys.modules.get(name) is module
         and "." not in name
         and name not in sys.stdlib_module_names
