@@ -30,7 +30,7 @@ from evodyn.sweeps.sweep import configuration, content_digest
 from nn_bridge.checkpoints import Progress, load_checkpoint, previous, save_checkpoint
 from nn_bridge.datasets import Dataset, load_dataset
 from nn_bridge.layers import population_layers, population_mlp
-from nn_bridge.removal import prune, prune_to_sparsity
+from nn_bridge.removal.prune import prune, prune_to_sparsity
 from nn_bridge.selector import Selector
 from nn_bridge.signals import Contribution
 from nn_bridge.training import accuracy, loader_generator, shuffled, train_epoch
