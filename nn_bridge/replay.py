@@ -12,7 +12,7 @@ import evodyn as ed
 from evodyn.core.arrays import FloatArray
 from evodyn.core.labels import about
 from evodyn.core.specifications import Specification
-from nn_bridge.experiment import Experiment, Source, run
+from nn_bridge.paper.experiment import Experiment, Source, run
 from nn_bridge.recording import Record, Recorder
 from nn_bridge.selector import Selector
 

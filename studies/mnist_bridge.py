@@ -27,9 +27,9 @@ from rich.table import Table
 import _shared
 import nn_bridge as nb
 from evodyn.core.labels import about
-from nn_bridge.experiment import DYNAMICS, EpochReport, Experiment, Source, trained_network
-from nn_bridge.paper import comparison, interval
-from nn_bridge.parallel import run_all
+from nn_bridge.paper.experiment import DYNAMICS, EpochReport, Experiment, Source, trained_network
+from nn_bridge.paper.parallel import run_all
+from nn_bridge.paper.tables import comparison, interval
 
 SCHEMA = 1
 SMOKE: dict[str, Any] = {"epochs": 2, "train_samples": 2560, "test_samples": 1000}

@@ -26,10 +26,9 @@ from rich.table import Table
 import _shared
 from evodyn.core.labels import about
 from evodyn.sweeps.sweep import SweepError, sweep
-from nn_bridge.claims import Claim, claims, clip_floor, duplicated
-from nn_bridge.experiment import Experiment
-from nn_bridge.paper import BASELINE, comparison, interval, printed_table
-from nn_bridge.readings import (
+from nn_bridge.paper.claims import Claim, claims, clip_floor, duplicated
+from nn_bridge.paper.experiment import Experiment
+from nn_bridge.paper.readings import (
     BASES,
     EPSILON_TOLERANCE,
     FACTORS,
@@ -45,6 +44,7 @@ from nn_bridge.readings import (
     name,
     search,
 )
+from nn_bridge.paper.tables import BASELINE, comparison, interval, printed_table
 
 SCHEMA = 1
 BUDGET = 200

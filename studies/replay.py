@@ -22,7 +22,7 @@ from rich.table import Table
 import _shared
 from evodyn.core.labels import about
 from evodyn.sweeps.sweep import sweep
-from nn_bridge.experiment import Experiment
+from nn_bridge.paper.experiment import Experiment
 from nn_bridge.replay import Recording, Replay, recorded, replayed
 
 SCHEMA = 1

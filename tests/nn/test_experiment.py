@@ -20,9 +20,9 @@ from scipy import stats
 
 import evodyn as ed
 from nn_bridge import load_mnist, population_layers
-from nn_bridge.experiment import DYNAMICS, EpochReport, Experiment, Source, run, trained_network
-from nn_bridge.paper import BASELINE, comparison, interval, printed_table
-from nn_bridge.parallel import run_all
+from nn_bridge.paper.experiment import DYNAMICS, EpochReport, Experiment, Source, run, trained_network
+from nn_bridge.paper.parallel import run_all
+from nn_bridge.paper.tables import BASELINE, comparison, interval, printed_table
 
 pytestmark = pytest.mark.nn
 
@@ -149,7 +149,7 @@ def test_the_removals_are_those_of_the_trained_network(
 
 SCRIPT = """
 import json, sys
-from nn_bridge.experiment import Experiment, Source, run
+from nn_bridge.paper.experiment import Experiment, Source, run
 arguments = json.loads(sys.argv[1])
 run(Experiment(**arguments["experiment"]), sys.argv[2], Source(**arguments["source"]))
 """

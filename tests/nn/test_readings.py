@@ -18,11 +18,10 @@ from torch import nn
 
 import evodyn as ed
 from nn_bridge import Contribution, Selector, compact, population_layers, population_mlp
-from nn_bridge.claims import claims, clip_floor, duplicated, mass_bounds, steps
-from nn_bridge.experiment import Experiment, run
 from nn_bridge.layers import PopulationWeights
-from nn_bridge.paper import interval, printed_table
-from nn_bridge.readings import (
+from nn_bridge.paper.claims import claims, clip_floor, duplicated, mass_bounds, steps
+from nn_bridge.paper.experiment import Experiment, run
+from nn_bridge.paper.readings import (
     FACTORS,
     Point,
     canonical,
@@ -34,6 +33,7 @@ from nn_bridge.readings import (
     neighbours,
     search,
 )
+from nn_bridge.paper.tables import interval, printed_table
 from nn_bridge.training import loader_generator
 from tests.scripts import module
 

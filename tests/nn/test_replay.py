@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nn_bridge.experiment import Experiment
+from nn_bridge.paper.experiment import Experiment
 from nn_bridge.recording import Record
 from nn_bridge.replay import Recording, Replay, distance_bound, record_of, recorded, replayed
 from tests.scripts import call

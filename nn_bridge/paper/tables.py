@@ -49,7 +49,7 @@ def comparison(number: int, results: Mapping[str, xr.Dataset]) -> list[dict[str,
     number : int
         1 or 2.
     results : mapping of str to xarray.Dataset
-        Results of `nn_bridge.experiment.run` by name of the dynamics; rows without one are left out.
+        Results of `nn_bridge.paper.experiment.run` by name of the dynamics; rows without one are left out.
 
     Returns
     -------

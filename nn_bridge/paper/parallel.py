@@ -17,7 +17,7 @@ from evodyn.core import validation
 from evodyn.core.extras import extra
 from evodyn.core.processes import end_with, held
 from evodyn.sweeps.sweep import cluster
-from nn_bridge.experiment import EpochReport, Experiment, Source, run
+from nn_bridge.paper.experiment import EpochReport, Experiment, Source, run
 
 __all__ = ["run_all"]
 
@@ -41,7 +41,7 @@ def run_all(
     experiments : sequence of Experiment
         What to do.
     directory, source, fresh
-        As for `nn_bridge.experiment.run`.
+        As for `nn_bridge.paper.experiment.run`.
     workers : int, optional
         Number of processes (1: this one). On a GPU several of them share it.
     scheduler : str, optional

@@ -22,9 +22,9 @@ from torch import nn
 from evodyn.core.labels import about
 from evodyn.core.specifications import Specification
 from nn_bridge.datasets import Dataset, load_dataset
-from nn_bridge.experiment import Experiment, Source, run, trained_network
 from nn_bridge.layers import population_layers
-from nn_bridge.paper import comparison, interval
+from nn_bridge.paper.experiment import Experiment, Source, run, trained_network
+from nn_bridge.paper.tables import comparison, interval
 from nn_bridge.removal.prune import prune_to_sparsity
 from nn_bridge.training import accuracy
 

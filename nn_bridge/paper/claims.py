@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 import evodyn as ed
-from nn_bridge.experiment import Experiment
-from nn_bridge.paper import BASELINE, printed_table
+from nn_bridge.paper.experiment import Experiment
+from nn_bridge.paper.tables import BASELINE, printed_table
 
 __all__ = ["Claim", "claims", "clip_floor", "duplicated", "mass_bounds", "steps"]
 

@@ -1,7 +1,7 @@
 """The paper's experiment (section 8) and its variations: train, then remove groups and measure the accuracy.
 
 One `Experiment` is one training run, completely specified. `run` carries it out and returns a labelled
-dataset; it never does finished work again. For many of them see `nn_bridge.parallel`.
+dataset; it never does finished work again. For many of them see `nn_bridge.paper.parallel`.
 """
 
 from __future__ import annotations
