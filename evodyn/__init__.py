@@ -4,8 +4,10 @@ import importlib
 from typing import Any
 
 from evodyn import landscapes
+from evodyn.core.version import __version__ as __version__
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
+from evodyn.files.load import load
 from evodyn.model.dynamics import (
     Dynamics,
     NormalizedGrowth,
@@ -16,12 +18,13 @@ from evodyn.model.dynamics import (
     mean_fitness,
 )
 from evodyn.simulate.ensemble import Ensemble, solve_ensemble
-from evodyn.simulate.errors import SolveError
+from evodyn.simulate.extend import extend
 from evodyn.simulate.extinction import Extinction
-from evodyn.simulate.files import load
 from evodyn.simulate.iterate import iterate
-from evodyn.simulate.run import Run, Stats, Termination
-from evodyn.simulate.solve import Solver, extend, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.run import Run, SolveError
+from evodyn.simulate.solve import solve
+from evodyn.simulate.status import Stats, Termination
 from evodyn.sweeps.sweep import sweep
 
 __all__ = [
@@ -57,7 +60,6 @@ __all__ = [
     "sweep",
     "symbolic",
 ]
-__version__ = "0.1.0"
 
 # What loads on demand: it brings scipy.stats or SymPy, which take longer than all the rest.
 _ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "stochastic", "symbolic")

@@ -36,8 +36,9 @@ from evodyn.model.landscapes import (
     Seasonal,
 )
 from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.method import Solver
 from evodyn.simulate.run import Run
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.solve import solve
 
 Floats = npt.NDArray[np.float64]
 C = np.array([1.0, 0.4, -0.3, 0.8])

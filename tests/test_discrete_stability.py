@@ -28,7 +28,8 @@ from evodyn.model.dynamics import (
 )
 from evodyn.model.landscapes import Constant, LinearDecay, MatrixGame, Recorded, Seasonal
 from evodyn.simulate.iterate import iterate
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
 
 TWINS = LinearDecay([1.0, 1.0], 1.0)
 

@@ -42,7 +42,8 @@ from evodyn.model.landscapes import (
     Seasonal,
     contributions,
 )
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
 
 Floats = npt.NDArray[np.float64]
 N = 768

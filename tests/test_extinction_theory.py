@@ -28,7 +28,8 @@ from evodyn.model.dynamics import Replicator, SelectionMutation
 from evodyn.model.landscapes import Constant, LinearDecay, contributions
 from evodyn.model.laws import KINDS
 from evodyn.simulate.extinction import Extinction
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
 
 Floats = npt.NDArray[np.float64]
 PRECISION: Any = mpmath  # untyped

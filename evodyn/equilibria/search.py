@@ -16,8 +16,11 @@ from evodyn.equilibria import closed_forms as rest_points
 from evodyn.equilibria.affine_fitness import AffineFitness
 from evodyn.equilibria.conditions import BoolArray, RestPointProblem, size_of
 from evodyn.model.landscapes import Separable, fitness_at_log_masses
-from evodyn.simulate.run import Run, Termination
-from evodyn.simulate.solve import Solver, extend, solve
+from evodyn.simulate.extend import extend
+from evodyn.simulate.method import Solver
+from evodyn.simulate.run import Run
+from evodyn.simulate.solve import solve
+from evodyn.simulate.status import Termination
 
 __all__ = ["NoRestPointError", "Solution", "UndecidedError", "solution"]
 

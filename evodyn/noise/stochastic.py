@@ -25,8 +25,10 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host, real
 from evodyn.core.generators import Seed, member_rng, seed_of
 from evodyn.core.specifications import Specification
+from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import SCHEMES, Dynamics, Replicator, Scheme, inflow_targets
 from evodyn.model.landscapes import LandscapeFunction, breakpoints, separable
+from evodyn.simulate import schema
 from evodyn.simulate.flow import State
 from evodyn.simulate.problem import (
     check_kinds,
@@ -58,6 +60,15 @@ _CALCULI = ("ito", "stratonovich")
 _NEUTRAL = 1e-290  # below it products with a share lose digits, and the answer is the share to rounding
 _STRONGEST = 1e290  # above it products may overflow, and the answer is 0 or 1
 _DRAWS = 1 << 20  # random numbers drawn at once, at most
+
+
+_IN_FILES = {
+    "t": "time",
+    "masses": "mass",
+    "log_masses": "log_mass",
+    "extinction_time": "extinction_time",
+}
+"""Names in files of what `StochasticRuns` calls otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -101,15 +112,26 @@ class StochasticRuns(Specification):
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the trajectories as a labelled `xarray.Dataset` with a leading member dimension."""
-        from evodyn.simulate import files
+        import xarray
 
-        return files.stochastic_dataset(self)
+        variables: dict[str, Any] = {}
+        arrays: schema.Arrays = {}
+        fields: dict[str, Any] = {}
+        for name, value in self.fields().items():
+            if name in _IN_FILES and name != "t":
+                variables[_IN_FILES[name]] = schema.variable(_IN_FILES[name], value, "member")
+            elif name != "t":
+                fields[name] = encode(value, arrays, name)
+        coords = schema.coordinates(self.t, self.masses.shape[-1], len(self.masses))
+        return xarray.Dataset(
+            variables | schema.described(arrays),
+            coords,
+            schema.attributes("StochasticRuns", {"fields": fields}),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the trajectories to a NetCDF file, atomically; `evodyn.load` reads it, bit for bit."""
-        from evodyn.simulate import files
-
-        files.save(files.stochastic_dataset(self), path)
+        schema.save(self.to_xarray(), path)
 
 
 def fitness_noise(

@@ -14,7 +14,7 @@ from evodyn.model.dynamics import Dynamics, clip_acts
 from evodyn.model.landscapes import LandscapeFunction, breakpoints
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State, log_sum_exp
-from evodyn.simulate.run import Termination
+from evodyn.simulate.status import Termination
 from evodyn.simulate.trajectory import Outcome, Trajectory
 from evodyn.solvers.crossings import Interpolant, interpolants
 

@@ -20,7 +20,7 @@ from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import SMALLEST_RTOL, Flow, NotFiniteError, State, log_sum_exp
 from evodyn.simulate.method import Solver
 from evodyn.simulate.revival import receivers, revival_floor
-from evodyn.simulate.run import Termination
+from evodyn.simulate.status import Termination
 from evodyn.simulate.trajectory import Outcome, Trajectory
 from evodyn.solvers.crossings import find_crossings, may_cross
 from evodyn.solvers.scipy_methods import (

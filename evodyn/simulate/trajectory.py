@@ -8,7 +8,7 @@ import numpy as np
 
 from evodyn.core.arrays import FloatArray
 from evodyn.simulate.flow import State
-from evodyn.simulate.run import Termination
+from evodyn.simulate.status import Termination
 
 __all__ = ["Outcome", "Trajectory"]
 

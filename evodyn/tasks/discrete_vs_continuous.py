@@ -28,8 +28,9 @@ from evodyn.model.dynamics import (
 from evodyn.model.landscapes import LinearDecay
 from evodyn.model.laws import KINDS, contributions
 from evodyn.simulate.iterate import iterate
-from evodyn.simulate.run import Termination
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
+from evodyn.simulate.status import Termination
 from evodyn.tasks import specification
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ from evodyn.equilibria.closed_forms import water_filling
 from evodyn.equilibria.equilibrium import equilibrium
 from evodyn.model.dynamics import Populations, Replicator, SelectionMutation
 from evodyn.model.landscapes import Constant, LinearDecay, Redundancy, contributions
-from evodyn.simulate.solve import Solver, extend, solve
+from evodyn.simulate.extend import extend
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
 from evodyn.tasks import specification
 
 if TYPE_CHECKING:

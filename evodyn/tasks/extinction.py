@@ -189,7 +189,8 @@ def simulate(scenario: Scenario) -> xr.Dataset:
     """
     import xarray as xr
 
-    from evodyn.simulate.solve import Solver, solve
+    from evodyn.simulate.method import Solver
+    from evodyn.simulate.solve import solve
 
     drawn = scenario.contribution()
     extinction = Extinction(scenario.threshold)

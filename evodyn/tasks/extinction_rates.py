@@ -128,7 +128,8 @@ def simulated_sparsity(sample: Sample) -> xr.Dataset:
     """
     import xarray as xr
 
-    from evodyn.simulate.solve import Solver, solve
+    from evodyn.simulate.method import Solver
+    from evodyn.simulate.solve import solve
 
     if sample.decay == 0:
         raise ValueError("decay is 0; expected a positive one: else only the best group survives.")
@@ -178,7 +179,8 @@ def measured_rates(sample: Sample) -> xr.Dataset:
 
     from evodyn.analysis.extinction_theory import extinction_rates
     from evodyn.equilibria.equilibrium import equilibrium
-    from evodyn.simulate.solve import Solver, solve
+    from evodyn.simulate.method import Solver
+    from evodyn.simulate.solve import solve
 
     landscape = sample.landscape(0)
     point = equilibrium(Replicator(), landscape, total_mass=float(sample.groups), eigenvalues=True)

@@ -29,7 +29,8 @@ from evodyn.model.landscapes import (
     Redundancy,
 )
 from evodyn.model.laws import contributions
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
 from evodyn.tasks import specification
 
 if TYPE_CHECKING:

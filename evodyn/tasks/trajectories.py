@@ -12,8 +12,9 @@ from evodyn.core import validation
 from evodyn.core.labels import about
 from evodyn.model.dynamics import Dynamics, NormalizedGrowth
 from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.method import Solver
 from evodyn.simulate.run import Run
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.solve import solve
 from evodyn.tasks import specification
 from evodyn.tasks.extinction import Scenario, equilibrium_masses
 
