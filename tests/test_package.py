@@ -194,13 +194,16 @@ def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytes
         )
 
 
-def test_nothing_is_pickled_or_downloaded() -> None:
+def test_no_file_is_pickled_and_nothing_is_downloaded() -> None:
+    """Pickles are made in one module, for other processes."""
     for file in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        modules = imported_modules(file)
-        assert not modules & {"cloudpickle", "marshal", "shelve", "urllib", "requests"}, file
+        travels = file == ROOT / "evodyn" / "sweeps" / "workers.py"
+        assert travels == ("cloudpickle" in file.read_text()), file
+        assert not imported_modules(file) & {"marshal", "shelve", "urllib", "requests"}, file
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 # An unpickling error may be caught; nothing may be unpickled.
-                assert node.value.id != "pickle" or node.attr == "UnpicklingError", file
+                allowed = {"UnpicklingError", "loads"} if travels else {"UnpicklingError"}
+                assert node.value.id != "pickle" or node.attr in allowed, file
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in ast.unparse(node), file

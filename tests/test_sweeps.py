@@ -7,10 +7,12 @@ import importlib
 import json
 import logging
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import evodyn.sweeps.sweep
+import evodyn as ed
+import evodyn.sweeps.points
+import evodyn.sweeps.workers
 from evodyn.core.atomic import PARTIAL, replacing
-from evodyn.sweeps.sweep import SweepError, configuration, content_digest, sweep
+from evodyn.core.netcdf import content_digest
+from evodyn.sweeps.points import configuration, points_of
+from evodyn.sweeps.sweep import SweepError, sweep
 
 
 def random_walk(point: Any) -> xr.Dataset:
@@ -139,7 +145,7 @@ def test_nothing_of_another_configuration_function_or_version_is_reused(
     log = tmp_path / "log"
     sweep(counted_walk, [{"seed": 1, "log": str(log)}], tmp_path)
     sweep(counted_walk, [{"seed": 1, "log": str(log), "seconds": 0.0}], tmp_path)
-    monkeypatch.setattr("evodyn.__version__", "0.0.0")
+    monkeypatch.setattr(evodyn.sweeps.points, "__version__", "0.0.0")
     sweep(counted_walk, [{"seed": 1, "log": str(log)}], tmp_path)
     assert calls(log) == [1, 1, 1]
     assert len(list(tmp_path.glob("*.nc"))) == 4
@@ -258,20 +264,23 @@ def test_an_edited_function_is_computed_again_and_a_new_layout_is_not(
     assert len(list((tmp_path / "sweep").glob("*.nc"))) == (4 if changes else 2)
 
 
+@pytest.mark.parametrize("package", ["", "edited."], ids=["a file", "a package"])
 def test_workers_of_an_earlier_sweep_do_not_run_old_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    folder, name = tmp_path / package.rstrip("."), f"{package}edited_task"
+    folder.mkdir(exist_ok=True)
     for factor in (1, 2):
-        (tmp_path / "edited_task.py").write_text(
+        (folder / "edited_task.py").write_text(
             f"import xarray as xr\ndef task(point):\n    return xr.Dataset({{'x': {factor} * point['x']}})\n"
         )
         importlib.invalidate_caches()
-        sys.modules.pop("edited_task", None)
-        task = importlib.import_module("edited_task").task
+        sys.modules.pop(name, None)
+        task = importlib.import_module(name).task
         results = sweep(task, [{"x": x} for x in (1, 2, 3)], tmp_path / "sweep", workers=2)
         assert [int(result.x) for result in results] == [factor, 2 * factor, 3 * factor]
 
@@ -348,14 +357,17 @@ def test_results_that_no_file_can_hold_are_failures(tmp_path: Path, task: Any, w
 
 
 def test_a_worker_with_another_version_is_refused() -> None:
-    _, result, trace = evodyn.sweeps.sweep._attempt(random_walk, "key", {"seed": 1}, "0.0.0", "")
+    task, point = pickle.dumps(random_walk), pickle.dumps({"seed": 1})
+    attempt = evodyn.sweeps.workers._attempt_elsewhere
+    _, result, trace = attempt("key", task, point, "0.0.0", None)
     assert result is None
     assert "install the same version" in trace
-    _, result, trace = evodyn.sweeps.sweep._attempt(
-        random_walk, "key", {"seed": 1}, evodyn.__version__, "other"
-    )
+    _, result, trace = attempt("key", task, point, ed.__version__, "other")
     assert result is None
     assert "this worker has other code" in trace
+    (identified,) = points_of(random_walk, [{"seed": 1}])
+    _, result, trace = attempt("key", task, point, ed.__version__, identified.code)
+    assert result is not None and not trace
 
 
 def test_progress_counts_reused_and_failed_points(tmp_path: Path) -> None:
@@ -384,15 +396,137 @@ class _Object:
 
 
 @pytest.mark.parametrize("task", [lambda point: random_walk(point), _nested(), _Object()])
-def test_functions_that_cannot_be_found_by_name_are_refused(tmp_path: Path, task: Any) -> None:
-    with pytest.raises(ValueError, match=r"function is .*top level of an installed module"):
+def test_functions_without_a_name_in_their_module_are_refused(tmp_path: Path, task: Any) -> None:
+    with pytest.raises(ValueError, match=r"function is .*top level of a module, script or notebook"):
         sweep(task, SEEDS, tmp_path)
 
 
-def test_functions_of_a_script_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random_walk, "__module__", "__main__")
-    with pytest.raises(ValueError, match="top level of an installed module"):
-        sweep(random_walk, SEEDS, tmp_path)
+LOOSE = """
+import dataclasses
+import os
+import sys
+
+import numpy as np
+import xarray as xr
+
+import evodyn as ed
+{helper}
+
+SCALE = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    dynamics: ed.Dynamics
+    rates: tuple[float, ...]
+
+
+def scaled(x):
+    return SCALE * x
+
+
+def task(scenario):
+    assert [field.name for field in dataclasses.fields(scenario)] == ["dynamics", "rates"]
+    velocity = scenario.dynamics.velocity(np.ones(3), np.array(scenario.rates))
+    return xr.Dataset({{"x": ("k", scaled(velocity)), "process": os.getpid()}})
+
+
+MUTATIONS = [ed.SelectionMutation(0.1 * k, target=np.arange(1.0, 4.0)) for k in range(4)]
+POINTS = [Scenario(mutation, (0.0, 1.0, 2.0)) for mutation in MUTATIONS]
+if __name__ == "__main__":
+    folder, *where = sys.argv[1:]
+    options = {{"scheduler": where[0]}} if where else {{"workers": 2}}
+    found = ed.sweep(task, POINTS, folder, **options)
+    assert not {{int(result.process) for result in found}} & {{os.getpid()}}
+"""
+
+
+def script(path: Path, *arguments: object, module: str = "") -> None:
+    """Run a script, or a module of a package, in a folder where nothing else is importable."""
+    command = [sys.executable, "-Werror", *(["-m", module] if module else [str(path)]), *map(str, arguments)]
+    paths = os.pathsep.join(
+        filter(None, [str(Path(ed.__file__).parent.parent), os.environ.get("PYTHONPATH")])
+    )
+    done = subprocess.run(
+        command, cwd=path.parent, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_code_of_a_script_travels_and_its_name_is_no_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, folder = tmp_path / "packaged", tmp_path / "points"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    for file in (tmp_path / "loose_task.py", package / "inside.py"):
+        file.write_text(LOOSE.format(helper=""))
+    script(tmp_path / "loose_task.py", folder)
+    saved = sorted(folder.glob("*.nc"))
+    before = [file.read_bytes() for file in saved]
+    assert len(saved) == 4
+    script(tmp_path / "loose_task.py", folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("loose_task", "packaged.inside"):
+        task: Any = importlib.import_module(name)
+        sweep(task.task, task.POINTS, folder)
+    assert [file.read_bytes() for file in sorted(folder.glob("*.nc"))] == before
+    monkeypatch.setattr(task, "SCALE", 3.0)
+    sweep(task.task, task.POINTS, folder)
+    assert len(list(folder.glob("*.nc"))) == 8
+
+
+def test_the_code_of_a_script_travels_to_a_cluster(tmp_path: Path) -> None:
+    distributed: Any = importlib.import_module("distributed")
+    (tmp_path / "beside.py").write_text("def halved(x):\n    return x / 2\n")
+    (tmp_path / "loose_task.py").write_text(
+        LOOSE.format(helper="from beside import halved").replace(
+            "return SCALE * x", "return halved(SCALE * x)"
+        )
+    )
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        script(tmp_path / "loose_task.py", tmp_path / "points", cluster.scheduler_address)
+    found = [xr.load_dataset(file, engine="h5netcdf") for file in sorted((tmp_path / "points").glob("*.nc"))]
+    assert len(found) == 4
+    assert all(result.attrs["sweep"].count('"function": "task"') == 1 for result in found)
+
+
+def locked(point: Any) -> xr.Dataset:
+    with LOCK:
+        return random_walk(point)
+
+
+LOCK = threading.Lock()
+
+
+def test_what_cannot_travel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evodyn.sweeps.workers, "_is_loose", lambda module: vars(module) is globals())
+    with pytest.raises(ValueError, match=r"function locked .* cannot travel to other processes \(TypeError"):
+        sweep(locked, SEEDS, tmp_path, workers=2)
+    assert len(sweep(locked, SEEDS[:1], tmp_path)) == 1
+
+
+def test_specifications_arrays_and_functions_are_part_of_a_point(tmp_path: Path) -> None:
+    target = np.array([1.0, 2.0])
+    values: list[Any] = [
+        ed.Replicator(),
+        ed.NormalizedGrowth(),
+        ed.SelectionMutation(0.1),
+        ed.SelectionMutation(0.1, target=target),
+        ed.SelectionMutation(0.1, target=target[::-1]),
+        ed.SelectionMutation(random_walk),
+        ed.SelectionMutation(odd_seeds_fail),
+        ed.Populations(ed.Replicator(), (1, 2)),
+        target,
+        target.astype(np.float32),
+        target[None],
+    ]
+    points = points_of(named, [{"value": value} for value in values])
+    assert len({point.key for point in points}) == len(values)
+    again = points_of(named, [{"value": ed.SelectionMutation(0.1, target=[1.0, 2.0])}])
+    assert again[0].key == points[3].key
 
 
 @pytest.mark.parametrize(
@@ -412,7 +546,8 @@ def test_bad_arguments(tmp_path: Path, arguments: dict[str, Any], words: str) ->
     [
         ({"rate": float("nan")}, "points[0].rate is nan"),
         ({"rates": [1.0, float("inf")]}, "points[0].rates[1] is inf"),
-        ({"array": np.ones(2)}, "points[0].array"),
+        ({"array": np.array([None])}, "points[0].array"),
+        ({"function": lambda t: t}, "points[0].function"),
         ({1: "one"}, "points[0] is {1: 'one'}"),
         (object(), "points[0]"),
     ],
@@ -435,10 +570,13 @@ def test_configuration_keeps_every_plain_value() -> None:
     assert json.loads(json.dumps(described, allow_nan=False)) == described
 
 
-def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "joblib", None)
-    with pytest.raises(ImportError, match=r"needs joblib.*evodyn\[studies\]"):
-        sweep(random_walk, SEEDS, tmp_path)
+@pytest.mark.parametrize(("library", "workers"), [("threadpoolctl", 1), ("cloudpickle", 2), ("joblib", 2)])
+def test_a_missing_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, workers: int
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf"needs {library}.*evodyn\[studies\]"):
+        sweep(random_walk, SEEDS, tmp_path, workers=workers)
 
 
 SCRIPT = f"""

@@ -28,8 +28,9 @@ def code_digest(function: Any, classes: Iterable[type] = ()) -> str:
 
     Counted are instructions, default values, what closures hold, the functions and classes of the
     function's own module that are named in the code (also in tables, and so on from there), and the values
-    of that module's constants. Comments, docstrings, layout and the file do not count. Of other modules
-    only the names count: their code has a version of its own. Bytecode differs between versions of Python.
+    of that module's constants. Comments, docstrings, layout, the file and the module's name do not count. Of
+    other modules only the names count: their code has a version of its own. Bytecode differs between
+    versions of Python.
 
     Parameters
     ----------
@@ -76,7 +77,9 @@ class _Reader:
             return [type(value).__qualname__, sorted(json.dumps(self.described(item)) for item in value)]
         kind = type(value)
         owner = value if hasattr(value, "__qualname__") else kind
-        name = f"{owner.__module__}:{owner.__qualname__}"
+        name = owner.__qualname__
+        if owner.__module__ != self.module:  # whose name does not count
+            name = f"{owner.__module__}:{name}"
         if isinstance(value, tuple):  # whether equal ones are one object depends on how they were compiled
             return [name, *map(self.described, value)]
         if id(value) in self.seen:

@@ -25,8 +25,9 @@ from torch import nn
 import evodyn as ed
 from evodyn.core import netcdf, validation
 from evodyn.core.labels import about
+from evodyn.core.netcdf import content_digest
 from evodyn.core.specifications import Specification
-from evodyn.sweeps.sweep import configuration, content_digest
+from evodyn.sweeps.points import configuration
 from nn_bridge.checkpoints import Progress, load_checkpoint, previous, save_checkpoint
 from nn_bridge.datasets import Dataset, load_dataset
 from nn_bridge.layers import population_layers, population_mlp

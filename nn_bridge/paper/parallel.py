@@ -16,7 +16,7 @@ import xarray as xr
 from evodyn.core import validation
 from evodyn.core.extras import extra
 from evodyn.core.processes import end_with, held
-from evodyn.sweeps.sweep import cluster
+from evodyn.sweeps.cluster import cluster
 from nn_bridge.paper.experiment import EpochReport, Experiment, Source, run
 
 __all__ = ["run_all"]
