@@ -1,4 +1,8 @@
-"""What all studies share: options, progress, and results written atomically with their provenance."""
+"""What all studies share: options, the way from points to a table, and results with their provenance.
+
+A study is one file: question, scenario, task, table. Its `main` takes a `Study` first, which computes points,
+saves and shows; the options of `Study` are added to those of `main` on the command line.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import numpy as np
 import typer
@@ -38,118 +42,213 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from evodyn.core import netcdf
+import evodyn as ed
+from evodyn.core import netcdf, validation
 from evodyn.core.checksums import write_text
 from evodyn.core.processes import FolderInUseError, held
-from evodyn.simulate.schema import provenance as origin
+from evodyn.simulate.schema import provenance
 from evodyn.sweeps.sweep import SweepError
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "Fresh",
-    "Out",
-    "Scheduler",
+    "DYNAMICS",
+    "MOST_SEEDS",
+    "Row",
     "Seed",
     "Seeds",
-    "Smoke",
-    "Workers",
+    "Study",
     "command_line",
     "comparison",
-    "folder",
+    "dynamics",
     "progress",
-    "provenance",
-    "reporting",
+    "shown",
     "stacked",
+    "table",
     "write_csv",
     "write_json",
     "write_netcdf",
 ]
 
-ROOT = Path(__file__).resolve().parent.parent
+Row = dict[str, Any]
+# The results of a script lie in its clone, those of an installed package where it is called.
+INSTALLED = __name__.startswith("evodyn_studies.")
+ROOT = Path.cwd() if INSTALLED else Path(__file__).resolve().parent.parent
 NOTES = Console(stderr=True)
-WITHOUT_EFFECT = {"out", "fresh", "smoke", "workers", "scheduler", "data_root", "download"}
-"""Options that say how and where to compute, and shape no result."""
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 LONGEST = 80
 """Characters in the name of a folder for settings."""
+DYNAMICS = ("replicator", "normalized_growth", "selection_mutation")
+"""What Eqs. 6, 7 and 8 (and 12, 13 and 14) are called on the command line and in saved data."""
 
-Seed = Annotated[int, typer.Option(min=0, help="Base seed; every random number follows from it.")]
 MOST_SEEDS = 100_000
+Seed = Annotated[int, typer.Option(min=0, help="Base seed; every random number follows from it.")]
 Seeds = Annotated[
     int, typer.Option(min=1, max=MOST_SEEDS, help="How many populations to draw for each setting.")
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder for the results, in place of results/STUDY (and results/STUDY/SETTINGS for settings "
-        "other than the defaults).",
-        show_default=False,
-    ),
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Compute everything again, finished points too.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="A tiny run to see that it works, kept apart.")]
-Workers = Annotated[int, typer.Option(min=1, help="Local processes.")]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        help="Address of a running Dask scheduler that you trust (tcp://host:8786), in place of --workers.",
-        show_default=False,
-    ),
-]
+WITHOUT_EFFECT = {"data_root", "download"}
+"""Options of a study that shape no result."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
-    """A study that was called from the command line.
+class Study:
+    """A study that was called from the command line: how it computes, and where its results go.
 
     Parameters
     ----------
+    name : str
+        Its name.
     settings : mapping
         The options that shape the results and differ from their defaults.
     until_end : ExitStack
         What is released when the study ends.
+    out, fresh, smoke, workers, scheduler
+        The options that say how and where to compute.
     """
 
+    name: str
     settings: Mapping[str, Any]
     until_end: contextlib.ExitStack
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results, in place of results/STUDY (and results/STUDY/SETTINGS for settings "
+            "other than the defaults).",
+            show_default=False,
+        ),
+    ] = None
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, finished points too.")] = (
+        False
+    )
+    smoke: Annotated[bool, typer.Option("--smoke", help="A tiny run to see that it works, kept apart.")] = (
+        False
+    )
+    workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a running Dask scheduler that you trust (tcp://host:8786), in place of "
+            "--workers.",
+            show_default=False,
+        ),
+    ] = None
+    started: float = dataclasses.field(default_factory=time.perf_counter, init=False)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the results go, made if missing and held by this run until it ends.
+
+        That is `out`, else results/STUDY (results/quick/STUDY for smoke runs), and in there a folder of its
+        own for settings other than the defaults: figures are drawn from those of the defaults.
+        """
+        home = ROOT / "results" / ("quick" if self.smoke else "") / self.name
+        path = self.out or home / label(self.settings)
+        try:
+            self.until_end.enter_context(held(path))
+        except OSError as error:
+            reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise typer.BadParameter(
+                f"the folder {shown(path)} cannot be written to ({reason}); expected one that can.",
+                param_hint="--out",
+            ) from error
+        if path != home and self.out is None:
+            NOTES.print(
+                f"Not the default settings: the results go to {shown(path)}.", markup=False, soft_wrap=True
+            )
+        return path
+
+    def sweep(
+        self, doing: str, task: Callable[[Any], xr.Dataset], points: Sequence[Any], folder: str = "points"
+    ) -> list[xr.Dataset]:
+        """Return the task's results at all points, showing how far it is; finished ones come from file."""
+        directory = self.folder / folder
+        with progress(doing) as bar:
+            return ed.sweep(
+                task,
+                points,
+                directory,
+                workers=self.workers,
+                scheduler=self.scheduler,
+                fresh=self.fresh,
+                progress=bar,
+            )
+
+    def save(self, data: xr.Dataset, rows: Sequence[Row], specification: Row) -> None:
+        """Write the data, which follow from the specification, and the rows of the table."""
+        write_netcdf(
+            data,
+            self.folder / f"{self.name}.nc",
+            specification=specification | {"study": self.name},
+            provenance=self.provenance(),
+        )
+        write_csv(rows, self.folder / f"{self.name}.csv")
+
+    def show(self, *parts: Table | str) -> None:
+        """Print tables and lines, and where the saved files are."""
+        console = Console(width=80, highlight=False)
+        files = [
+            f"{what} {shown(self.folder / self.name)}.{suffix}"
+            for what, suffix in (("Table:", "csv"), ("Data: ", "nc"))
+        ]
+        for part in (*parts, *files):
+            console.print(part, soft_wrap=isinstance(part, str))
+
+    def provenance(self) -> str:
+        """Return as JSON where a result comes from; that changes from run to run and is no part of it."""
+        made = provenance() | {
+            "revision": _revision(),
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "python": platform.python_version(),
+            "wall_seconds": round(time.perf_counter() - self.started, 3),
+        }
+        return json.dumps(made, sort_keys=True)
 
 
-_running: list[Command] = []
-"""The study in this process, if it came from the command line; a study runs no other."""
+HOW = ("out", "fresh", "smoke", "workers", "scheduler")
+"""The options of `Study`."""
 
 
-def command_line(study: Callable[..., None]) -> typer.Typer:
-    """Return the command line of a study's main function."""
+def command_line(main: Callable[..., None]) -> typer.Typer:
+    """Return the command line of a study: the options of its main function, and those of `Study`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     # Paragraphs as single lines, so that the terminal's width breaks them and not the source's.
-    paragraphs = inspect.cleandoc(study.__doc__ or "").split("\n\n")
+    paragraphs = inspect.cleandoc(main.__doc__ or "").split("\n\n")
 
-    @functools.wraps(study)
     def command(**options: Any) -> None:
+        how = {name: options.pop(name) for name in HOW}
         with contextlib.ExitStack() as stack:
             stack.enter_context(_messages())
             stack.enter_context(_interrupted_by(*ENDING))
-            _running.append(Command(_changed(study, options), stack))
-            stack.callback(_running.pop)
-            study(**options)
+            stack.enter_context(_logged())
+            main(Study(Path(inspect.getfile(main)).stem, _changed(main, options), stack, **how), **options)
 
+    _, *own = inspect.signature(main).parameters.values()
+    types = {
+        name: kind
+        for part in (main, Study)
+        for name, kind in get_type_hints(part, include_extras=True).items()
+    }
+    added = [inspect.signature(Study).parameters[name] for name in HOW]
+    shape = [p.replace(annotation=types[p.name], kind=p.KEYWORD_ONLY) for p in (*own, *added)]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in shape}
+    command.__signature__ = inspect.Signature(shape)  # type: ignore[attr-defined]
     app.command(help="\n\n".join(" ".join(part.split()) for part in paragraphs))(command)
     return app
 
 
-def _changed(study: Callable[..., None], options: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(main: Callable[..., None], options: Mapping[str, Any]) -> Row:
     """Return the options that shape the results and differ from their defaults."""
 
     def canonical(value: Any) -> Any:
         return sorted(set(value)) if isinstance(value, list | tuple) else value
 
-    parameters = inspect.signature(study).parameters
+    defaults = {name: parameter.default for name, parameter in inspect.signature(main).parameters.items()}
     return {
         name: options[name]
-        for name, parameter in parameters.items()
-        if name not in WITHOUT_EFFECT and canonical(options[name]) != canonical(parameter.default)
+        for name in defaults
+        if name in options and name not in WITHOUT_EFFECT
+        if canonical(options[name]) != canonical(defaults[name])
     }
 
 
@@ -184,15 +283,14 @@ def _messages() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[None]:
-    """Show what the sweep logs, and turn its errors and bad option values into messages with an exit code."""
+def _logged() -> Iterator[None]:
+    """Show what sweeps log."""
     handler = RichHandler(console=NOTES, show_time=False, show_level=False, show_path=False)
     log = logging.getLogger("evodyn")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        with _messages():
-            yield
+        yield
     finally:
         log.removeHandler(handler)
 
@@ -211,30 +309,6 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=NOTES) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def folder(study: str, *, out: Path | None, smoke: bool) -> Path:
-    """Return where a study's results go, made if missing and held by this run until it ends.
-
-    That is `out`, else results/STUDY (results/quick/STUDY for smoke runs), and in there a folder of its own
-    for settings other than the defaults: figures are drawn from those of the defaults.
-    """
-    settings = _running[-1].settings if _running else {}
-    path = out or ROOT / "results" / ("quick" if smoke else "") / study / label(settings)
-    if _running:
-        try:
-            _running[-1].until_end.enter_context(held(path))
-        except OSError as error:
-            reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-            raise typer.BadParameter(
-                f"the folder {shown(path)} cannot be written to ({reason}); expected one that can.",
-                param_hint="--out",
-            ) from error
-        if settings and out is None:
-            NOTES.print(
-                f"Not the default settings: the results go to {shown(path)}.", markup=False, soft_wrap=True
-            )
-    return path
 
 
 def label(settings: Mapping[str, Any]) -> str:
@@ -256,28 +330,10 @@ def shown(path: Path) -> str:
     return os.path.relpath(path)
 
 
-def provenance(started: float) -> str:
-    """Return as JSON where a result comes from; it changes from run to run and is no part of the result.
-
-    Parameters
-    ----------
-    started : float
-        `time.perf_counter` at the start.
-    """
-    return json.dumps(
-        origin()
-        | {
-            "revision": _revision(),
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "python": platform.python_version(),
-            "wall_seconds": round(time.perf_counter() - started, 3),
-        },
-        sort_keys=True,
-    )
-
-
 def _revision() -> str | None:
-    """Return the commit that the code is at, marked if it was changed since; None outside a repository."""
+    """Return the commit that the code is at, marked if it was changed since; None outside its clone."""
+    if INSTALLED:
+        return None
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
@@ -308,29 +364,51 @@ def stacked(results: Sequence[xr.Dataset], axes: Mapping[str, Any]) -> xr.Datase
     return xr.Dataset(variables, {**axes, **results[0].coords})
 
 
-def comparison(title: str, rows: Sequence[Mapping[str, Any]], *, digits: int = 6) -> Table:
-    """Return the table theory | simulation | difference of rows with these keys, `part` and `quantity`."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for name in ("", "quantity"):
-        table.add_column(name, no_wrap=True)
-    for name in ("theory", "simulation", "difference"):
-        table.add_column(name, justify="right", no_wrap=True)
+def dynamics(
+    name: str, groups: int, *, mutation_rate: float = 0.0, signal_clip: float | None = None
+) -> ed.Dynamics:
+    """Return one of `DYNAMICS` for groups that start with unit mass.
+
+    The cap of Eq. 7 is the mass at the start; the target of Eq. 8 is 1, which conserves that mass.
+    """
+    validation.choice("dynamics", name, DYNAMICS)
+    if name == "replicator":
+        return ed.Replicator(signal_clip=signal_clip)
+    if name == "normalized_growth":
+        return ed.NormalizedGrowth(mass_cap=float(groups), signal_clip=signal_clip)
+    return ed.SelectionMutation(mutation_rate, target=1.0, signal_clip=signal_clip)
+
+
+def table(
+    title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], *, left: int = 1, merge: bool = False
+) -> Table:
+    """Return a table, its first columns aligned to the left; `merge` leaves out a repeated first cell."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for k, name in enumerate(columns):
+        made.add_column(name, justify="left" if k < left else "right", no_wrap=True)
     former = None
-    for row in rows:
-        table.add_row(
-            row["part"] if row["part"] != former else "",
+    for first, *others in lines:
+        made.add_row("" if merge and first == former else first, *others)
+        former = first
+    return made
+
+
+def comparison(title: str, rows: Sequence[Row], *, digits: int = 6) -> Table:
+    """Return the table theory | simulation | difference of rows with these keys, `part` and `quantity`."""
+    numbers = ("theory", "simulation")
+    lines = [
+        (
+            row["part"],
             row["quantity"],
-            f"{row['theory']:.{digits}g}",
-            f"{row['simulation']:.{digits}g}",
+            *(f"{row[key]:.{digits}g}" for key in numbers),
             f"{row['difference']:+.1e}",
         )
-        former = row["part"]
-    return table
+        for row in rows
+    ]
+    return table(title, ("", "quantity", *numbers, "difference"), lines, left=2, merge=True)
 
 
-def write_netcdf(
-    dataset: xr.Dataset, path: Path, *, specification: Mapping[str, Any], provenance: str
-) -> None:
+def write_netcdf(dataset: xr.Dataset, path: Path, *, specification: Row, provenance: str) -> None:
     """Write a dataset whose content follows from `specification`; the provenance is kept apart from it."""
     described = json.dumps(specification, sort_keys=True, allow_nan=False)
     netcdf.write(dataset.assign_attrs(specification=described, provenance=provenance), path)

@@ -19,7 +19,7 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
-import _shared
+import _former as _shared
 from evodyn import Replicator, landscapes
 from evodyn.analysis.discrete_stability import orbits
 from evodyn.core.labels import about

@@ -13,7 +13,7 @@ import typer
 import xarray as xr
 from rich.console import Console
 
-import _shared
+import _former as _shared
 from evodyn.sweeps.sweep import sweep
 from evodyn.tasks.extensions import PARTS, Extension, extension
 

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 import xarray as xr
-from rich import box
-from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 import _shared
+import evodyn as ed
+from _shared import Row
+from evodyn.analysis.intervals import interval
+from evodyn.core import validation
+from evodyn.core.arrays import FloatArray
 from evodyn.core.labels import about
-from evodyn.sweeps.sweep import sweep
-from evodyn.tasks import extinction
-from evodyn.tasks.extinction import Scenario, fraction_extinct_at_equilibrium, simulate
 
 SCHEMA = 1
 KINDS = ["lognormal"]
@@ -32,19 +30,137 @@ DYNAMICS = ["replicator"]
 DECAYS = [0.0, 0.3]
 QUANTILES = (0.1, 0.5, 0.9)
 CURVE_POINTS = 41
-FILES = {"Table: ": "extinction.csv", "Data:  ": "extinction.nc"}
 AXES = ("kind", "dynamics", "decay", "heterogeneity")
+EQ_6 = ed.Replicator()
 
-Row = dict[str, Any]
+
+# --- One population -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """A population of groups that all start with unit mass and differ in their contributions alone."""
+
+    kind: str = "lognormal"
+    heterogeneity: float = 1.0
+    """Coefficient of variation of the law of the contributions."""
+    dynamics: ed.Dynamics = EQ_6
+    decay: float = 0.3
+    """λ of Eq. 10; fitness is constant at 0."""
+    groups: int = 768
+    threshold: float = 1e-3
+    """Mass strictly below which a group counts as extinct."""
+    t_end: float = 300.0
+    saved_times: int = 121
+    """0, and a geometric series over three decades up to `t_end`."""
+    seed: int = 0
+    member: int = 0
+    """A population of the seed: the same random numbers at every heterogeneity."""
+
+    def __post_init__(self) -> None:
+        self.landscape()  # says what cannot be drawn
+        validation.positive("t_end", self.t_end)
+        validation.count("saved_times", self.saved_times, least=3)
+        if not 0 < self.threshold < 1:
+            raise ValueError(
+                f"threshold is {self.threshold!r}; expected a mass between 0 and 1, the mass of every group "
+                "at the start."
+            )
+
+    def contribution(self) -> FloatArray:
+        """Return the contributions c_i, shape (N,)."""
+        drawn = np.random.SeedSequence(self.seed, spawn_key=(self.member,))
+        return ed.landscapes.contributions(
+            self.kind, n=self.groups, heterogeneity=self.heterogeneity, rng=drawn
+        )
+
+    def landscape(self) -> ed.landscapes.Landscape:
+        """Return the landscape of Eq. 10; a constant one without decay."""
+        c = self.contribution()
+        return ed.landscapes.LinearDecay(c, decay=self.decay) if self.decay else ed.landscapes.Constant(c)
+
+    def mutates(self) -> bool:
+        """Return whether mutation keeps the groups alive."""
+        return self.dynamics.mutation_rate_at(0.0) > 0
+
+
+def equilibrium_masses(scenario: Scenario) -> FloatArray:
+    """Return the masses at the attractor of interior starts (water filling for λ > 0), shape (N,)."""
+    total = None if scenario.mutates() else float(scenario.groups)
+    point = ed.equilibrium(scenario.dynamics, scenario.landscape(), total_mass=total, eigenvalues=False)
+    return np.array(point.masses)
+
+
+def fraction_extinct_at_equilibrium(scenario: Scenario) -> float:
+    """Return the fraction of groups below the threshold at the attractor of interior starts."""
+    return float(np.mean(equilibrium_masses(scenario) < scenario.threshold))
+
+
+def simulate(scenario: Scenario) -> xr.Dataset:
+    """Integrate a scenario, never in closed form, and put its extinctions beside what theory says."""
+    extinction = ed.Extinction(scenario.threshold)
+    later = np.geomspace(1e-3 * scenario.t_end, scenario.t_end, scenario.saved_times - 1)
+    later[-1] = scenario.t_end
+    has_closed_form = scenario.decay == 0 and not scenario.mutates()
+
+    def solved(method: Any, save_at: FloatArray) -> ed.Run:
+        return ed.solve(
+            scenario.dynamics,
+            scenario.landscape(),
+            np.ones(scenario.groups),
+            (0.0, scenario.t_end),
+            save_at=save_at,
+            extinction=extinction,
+            solver=ed.Solver(method=method),
+        )
+
+    run = solved("DOP853" if has_closed_form else "auto", np.concatenate(([0.0], later)))
+    exact = np.full(scenario.groups, np.nan)
+    if has_closed_form:
+        exact = np.array(solved("closed_form", later[-1:]).extinction_time)
+    resting = equilibrium_masses(scenario)
+    fraction = np.mean(run.log_masses < extinction.log_threshold, axis=1)
+    first_time = "first time strictly below the threshold"
+    by_group = {
+        "contribution": (scenario.contribution(), "contribution", "1/time"),
+        "extinction_time": (np.array(run.extinction_time), f"{first_time}, integrated", "time"),
+        "extinct_at_end": (np.array(run.extinct_at_end), "extinct at the end", "1"),
+        "closed_form_extinction_time": (exact, f"{first_time}, closed form", "time"),
+        "equilibrium_mass": (resting, "mass at the attractor", "mass"),
+    }
+    numbers = {
+        "fraction_extinct_at_equilibrium": (
+            float(np.mean(resting < scenario.threshold)),
+            "fraction of groups below the threshold at the attractor",
+        ),
+        "recoveries": (
+            int(np.sum(run.crossings.direction > 0)),
+            "times that a group came back above the threshold",
+        ),
+        "evaluations": (run.stats.evaluations, "evaluations of the landscape"),
+    }
+    return xr.Dataset(
+        {"fraction_extinct": ("time", fraction, about("fraction of groups below the threshold"))}
+        | {name: ("group", values, about(*label)) for name, (values, *label) in by_group.items()}
+        | {name: ((), value, about(label)) for name, (value, label) in numbers.items()},
+        {
+            "time": ("time", run.t, about("time", "time")),
+            "group": ("group", np.arange(scenario.groups), about("group")),
+        },
+    )
+
+
+# --- The study ------------------------------------------------------------------------------------------
 
 
 def main(
+    study: _shared.Study,
     kind: Annotated[list[str], typer.Option(help="Law of the contributions (repeatable).")] = KINDS,
     heterogeneity: Annotated[
         list[float], typer.Option(help="Coefficient of variation of fitness (repeatable).")
     ] = HETEROGENEITIES,
     dynamics: Annotated[
-        list[str], typer.Option(help=f"Any of {', '.join(extinction.DYNAMICS)} (repeatable).")
+        list[str], typer.Option(help=f"Any of {', '.join(_shared.DYNAMICS)} (repeatable).")
     ] = DYNAMICS,
     decay: Annotated[list[float], typer.Option(help="λ of Eq. 10 (repeatable).")] = DECAYS,
     mutation_rate: Annotated[float, typer.Option(help="μ of Eq. 8, for selection_mutation.")] = 2e-3,
@@ -55,19 +171,13 @@ def main(
     t_end: Annotated[float, typer.Option(help="End of the runs, in units of 1/fitness.")] = 300.0,
     seed: _shared.Seed = 0,
     seeds: _shared.Seeds = 8,
-    out: _shared.Out = None,
-    fresh: _shared.Fresh = False,
-    smoke: _shared.Smoke = False,
-    workers: _shared.Workers = 1,
-    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Simulate extinction under growing heterogeneity of fitness, beside closed forms and water filling.
 
     Writes results/extinction/extinction.nc (everything) and extinction.csv (the table). A run that was
     interrupted or killed goes on where it stopped; points of other settings are never reused.
     """
-    started = time.perf_counter()
-    if smoke:
+    if study.smoke:
         groups, seeds, t_end = min(groups, 48), min(seeds, 3), min(t_end, 100.0)
     axes: dict[str, list[Any]] = {
         "kind": list(dict.fromkeys(kind)),
@@ -75,53 +185,28 @@ def main(
         "decay": sorted(set(decay)),
         "heterogeneity": sorted(set(heterogeneity)),
     }
-    settings = {"groups": groups, "threshold": threshold, "t_end": t_end, "seed": seed}
-    with _shared.reporting():
-        points = [
-            _scenario(dict(zip(AXES, values, strict=True)), settings | {"member": member}, mutation_rate)
-            for values in itertools.product(*axes.values())
-            for member in range(seeds)
-        ]
-        folder = _shared.folder("extinction", out=out, smoke=smoke)
-        with _shared.progress("Simulating") as progress:
-            results = sweep(
-                simulate,
-                points,
-                folder / "points",
-                workers=workers,
-                scheduler=scheduler,
-                fresh=fresh,
-                progress=progress,
-            )
+    mutates = "selection_mutation" in axes["dynamics"]
+    if mutates:
+        validation.positive("mutation_rate", mutation_rate)
+    chosen = {name: _shared.dynamics(name, groups, mutation_rate=mutation_rate) for name in axes["dynamics"]}
+    points = [
+        Scenario(law, h, chosen[name], rate, groups, threshold, t_end, seed=seed, member=member)
+        for law, name, rate, h in itertools.product(*axes.values())
+        for member in range(seeds)
+    ]
+    results = study.sweep("Simulating", simulate, points)
     data = assembled(results, axes, seeds).merge(equilibrium_curve(points, axes, seeds))
+    rows = table_rows(data, threshold)
+    common = ("groups", "threshold", "t_end", "saved_times", "seed")
     specification = {
         "schema": SCHEMA,
-        "study": "extinction",
         "axes": axes,
         "seeds": seeds,
-        "scenario": {
-            name: value
-            for name, value in dataclasses.asdict(points[0]).items()
-            if name not in (*AXES, "member", "mutation_rate")
-        },
-        "mutation_rate": mutation_rate if "selection_mutation" in axes["dynamics"] else 0.0,
+        "scenario": {name: getattr(points[0], name) for name in common},
+        "mutation_rate": mutation_rate if mutates else 0.0,
     }
-    rows = table_rows(data, threshold)
-    _shared.write_netcdf(
-        data, folder / "extinction.nc", specification=specification, provenance=_shared.provenance(started)
-    )
-    _shared.write_csv(rows, folder / "extinction.csv")
-    written = [f"{what} {_shared.shown(folder / name)}" for what, name in FILES.items()]
-    console = Console(width=80, highlight=False)
-    for table in tables(rows, groups=groups, seeds=seeds, t_end=t_end):
-        console.print(table)
-    for line in (*notes(rows, threshold=threshold), *written):
-        console.print(line, soft_wrap=True)
-
-
-def _scenario(axis_values: Row, settings: Row, mutation_rate: float) -> Scenario:
-    mutates = axis_values["dynamics"] == "selection_mutation"
-    return Scenario(**axis_values, **settings, mutation_rate=mutation_rate if mutates else 0.0)
+    study.save(data, rows, specification)
+    study.show(*tables(rows, groups=groups, seeds=seeds, t_end=t_end), *notes(rows, threshold=threshold))
 
 
 def assembled(results: list[xr.Dataset], axes: dict[str, list[Any]], seeds: int) -> xr.Dataset:
@@ -163,21 +248,15 @@ def equilibrium_curve(points: list[Scenario], axes: dict[str, list[Any]], seeds:
     )
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean and its 95 % confidence interval (Student's t) over independent seeds."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, np.nan, np.nan
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return mean, max(mean - half, 0.0), min(mean + half, 1.0)
-
-
 def table_rows(data: xr.Dataset, threshold: float) -> list[Row]:
     """Return one row for each combination of kind, dynamics, decay and heterogeneity."""
     rows = []
     for index in np.ndindex(*(data.sizes[name] for name in AXES)):
         cell = data.isel(dict(zip(AXES, index, strict=True)))
-        mean, low, high = interval(cell.fraction_extinct.values[:, -1])
+        fractions = cell.fraction_extinct.values[:, -1]
+        mean, low, high = float(np.mean(fractions)), np.nan, np.nan
+        if len(fractions) > 1:
+            low, high = np.clip(interval(fractions).of_mean, 0.0, 1.0).tolist()
         theory = float(cell.fraction_extinct_at_equilibrium.mean())
         doomed = cell.equilibrium_mass.values < threshold
         times, exact = cell.extinction_time.values.ravel(), cell.closed_form_extinction_time.values.ravel()
@@ -216,29 +295,28 @@ def _largest_error(times: np.ndarray, exact: np.ndarray) -> float:
 
 def tables(rows: list[Row], *, groups: int, seeds: int, t_end: float) -> list[Table]:
     """Return a table for each kind, dynamics and decay, with a line for each heterogeneity."""
-    made = []
-    for head, part in itertools.groupby(rows, key=lambda row: tuple(row[axis] for axis in AXES[:3])):
-        kind, dynamics, decay = head
-        table = Table(
-            title=f"{kind}, {dynamics}, λ = {decay:g}: {groups} groups, {seeds} seeds, t = {t_end:g}",
-            box=box.SIMPLE_HEAD,
-            title_justify="left",
-            pad_edge=False,
+    return [
+        _shared.table(
+            f"{kind}, {dynamics}, λ = {decay:g}: {groups} groups, {seeds} seeds, t = {t_end:g}",
+            ("h", "extinct", "95 % CI", "theory", "diff.", "t10", "t50", "t90", "error"),
+            (
+                (
+                    f"{row['heterogeneity']:g}",
+                    f"{100 * row['fraction_extinct']:.2f}",
+                    f"{100 * row['interval_low']:.2f}–{100 * row['interval_high']:.2f}" if seeds > 1 else "–",
+                    f"{100 * row['fraction_at_equilibrium']:.2f}",
+                    f"{round(100 * row['difference'], 2) + 0.0:+.2f}",  # no -0.00
+                    *(_number(row[f"time_q{quantile:g}"]) for quantile in QUANTILES),
+                    _number(row["time_error"], ".0e"),
+                )
+                for row in part
+            ),
+            left=0,
         )
-        for name in ("h", "extinct", "95 % CI", "theory", "diff.", "t10", "t50", "t90", "error"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in part:
-            table.add_row(
-                f"{row['heterogeneity']:g}",
-                f"{100 * row['fraction_extinct']:.2f}",
-                f"{100 * row['interval_low']:.2f}–{100 * row['interval_high']:.2f}" if seeds > 1 else "–",
-                f"{100 * row['fraction_at_equilibrium']:.2f}",
-                f"{round(100 * row['difference'], 2) + 0.0:+.2f}",  # no -0.00
-                *(_number(row[f"time_q{quantile:g}"]) for quantile in QUANTILES),
-                _number(row["time_error"], ".0e"),
-            )
-        made.append(table)
-    return made
+        for (kind, dynamics, decay), part in itertools.groupby(
+            rows, lambda row: tuple(map(row.get, AXES[:3]))
+        )
+    ]
 
 
 def notes(rows: list[Row], *, threshold: float) -> list[str]:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-import _shared
+import _former as _shared
 import evodyn as ed
 from evodyn import extinction_theory as theory
 from evodyn.core.labels import about

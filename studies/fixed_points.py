@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import _shared
+import _former as _shared
 import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.labels import about

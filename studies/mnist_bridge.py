@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-import _shared
+import _former as _shared
 import nn_bridge as nb
 from evodyn.core.labels import about
 from nn_bridge.paper.experiment import DYNAMICS, EpochReport, Experiment, Source, trained_network

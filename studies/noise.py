@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-import _shared
+import _former as _shared
 from evodyn.core.labels import about
 from evodyn.model.landscapes import Constant
 from evodyn.noise.stochastic import (

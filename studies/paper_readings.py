@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import _shared
+import _former as _shared
 from evodyn.core.labels import about
 from evodyn.sweeps.sweep import SweepError, sweep
 from nn_bridge.paper.claims import Claim, claims, clip_floor, duplicated

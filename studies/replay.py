@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import _shared
+import _former as _shared
 from evodyn.core.labels import about
 from evodyn.sweeps.sweep import sweep
 from nn_bridge.paper.experiment import Experiment

@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import _shared
+import _former as _shared
 from evodyn.analysis.extinction_theory import mutation_mass_floor
 from evodyn.core.labels import about
 from evodyn.model.laws import KINDS

@@ -156,7 +156,7 @@ def test_everything_imported_is_declared() -> None:
     extras: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
     core = distributions(PROJECT["project"]["dependencies"])
     declared = core.union(*map(distributions, extras.values()))
-    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "style"}
+    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "_former", "style"}
     for folder in (*PACKAGES, *SCRIPTS, "tests"):
         for file in (ROOT / folder).rglob("*.py"):
             foreign = imported_modules(file) - set(sys.stdlib_module_names) - ours
@@ -171,7 +171,7 @@ def test_scripts_share_one_module_and_do_not_import_each_other(folder: str) -> N
     files = list((ROOT / folder).glob("*.py"))
     assert files
     shared = "_shared" if folder == "studies" else "style"
-    names = {file.stem for file in files} - {shared}
+    names = {file.stem for file in files} - {shared, "_former"}
     for file in files:
         assert not imported_modules(file) & (names | {"studies", "paper_figures"}), file.name
     # The checker sees an import where there is one.

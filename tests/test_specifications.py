@@ -18,7 +18,7 @@ import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.arrays import Array, FloatArray
 from evodyn.core.specifications import Specification, summary
-from evodyn.sweeps.sweep import configuration
+from evodyn.sweeps.points import configuration
 from tests import strategies
 
 

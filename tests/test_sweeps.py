@@ -508,6 +508,14 @@ def test_what_cannot_travel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(sweep(locked, SEEDS[:1], tmp_path)) == 1
 
 
+def falling(t: float) -> float:
+    return 1 / (1 + t)
+
+
+def rising(t: float) -> float:
+    return 1 - 1 / (1 + t)
+
+
 def test_specifications_arrays_and_functions_are_part_of_a_point(tmp_path: Path) -> None:
     target = np.array([1.0, 2.0])
     values: list[Any] = [
@@ -516,8 +524,8 @@ def test_specifications_arrays_and_functions_are_part_of_a_point(tmp_path: Path)
         ed.SelectionMutation(0.1),
         ed.SelectionMutation(0.1, target=target),
         ed.SelectionMutation(0.1, target=target[::-1]),
-        ed.SelectionMutation(random_walk),
-        ed.SelectionMutation(odd_seeds_fail),
+        ed.SelectionMutation(falling),
+        ed.SelectionMutation(rising),
         ed.Populations(ed.Replicator(), (1, 2)),
         target,
         target.astype(np.float32),

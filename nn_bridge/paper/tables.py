@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
-from scipy import stats
+
+from evodyn.analysis.intervals import Interval, interval
 
 __all__ = ["BASELINE", "Interval", "comparison", "interval", "printed_table"]
 
@@ -100,56 +99,3 @@ def _measured(number: int, printed: dict[str, Any], result: xr.Dataset) -> dict[
         else {"sparsity_percent": 100 * float(row["removed_at_threshold"])}
     )
     return {**first, "accuracy": accuracy, "drop": float(result["accuracy"][-1]) - accuracy}
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """Mean of several runs, with its interval and that of one further run.
-
-    Parameters
-    ----------
-    mean : float
-        The mean.
-    of_mean : tuple of float
-        Confidence interval of the mean.
-    of_next : tuple of float
-        Prediction interval of one further run: a single printed run is to be judged by this one.
-    """
-
-    mean: float
-    of_mean: tuple[float, float]
-    of_next: tuple[float, float]
-
-
-def interval(values: npt.ArrayLike | Sequence[float], *, level: float = 0.95) -> Interval:
-    """Return mean and intervals of independent values, by Student's t (exact for normal values).
-
-    Parameters
-    ----------
-    values : array_like, shape (n,)
-        At least two.
-    level : float, optional
-        Probability of both intervals.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two values.
-
-    Examples
-    --------
-    >>> interval([1.0, 3.0]).of_mean
-    (-10.706..., 14.706...)
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"values has shape {values.shape}; expected at least two values of one axis.")
-    n = len(values)
-    mean, deviation = float(values.mean()), float(values.std(ddof=1))
-    quantile = float(stats.t.ppf((1 + level) / 2, n - 1))
-
-    def around(factor: float) -> tuple[float, float]:
-        half = quantile * deviation * float(np.sqrt(factor))
-        return mean - half, mean + half
-
-    return Interval(mean, around(1 / n), around(1 + 1 / n))
