@@ -22,13 +22,12 @@ LINES = {"replicator": "-", "normalized": ":", "mutation": "--"}
 def main() -> None:
     """Draw the figure from results/mnist_bridge/trajectories.nc, or from the folder given as argument."""
     data = style.read("mnist_bridge", "trajectories.nc")
-    specification = style.specification(data)
-    experiment = specification["experiment"]
+    experiment = style.specification(data)["experiment"]
     first = int(data.seed.values.min())
     data = data.isel(run=np.flatnonzero(data.seed.values == first))
     samples = experiment["train_samples"] or SAMPLES
     steps = data.epoch.values * math.ceil(samples / experiment["batch_size"])
-    clip = experiment["step_size"] * specification["dynamics"]["replicator"]["fields"]["signal_clip"]
+    clip = experiment["step_size"] * experiment["signal_clip"]
     limits = {"ceiling": (1 + clip) ** steps, "floor": (1 - clip) ** steps}
 
     style.start()

@@ -29,12 +29,12 @@ from _shared import Row
 from evodyn.analysis.intervals import interval
 from evodyn.core.labels import about
 from evodyn.model.descriptions import encode
-from nn_bridge.paper.experiment import Experiment, paper_dynamics
+from nn_bridge.paper.experiment import SIGNAL_CLIP, Experiment, paper_dynamics
 from nn_bridge.paper.reports import EpochReport
 from nn_bridge.paper.runs import Source, data_of, run_all, trained_network
 from nn_bridge.paper.tables import comparison
 
-SCHEMA = 2
+SCHEMA = 1
 SMOKE: dict[str, Any] = {"epochs": 2, "train_samples": 2560, "test_samples": 1000}
 DYNAMICS = paper_dynamics()
 LEVEL = {1: "sparsity_percent", 2: "epsilon"}
@@ -100,8 +100,9 @@ def main(
     specification = {
         "schema": SCHEMA,
         "study": study.name,
-        "experiment": common,
-        "dynamics": {name: encode(dynamics, {}, name) for name, dynamics in DYNAMICS.items()},
+        "experiment": common | {"signal_clip": SIGNAL_CLIP},
+        "dynamics": list(DYNAMICS),
+        "selection": {name: encode(dynamics, {}, name) for name, dynamics in DYNAMICS.items()},
         "seeds": list(range(seed, seed + seeds)),
         "device": device,
         "threads": threads,

@@ -169,9 +169,10 @@ def table(rows: Sequence[Row]) -> Table:
             )
         )
     columns = ("signal, dynamics" + (" seed" if several else ""), "step", "same", "masses", "distance")
-    return _shared.table(
-        "Recorded signals, replayed by maps and by the flow", (*columns, "bound", "order"), lines
-    )
+    title = "Recorded signals, replayed by maps and by the flow"
+    made = _shared.table(title, (*columns, "bound", "order"), lines)
+    made.padding = (0, 1, 0, 0)
+    return made
 
 
 def notes(rows: Sequence[Row]) -> list[str]:

@@ -6,14 +6,15 @@ No training is needed: the printed tables, the printed hyperparameters and the e
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
+import json
 import math
 from typing import Any, Literal
 
 import numpy as np
 
 import evodyn as ed
+from evodyn.model.descriptions import encode
 from nn_bridge.paper.experiment import MUTATION_RATE, Experiment
 from nn_bridge.paper.tables import BASELINE, printed_table
 
@@ -57,7 +58,6 @@ def steps(experiment: Experiment) -> int:
     )
 
 
-@functools.lru_cache(maxsize=8)
 def clip_floor(experiment: Experiment, dynamics: ed.Dynamics | None = None) -> float:
     """Return the final mass of a group whose selection signal is at its lower bound in every step.
 
@@ -76,21 +76,23 @@ def clip_floor(experiment: Experiment, dynamics: ed.Dynamics | None = None) -> f
     >>> round(clip_floor(Experiment()), 4)
     0.6256
     """
-    groups, count = sum(experiment.widths[1:-1]), steps(experiment)
-    fitness = np.zeros(groups)
-    fitness[0] = -1e6  # so far below the mean that the clip binds, and that all others are above it
-    run = ed.iterate(
-        dynamics or experiment.dynamics,
-        ed.landscapes.Constant(fitness),
-        np.ones(groups),
-        count,
-        experiment.step_size,
-        save_every=count,
-    )
-    return float(run.masses[-1, 0])
+    arrays: dict[str, np.ndarray] = {}
+    described = json.dumps(encode(dynamics or experiment.dynamics, arrays, "dynamics"))
+    groups, count, size = sum(experiment.widths[1:-1]), steps(experiment), experiment.step_size
+    key = (described, *(array.tobytes() for array in arrays.values()), groups, count, size)
+    if key not in _computed:
+        fitness = np.zeros(groups)
+        fitness[0] = -1e6  # so far below the mean that the clip binds, and that all others are above it
+        landscape, masses = ed.landscapes.Constant(fitness), np.ones(groups)
+        run = ed.iterate(dynamics or experiment.dynamics, landscape, masses, count, size, save_every=count)
+        _computed[key] = float(run.masses[-1, 0])
+    return _computed[key]
 
 
-@functools.lru_cache(maxsize=8)
+_computed: dict[tuple[Any, ...], float] = {}
+"""Floors by dynamics and hyperparameters: each takes a second."""
+
+
 def mutation_floor(experiment: Experiment, target: Literal["uniform_share"] | float) -> float:
     """Return the same under mutation at the paper's rate to a target."""
     clip = experiment.dynamics.signal_clip

@@ -45,7 +45,7 @@ TINY: dict[str, Any] = {
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     root = tmp_path_factory.mktemp("data")
     load_mnist(root)
-    return Source(threads=torch.get_num_threads(), data_root=str(root))
+    return Source(data_root=str(root))
 
 
 def run(experiment: Experiment, folder: Path, source: Source, **options: Any) -> xr.Dataset:

@@ -209,9 +209,9 @@ def test_canonical_readings_have_the_same_masses(options: dict[str, Any]) -> Non
 # The match rule
 
 
-def as_printed(dynamics: str = "replicator", shift: float = 0.0) -> xr.Dataset:
-    """Return what a run would give that hits every printed number of one column."""
-    one, two = ([row for row in printed_table(n) if row["dynamics"] == dynamics] for n in (1, 2))
+def as_printed(dynamics: str = "replicator", shift: float = 0.0, rows: int = 4) -> xr.Dataset:
+    """Return what a run would give that hits every printed number of one column, or of its first rows."""
+    one, two = ([row for row in printed_table(n) if row["dynamics"] == dynamics][:rows] for n in (1, 2))
     return xr.Dataset(
         {
             "epsilon_at_sparsity": ("sparsity", [row["epsilon"] for row in one]),
@@ -271,11 +271,11 @@ def test_cells_judge_by_the_rule() -> None:
 
 def test_half_widths_cover_the_difference_of_two_single_runs() -> None:
     rng = np.random.default_rng(0)
-    level, trials, covered = 0.02, 400, 0
+    level, trials, covered = 0.02, 150, 0
     for _ in range(trials):
-        widths = half_widths([[as_printed(shift=float(s)) for s in rng.normal(0, level, 10)]])
-        covered += bool(abs(rng.normal(0, level) - rng.normal(0, level)) <= widths[1, 35.0])
-    assert covered / trials == pytest.approx(0.95, abs=0.035)
+        runs = [as_printed(shift=float(s), rows=1) for s in rng.normal(0, level, 10)]
+        covered += bool(abs(rng.normal(0, level) - rng.normal(0, level)) <= half_widths([runs])[1, 35.0])
+    assert covered / trials == pytest.approx(0.95, abs=0.05)
 
 
 def test_printed_cells_that_say_nothing_new() -> None:
@@ -353,7 +353,7 @@ def test_clip_floors_are_those_in_closed_form() -> None:
     for target, value in ((1.0, 1.0), ("uniform_share", 1 / 768)):
         rest = mu * value / (clip + mu)
         expected = rest + (1 - rest) * ratio**n
-        assert mutation_floor(experiment, target) == pytest.approx(expected, rel=1e-9)
+        assert mutation_floor(experiment, target) == pytest.approx(expected, rel=1e-9)  # type: ignore[arg-type]
     up, down, low = 1 + eta * clip, 1 - eta * clip, 1.0
     for _ in range(n):  # one group falls, 767 rise; then all are scaled back to 768
         high = (768 - low) / 767

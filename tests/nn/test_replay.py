@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from typer.testing import CliRunner
 
 import evodyn as ed
 from nn_bridge.paper.experiment import Experiment
 from nn_bridge.paper.runs import Source, Training
 from nn_bridge.recording import Record
 from nn_bridge.replay import Replay, distance_bound
-from tests.scripts import call, module
+from tests.scripts import module
 
 STUDY = module("studies/replay.py")
 SMALL: dict[str, Any] = {"epochs": 2, "train_samples": 640, "test_samples": 200, "widths": (784, 24, 12, 10)}
@@ -166,9 +167,13 @@ def test_fitness_that_was_clipped_itself_is_refused() -> None:
         recorded(Experiment(clipped="fitness"))
 
 
-def test_the_study_prints_and_saves_what_it_found(tmp_path: Path) -> None:
+def test_the_study_prints_and_saves_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STUDY.SMOKE, "train_samples", 640)
     options = "--smoke --seeds 2 --reading smoothed --dynamics replicator"
-    out, _ = call("studies/replay.py", *options.split(), "--out", tmp_path, columns=80)
+    command = STUDY._shared.command_line(STUDY.main)
+    done = CliRunner().invoke(command, [*options.split(), "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    out = done.stdout
     assert "is the network's; the flow is within the bound" in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines() if tmp_path.name not in line)
     rows = list(csv.DictReader((tmp_path / "replay.csv").read_text().splitlines()))
