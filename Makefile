@@ -102,7 +102,7 @@ $(foreach script,$(SCRIPTS),$(eval READS_$(script) := \
 TABLES := $(shell sed -n 's|^    "\([a-z0-9_]*/[a-z0-9_]*\)": .*|\1|p' paper_figures/tables.py)
 NEEDED := $(sort $(foreach script,$(SCRIPTS),$(READS_$(script))) $(TABLES:=.csv))
 
-STUDIES := $(filter-out __init__ _shared _former,$(basename $(notdir $(wildcard studies/*.py))))
+STUDIES := $(filter-out __init__ _shared,$(basename $(notdir $(wildcard studies/*.py))))
 WITH_TORCH := $(basename $(notdir $(shell grep -l nn_bridge studies/*.py)))
 
 environment = $(VENV)/$(if $(filter $(1),$(WITH_TORCH)),.nn,.core)

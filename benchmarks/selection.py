@@ -18,7 +18,7 @@ from torchvision import datasets, transforms
 
 import nn_bridge as nb
 from nn_bridge.datasets import cache_directory
-from nn_bridge.experiment import Experiment
+from nn_bridge.paper.experiment import Experiment
 
 TURNS, STEPS, BATCH = 30, 40, 128
 

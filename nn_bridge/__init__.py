@@ -7,17 +7,10 @@ with extra("nn", user="nn_bridge"):
     from nn_bridge.datasets import Dataset, load_dataset, load_fashion_mnist, load_mnist
     from nn_bridge.layers import PopulationLayer, PopulationLinear, population_layers, population_mlp
     from nn_bridge.recording import Record, Recorder
-    from nn_bridge.removal import (
-        Cost,
-        PruneReport,
-        compact,
-        cost,
-        export_onnx,
-        load_compact,
-        prune,
-        prune_to_sparsity,
-        save_compact,
-    )
+    from nn_bridge.removal.compact import compact
+    from nn_bridge.removal.cost import Cost, cost
+    from nn_bridge.removal.files import export_onnx, load_compact, save_compact
+    from nn_bridge.removal.prune import PruneReport, prune, prune_to_sparsity
     from nn_bridge.selector import Selector
     from nn_bridge.signals import Contribution, Magnitude, Signal, Taylor
     from nn_bridge.training import accuracy, shuffled, train_epoch

@@ -66,6 +66,7 @@ __all__ = [
     "shown",
     "stacked",
     "table",
+    "table_of_cells",
     "write_csv",
     "write_json",
     "write_netcdf",
@@ -387,6 +388,19 @@ def table(
     The first `left` columns are aligned to the left; `merge` leaves out a repeated first cell. A number that
     there is not, NaN or infinite, is a dash.
     """
+    lines, former = [], None
+    for row in rows:
+        first, *others = (cell.format_map(row) for cell in columns.values())
+        shown = ("–" if re.search(r"\b(nan|inf)", cell) else cell for cell in others)
+        lines.append(("" if merge and first == former else first, *shown))
+        former = first
+    return table_of_cells(title, tuple(columns), lines, left=left)
+
+
+def table_of_cells(
+    title: str, headings: Sequence[str], lines: Iterable[Sequence[str]], *, left: int = 1
+) -> Table:
+    """Return a table of cells that are text already; the first `left` columns are aligned to the left."""
     made = Table(
         title=title,
         box=box.SIMPLE_HEAD,
@@ -394,14 +408,10 @@ def table(
         pad_edge=False,
         min_width=min(len(title) + 1, 80),
     )
-    for k, name in enumerate(columns):
+    for k, name in enumerate(headings):
         made.add_column(name, justify="left" if k < left else "right", no_wrap=True)
-    former = None
-    for row in rows:
-        first, *others = (cell.format_map(row) for cell in columns.values())
-        shown = ("–" if re.search(r"\b(nan|inf)", cell) else cell for cell in others)
-        made.add_row("" if merge and first == former else first, *shown)
-        former = first
+    for line in lines:
+        made.add_row(*line)
     return made
 
 

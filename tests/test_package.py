@@ -170,7 +170,7 @@ def test_everything_imported_is_declared() -> None:
     core = distributions(PROJECT["project"]["dependencies"])
     developing = [[entry for entry in group if isinstance(entry, str)] for group in groups.values()]
     declared = core.union(*map(distributions, [*extras.values(), *developing]))
-    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "_former", "style"}
+    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "style"}
     for folder in (*PACKAGES, *SCRIPTS, "tests"):
         for file in (ROOT / folder).rglob("*.py"):
             foreign = imported_modules(file) - set(sys.stdlib_module_names) - ours
@@ -185,7 +185,7 @@ def test_scripts_share_one_module_and_do_not_import_each_other(folder: str) -> N
     files = list((ROOT / folder).glob("*.py"))
     assert files
     shared = "_shared" if folder == "studies" else "style"
-    names = {file.stem for file in files} - {shared, "_former"}
+    names = {file.stem for file in files} - {shared, "__init__"}
     for file in files:
         assert not imported_modules(file) & (names | {"studies", "paper_figures"}), file.name
     # The checker sees an import where there is one.

@@ -21,7 +21,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-import nn_bridge.removal as removal
 from nn_bridge import (
     PopulationLinear,
     accuracy,
@@ -35,6 +34,7 @@ from nn_bridge import (
     prune_to_sparsity,
     save_compact,
 )
+from nn_bridge.removal import files
 
 pytestmark = pytest.mark.nn
 
@@ -444,7 +444,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     strange = '[{"name": "0", "type": "Evil", "arguments": {}}]'
     tensors = {"w": torch.ones(2)}
     metadata = {"format": "nn_bridge compact", "version": "1", "architecture": strange}
-    save_file(tensors, path, metadata=metadata | {"sha256": removal._digest(strange, tensors)})
+    save_file(tensors, path, metadata=metadata | {"sha256": files._digest(strange, tensors)})
     with pytest.raises(ValueError, match="'Evil'"):
         load_compact(path)
 
@@ -457,7 +457,7 @@ def crafted(path: Path, change: Any) -> None:
     architecture = json.loads(metadata["architecture"])
     changed = change(architecture, tensors)
     text = changed if isinstance(changed, str) else json.dumps(architecture if changed is None else changed)
-    metadata |= {"architecture": text, "sha256": removal._digest(text, tensors)}
+    metadata |= {"architecture": text, "sha256": files._digest(text, tensors)}
     save_file(tensors, path, metadata=metadata)
 
 

@@ -1,0 +1,1 @@
+"""The paper's experiment, its printed tables, and what the paper leaves open."""

@@ -1,0 +1,1 @@
+"""Removal: from masses to a smaller network (Eq. 15), and what that saves."""
