@@ -1,91 +1,18 @@
-"""A training run recorded, then replayed through `evodyn`: by the map, by finer maps, and by the flow."""
+"""A record replayed through `evodyn`: by the map, by finer maps, and by the flow."""
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import math
 
 import numpy as np
-import xarray as xr
 
 import evodyn as ed
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about
-from evodyn.core.specifications import Specification
-from nn_bridge.paper.experiment import Experiment, Source, run
-from nn_bridge.recording import Record, Recorder
-from nn_bridge.selector import Selector
+from evodyn.model.dynamics import cap_of, clip_acts, mean_fitness
+from nn_bridge.recording import Record
 
-__all__ = ["Recording", "Replay", "record_of", "recorded", "replayed"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Recording(Specification):
-    """A training run whose signals are kept.
-
-    Parameters
-    ----------
-    experiment : Experiment
-        What to train; its signal must not be clipped before the mean is taken (`clipped="difference"`),
-        so that the dynamics and Eq. 10 say all about the masses.
-    device : str
-        "cpu" or "cuda".
-
-    Raises
-    ------
-    ValueError
-        If the experiment clips fitness itself.
-    """
-
-    experiment: Experiment
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        clipped = self.experiment.clipped
-        if clipped != "difference":
-            raise ValueError(f"experiment.clipped is {clipped!r}; expected 'difference' for a replay.")
-
-
-def recorded(point: Recording) -> xr.Dataset:
-    """Train and return the contributions of every step and the masses of every epoch (task of a sweep)."""
-    recorders: list[Recorder] = []
-
-    def attach(selector: Selector) -> None:
-        recorders.append(Recorder(selector))
-
-    with tempfile.TemporaryDirectory() as directory:
-        result = run(point.experiment, directory, Source(point.device), on_selector=attach)
-    record = recorders[0].record()
-    return xr.Dataset(
-        {
-            "contribution": (
-                ("step", "group"),
-                record.contributions,
-                about("contribution after the signal's options", "fitness"),
-            ),
-            "mass": result["mass"],
-            "accuracy": result["accuracy"],
-        },
-        coords={"layer": result["layer"]},
-        attrs={"step_size": record.step_size},
-    )
-
-
-def selection_of(experiment: Experiment) -> ed.Dynamics:
-    """Return the dynamics of all groups together: blocks, if the layers compete apart."""
-    dynamics = experiment.selection()
-    if experiment.scope == "global" or isinstance(dynamics, ed.Populations):
-        return dynamics
-    return ed.Populations(dynamics, experiment.widths[1:-1])
-
-
-def record_of(data: xr.Dataset) -> Record:
-    """Return the record in what `recorded` returned."""
-    return Record(
-        contributions=data["contribution"].values,
-        initial_masses=data["mass"].values[0],
-        step_size=float(data.attrs["step_size"]),
-    )
+__all__ = ["Replay", "distance_bound", "replayed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +56,26 @@ class Replay:
 
 
 def replayed(
-    experiment: Experiment, data: xr.Dataset, *, halvings: int = 2, solver: ed.Solver | None = None
+    record: Record,
+    network: FloatArray,
+    dynamics: ed.Dynamics,
+    decay: float,
+    *,
+    halvings: int = 2,
+    solver: ed.Solver | None = None,
 ) -> Replay:
     """Replay a record through `evodyn.iterate`, with the network's step and finer ones, and `evodyn.solve`.
 
     Parameters
     ----------
-    experiment : Experiment
-        What was recorded.
-    data : xarray.Dataset
-        What `recorded` returned for it.
+    record : Record
+        The contributions of a training run.
+    network : array, shape (epochs + 1, groups)
+        Its masses, by epochs of equally many steps.
+    dynamics : evodyn.Dynamics
+        Of all groups, as the selector had it.
+    decay : float
+        λ of Eq. 10.
     halvings : int, optional
         How many times the step of the map is halved; contributions are held meanwhile, as in the flow.
     solver : evodyn.Solver, optional
@@ -148,9 +85,8 @@ def replayed(
     -------
     Replay
     """
-    record, dynamics = record_of(data), selection_of(experiment)
-    landscape = record.landscape(experiment.decay)
-    per_epoch = record.steps // (data.sizes["epoch"] - 1)
+    landscape = record.landscape(decay)
+    per_epoch = record.steps // (len(network) - 1)
     step_sizes: FloatArray = record.step_size * 0.5 ** np.arange(halvings + 1, dtype=np.float64)
 
     def by_map(k: int, save_every: int) -> FloatArray:
@@ -164,20 +100,19 @@ def replayed(
     times = record.times[::per_epoch]
     span = (float(times[0]), float(times[-1]))
     flow = ed.solve(dynamics, landscape, record.initial_masses, span, save_at=times, solver=solver)
-    network = data["mass"].values
     return Replay(
         times=times,
         network=network,
         step_sizes=step_sizes,
         maps=np.array(maps),
         flow=flow.masses,
-        bounds=step_sizes * distance_bound(experiment, record, every),
+        bounds=step_sizes * distance_bound(record, every, dynamics, decay),
         identical=maps[0].tobytes() == network.tobytes(),
         flow_method=flow.stats.method,
     )
 
 
-def distance_bound(experiment: Experiment, record: Record, masses: FloatArray) -> float:
+def distance_bound(record: Record, masses: FloatArray, dynamics: ed.Dynamics, decay: float) -> float:
     """Return C such that map and flow stay within C·η of each other in every ln p_i, for all η up to η_p.
 
     Let, along the map, d ln p_i/dt be at most g, the mean absolute deviation of fitness at most D, a mass at
@@ -191,35 +126,46 @@ def distance_bound(experiment: Experiment, record: Record, masses: FloatArray) -
 
     Parameters
     ----------
-    experiment : Experiment
-        What was recorded.
     record : Record
-        Its record.
+        The contributions of a training run.
     masses : array, shape (steps + 1, groups)
         The masses of every step.
+    dynamics : evodyn.Dynamics
+        Of all groups.
+    decay : float
+        λ of Eq. 10.
 
     Returns
     -------
     float
         C, in units of fitness; infinite where η_p g reaches 1.
+
+    Raises
+    ------
+    ValueError
+        If the dynamics does not compare fitness with its mean, or depends on time.
     """
-    dynamics = selection_of(experiment)
-    fitness = record.contributions - experiment.decay * masses[:-1]
-    selection = spread = inflow = 0.0
+    if not (dynamics.compares_with_mean and dynamics.autonomous):
+        raise ValueError(
+            f"dynamics is {dynamics!r}; expected one that compares fitness with its mean, at rates that do "
+            "not depend on time: the bound is of such."
+        )
+    fitness = record.contributions - decay * masses[:-1]
+    selection = spread = rate = inflow = 0.0
+    reflected = 1.0
     for block, member in dynamics.blocks(masses.shape[1]):
         present, relative = masses[:-1, block], fitness[:, block]
-        deviation = np.abs(relative - ed.dynamics.mean_fitness(present, relative))
-        selection = max(selection, float(deviation.max()))
-        spread = max(spread, float(ed.dynamics.mean_fitness(present, deviation).max()))
+        deviation = np.abs(relative - mean_fitness(present, relative))
+        clip = math.inf if member.signal_clip is None else member.signal_clip
+        selection = max(selection, min(float(deviation.max()), clip))
+        spread = max(spread, float(mean_fitness(present, deviation).max()))
+        rate = max(rate, member.mutation_rate_at(0.0))
         inflow = max(inflow, float(np.max(member.inflow(present[0], relative[0]))) / float(present.min()))
-    if experiment.signal_clip is not None:
-        selection = min(selection, experiment.signal_clip)
-    rate = experiment.mutation_rate if experiment.dynamics == "mutation" else 0.0
+        # Without a clip total mass is conserved, and no cap acts.
+        if clip_acts(member) and math.isfinite(cap_of(member)):
+            reflected = 2.0
     growth = selection + rate + inflow
-    lipschitz = 2 * experiment.decay * float(masses.max()) + spread + inflow
-    # Without a clip total mass is conserved, and no cap acts.
-    capped = experiment.dynamics == "normalized" and None not in (experiment.mass_cap, experiment.signal_clip)
-    reflected = 2.0 if capped else 1.0
+    lipschitz = 2 * decay * float(masses.max()) + spread + inflow
     return reflected * _euler_bound(record, growth, reflected * lipschitz)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,28 +19,47 @@ import numpy as np
 import torch
 import typer
 import xarray as xr
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-import _former as _shared
+import _shared
 import nn_bridge as nb
+from _shared import Row
+from evodyn.analysis.intervals import interval
 from evodyn.core.labels import about
-from nn_bridge.paper.experiment import DYNAMICS, EpochReport, Experiment, Source, trained_network
-from nn_bridge.paper.parallel import run_all
-from nn_bridge.paper.tables import comparison, interval
+from evodyn.model.descriptions import encode
+from nn_bridge.paper.experiment import SIGNAL_CLIP, Experiment, paper_dynamics
+from nn_bridge.paper.reports import EpochReport
+from nn_bridge.paper.runs import Source, data_of, run_all, trained_network
+from nn_bridge.paper.tables import comparison
 
 SCHEMA = 1
 SMOKE: dict[str, Any] = {"epochs": 2, "train_samples": 2560, "test_samples": 1000}
+DYNAMICS = paper_dynamics()
 LEVEL = {1: "sparsity_percent", 2: "epsilon"}
 MEASURED = {1: ("epsilon", "accuracy", "drop"), 2: ("sparsity_percent", "accuracy", "drop")}
 HEADINGS = {"epsilon": "ε", "sparsity_percent": "%", "accuracy": "acc."}
 
-Row = dict[str, Any]
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run of the study.
+
+    Parameters
+    ----------
+    dynamics : str
+        Column of the paper's tables.
+    experiment : Experiment
+        With its seed.
+    """
+
+    dynamics: str
+    experiment: Experiment
 
 
 def main(
+    study: _shared.Study,
     dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
     data_root: Annotated[
         str | None,
@@ -57,11 +76,6 @@ def main(
     seeds: Annotated[
         int, typer.Option(min=1, max=_shared.MOST_SEEDS, help="How many seeds, counted up from --seed.")
     ] = 1,
-    out: _shared.Out = None,
-    fresh: _shared.Fresh = False,
-    smoke: _shared.Smoke = False,
-    workers: _shared.Workers = 1,
-    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Run the paper's experiment and print its two tables beside the paper's numbers.
 
@@ -71,55 +85,51 @@ def main(
     goes on from there, to the same numbers bit for bit. With --scheduler the folder has to be one that
     all machines of the cluster see.
     """
-    started = time.perf_counter()
-    base: Row = {"dataset": dataset, **(SMOKE if smoke else {})}
-    folder = _shared.folder("mnist_bridge", out=out, smoke=smoke)
     source = Source(device, threads, data_root, download)
-    with _shared.reporting():
-        if device != "cpu" and not torch.cuda.is_available():
-            raise ValueError(f"device is {device!r}, but no CUDA device was found; expected 'cpu'.")
-        experiments = [
-            Experiment(**{"dynamics": d, "seed": seed + k, **base}) for k in range(seeds) for d in DYNAMICS
-        ]
-        results = carried_out(
-            experiments, folder / "runs", source, workers=workers, scheduler=scheduler, fresh=fresh
-        )
-        half = halved(experiments[0], folder, source)
-    rows = {number: compared(number, experiments, results) for number in (1, 2)}
+    base: Row = {"dataset": dataset, **(SMOKE if study.smoke else {})}
+    runs = [
+        Run(name, Experiment(dynamics=dynamics, seed=seed + k, **base))
+        for k in range(seeds)
+        for name, dynamics in DYNAMICS.items()
+    ]
+    results = carried_out(study, runs, source)
+    half = halved(runs[0].experiment, study.folder, source)
+    rows = {number: compared(number, runs, results) for number in (1, 2)}
     intervals = {number: over_seeds(number, rows[number]) for number in (1, 2)} if seeds > 1 else {}
-
-    provenance = _shared.provenance(started)
+    common = {name: v for name, v in runs[0].experiment.fields().items() if name not in ("dynamics", "seed")}
     specification = {
         "schema": SCHEMA,
-        "study": "mnist_bridge",
-        "experiment": {k: v for k, v in experiments[0].fields().items() if k not in ("dynamics", "seed")},
-        "dynamics": DYNAMICS,
+        "study": study.name,
+        "experiment": common | {"signal_clip": SIGNAL_CLIP},
+        "dynamics": list(DYNAMICS),
+        "selection": {name: encode(dynamics, {}, name) for name, dynamics in DYNAMICS.items()},
         "seeds": list(range(seed, seed + seeds)),
         "device": device,
         "threads": threads,
     }
+    provenance = study.provenance()
     _shared.write_netcdf(
-        joined(experiments, results),
-        folder / "trajectories.nc",
+        joined(runs, results),
+        study.folder / "trajectories.nc",
         specification=specification,
         provenance=provenance,
     )
     for number in (1, 2):
-        _shared.write_csv(rows[number], folder / f"table{number}.csv")
+        _shared.write_csv(rows[number], study.folder / f"table{number}.csv")
         if intervals:
-            _shared.write_csv(intervals[number], folder / f"table{number}_intervals.csv")
+            _shared.write_csv(intervals[number], study.folder / f"table{number}_intervals.csv")
     summary = {
         "specification": specification,
         "dense": [
-            {"dynamics": e.dynamics, "seed": e.seed, "accuracy": float(r["accuracy"][-1])}
-            for e, r in zip(experiments, results, strict=True)
+            {"dynamics": run.dynamics, "seed": run.experiment.seed, "accuracy": float(result["accuracy"][-1])}
+            for run, result in zip(runs, results, strict=True)
         ],
         "tables": rows,
         "intervals": intervals,
         "half_removed": half,
         "provenance": provenance,
     }
-    _shared.write_json(summary, folder / "summary.json")
+    _shared.write_json(summary, study.folder / "summary.json")
 
     console = Console(width=80, highlight=False)
     for number in (1, 2):
@@ -131,35 +141,44 @@ def main(
         onnx = half["same_in_onnxruntime"]
         also = "" if onnx is None else f"; in onnxruntime: {onnx:.2%}"
         console.print(f"Same test predictions as the masked network: {half['same_predictions']:.2%}{also}.")
-    console.print(f"Saved in {_shared.shown(folder)}.", soft_wrap=True)
+    console.print(f"Saved in {_shared.shown(study.folder)}.", soft_wrap=True)
 
 
-def carried_out(
-    experiments: Sequence[Experiment], folder: Path, source: Source, **options: Any
-) -> list[xr.Dataset]:
-    """Return the results in the order of the experiments, showing each run's progress."""
-    results: dict[int, xr.Dataset] = {}
-    with bars(experiments) as show:
-        for index, result in run_all(experiments, folder, source, on_epoch=show, **options):
-            results[index] = result
+def carried_out(study: _shared.Study, runs: Sequence[Run], source: Source) -> list[xr.Dataset]:
+    """Return the results of the runs, showing the progress of each."""
+    with bars(runs) as show:
+        results = run_all(
+            [run.experiment for run in runs],
+            study.folder / "runs",
+            source,
+            workers=study.workers,
+            scheduler=study.scheduler,
+            fresh=study.fresh,
+            on_epoch=show,
+        )
+        for index, result in enumerate(results):  # those from file, and from a cluster
             masses = result["mass"].values[-1]
             loss, accuracy = float(result["loss"][-1]), float(result["accuracy"][-1])
-            epochs, living = experiments[index].epochs, int((masses > 0).sum())
+            epochs, living = runs[index].experiment.epochs, int((masses > 0).sum())
             show(index, EpochReport(epochs, loss, accuracy, float(masses.sum()), living))
-    return [results[index] for index in range(len(experiments))]
+    return results
 
 
 @contextlib.contextmanager
-def bars(experiments: Sequence[Experiment]) -> Iterator[Callable[[int, EpochReport], None]]:
+def bars(runs: Sequence[Run]) -> Iterator[Callable[[int, EpochReport], None]]:
     """Yield a callback (index, report) that draws one bar for each run on standard error."""
     state = "{task.fields[accuracy]:6.2%} right  mass {task.fields[mass]:6.1f}  {task.fields[living]} living"
     columns = (TextColumn("{task.description:>19}"), BarColumn(20), MofNCompleteColumn(), TextColumn(state))
     with Progress(*columns, console=_shared.NOTES) as progress:
         tasks = [
             progress.add_task(
-                f"{e.dynamics}, seed {e.seed}", total=e.epochs, accuracy=0.0, mass=0.0, living="no"
+                f"{run.dynamics}, seed {run.experiment.seed}",
+                total=run.experiment.epochs,
+                accuracy=0.0,
+                mass=0.0,
+                living="no",
             )
-            for e in experiments
+            for run in runs
         ]
 
         def show(index: int, report: EpochReport) -> None:
@@ -184,8 +203,7 @@ def halved(experiment: Experiment, folder: Path, source: Source) -> Row:
         return {"before": before, "after": None, "same_predictions": None, "same_in_onnxruntime": None}
     nb.save_compact(nb.compact(model), folder / "half.safetensors")
     small = nb.load_compact(folder / "half.safetensors")
-    data = nb.load_dataset(experiment.dataset, source.data_root, standardise=experiment.standardise)
-    images = data.first(0, experiment.test_samples).test_images
+    images = data_of(experiment, dataclasses.replace(source, device="cpu")).test_images
     with torch.no_grad():
         predicted = model(images).argmax(1)
         same = (small(images).argmax(1) == predicted).double().mean()
@@ -207,11 +225,11 @@ def exported(small: torch.nn.Module, path: Path, images: torch.Tensor, predicted
     return float(np.mean(outputs.argmax(axis=1) == predicted))
 
 
-def compared(number: int, experiments: Sequence[Experiment], results: Sequence[xr.Dataset]) -> list[Row]:
+def compared(number: int, runs: Sequence[Run], results: Sequence[xr.Dataset]) -> list[Row]:
     """Return a table's rows for every seed: the paper's numbers, ours and the differences."""
     by_seed: dict[int, dict[str, xr.Dataset]] = {}
-    for experiment, result in zip(experiments, results, strict=True):
-        by_seed.setdefault(experiment.seed, {})[experiment.dynamics] = result
+    for run, result in zip(runs, results, strict=True):
+        by_seed.setdefault(run.experiment.seed, {})[run.dynamics] = result
     return [{"seed": s} | row for s, found in by_seed.items() for row in comparison(number, found)]
 
 
@@ -221,8 +239,7 @@ def over_seeds(number: int, rows: Sequence[Row]) -> list[Row]:
     for level, dynamics in dict.fromkeys((row[key], row["dynamics"]) for row in rows):
         cell = [row for row in rows if (row[key], row["dynamics"]) == (level, dynamics)]
         for column in MEASURED[number]:
-            found = interval([row[f"ours_{column}"] for row in cell])
-            paper = cell[0][f"paper_{column}"]
+            found, paper = interval([row[f"ours_{column}"] for row in cell]), cell[0][f"paper_{column}"]
             line = {key: level, "dynamics": dynamics, "quantity": column, "paper": paper, "mean": found.mean}
             line |= dict(zip(("mean_low", "mean_high"), found.of_mean, strict=True))
             line |= dict(zip(("next_run_low", "next_run_high"), found.of_next, strict=True))
@@ -230,24 +247,21 @@ def over_seeds(number: int, rows: Sequence[Row]) -> list[Row]:
     return lines
 
 
-def joined(experiments: Sequence[Experiment], results: Sequence[xr.Dataset]) -> xr.Dataset:
+def joined(runs: Sequence[Run], results: Sequence[xr.Dataset]) -> xr.Dataset:
     """Return all runs as one dataset with dimension `run`."""
     data = xr.concat(
         results, dim="run", data_vars="all", coords="different", compat="equals", combine_attrs="drop"
     )
     return data.assign_coords(
         run=("run", np.arange(len(results)), about("index of the run")),
-        dynamics=("run", [e.dynamics for e in experiments], about("dynamics")),
-        seed=("run", [e.seed for e in experiments], about("seed")),
+        dynamics=("run", [run.dynamics for run in runs], about("dynamics")),
+        seed=("run", [run.experiment.seed for run in runs], about("seed")),
     )
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(name, justify="right")
+def narrow(table: Table) -> Table:
+    """Return a table with one space between its columns, so that all of them fit."""
+    table.padding = (0, 1, 0, 0)
     return table
 
 
@@ -256,47 +270,50 @@ def printed(number: int, rows: Sequence[Row], seed: int) -> Table:
     key, columns = LEVEL[number], MEASURED[number][:2]
     headings = [f"{HEADINGS[c]} {part}" for c in columns for part in ("paper", "here", "diff.")]
     what = "given % of the groups removed" if number == 1 else "groups below ε removed (%)"
-    table = _table(f"Table {number}: {what}, seed {seed}", (HEADINGS[key], "dynamics"), headings)
-    for row in rows:
-        if row["seed"] == seed:
-            cells = [
+    lines = [
+        (
+            f"{row[key]:g}",
+            row["dynamics"],
+            *(
                 f"{row[f'{part}_{column}']:{sign}.{1 if column == 'sparsity_percent' else 4}f}"
                 for column in columns
                 for part, sign in (("paper", ""), ("ours", ""), ("difference", "+"))
-            ]
-            table.add_row(f"{row[key]:g}", row["dynamics"], *cells)
-    return table
+            ),
+        )
+        for row in rows
+        if row["seed"] == seed
+    ]
+    title = f"Table {number}: {what}, seed {seed}"
+    return narrow(_shared.table(title, (HEADINGS[key], "dynamics", *headings), lines, left=2))
 
 
-def printed_intervals(number: int, lines: Sequence[Row], seeds: int) -> Table:
+def printed_intervals(number: int, intervals: Sequence[Row], seeds: int) -> Table:
     """Return the table of means and 95 % intervals."""
-    key = LEVEL[number]
-    table = _table(
-        f"Table {number} over {seeds} seeds, with half-widths of the 95 % intervals",
-        (HEADINGS[key], "dynamics", ""),
-        ("paper", "mean", "of mean", "of a run", "paper within"),
-    )
-    for line in lines:
-        if line["quantity"] != "drop":
-            digits = 1 if line["quantity"] == "sparsity_percent" else 4
-            numbers = [f"{line[name]:.{digits}f}" for name in ("paper", "mean")]
-            halves = [f"± {line[f'{of}_high'] - line['mean']:.{digits}f}" for of in ("mean", "next_run")]
-            inside = "yes" if line["paper_within"] else "no"
-            quantity = HEADINGS[line["quantity"]]
-            table.add_row(f"{line[key]:g}", line["dynamics"], quantity, *numbers, *halves, inside)
-    return table
+    key, lines = LEVEL[number], []
+    for row in intervals:
+        if row["quantity"] != "drop":
+            digits = 1 if row["quantity"] == "sparsity_percent" else 4
+            numbers = [f"{row[name]:.{digits}f}" for name in ("paper", "mean")]
+            halves = [f"± {row[f'{of}_high'] - row['mean']:.{digits}f}" for of in ("mean", "next_run")]
+            inside = "yes" if row["paper_within"] else "no"
+            quantity = HEADINGS[row["quantity"]]
+            lines.append((f"{row[key]:g}", row["dynamics"], quantity, *numbers, *halves, inside))
+    title = f"Table {number} over {seeds} seeds, with half-widths of the 95 % intervals"
+    columns = (HEADINGS[key], "dynamics", "", "paper", "mean", "of mean", "of a run", "paper within")
+    return narrow(_shared.table(title, columns, lines, left=3))
 
 
 def printed_cost(half: Row) -> Table:
     """Return the table of what the network costs before and after half of its groups are gone."""
-    table = _table("Half of the groups removed (replicator)", ("cost",), ("before", "after", "ratio"))
-    if half["after"] is None:
-        table.caption = "A whole layer died out: there is no smaller network."
-        return table
-    for name, before in half["before"].items():
+    lines = []
+    for name, before in half["before"].items() if half["after"] else ():
         after = half["after"][name]
         shown = [f"{1e3 * v:.3f} ms" if name == "latency" else f"{v:,}" for v in (before, after)]
-        table.add_row(name.replace("_", " "), *shown, f"{after / before:.1%}")
+        lines.append((name.replace("_", " "), *shown, f"{after / before:.1%}"))
+    columns = ("cost", "before", "after", "ratio")
+    table = _shared.table("Half of the groups removed (replicator)", columns, lines)
+    if not lines:
+        table.caption = "A whole layer died out: there is no smaller network."
     return table
 
 

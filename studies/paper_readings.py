@@ -10,115 +10,53 @@ study at any time and start it again, and it goes on.
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 import xarray as xr
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import _former as _shared
+import _shared
+from _shared import Row
 from evodyn.core.labels import about
+from evodyn.model.descriptions import encode
 from evodyn.sweeps.sweep import SweepError, sweep
-from nn_bridge.paper.claims import Claim, claims, clip_floor, duplicated
+from nn_bridge.paper.cells import EPSILON_TOLERANCE, SPARSITY_TOLERANCE, Cell, cells, half_widths
+from nn_bridge.paper.claims import Claim, claims, clip_floor, duplicated, mutation_floor
+from nn_bridge.paper.claims_on_data import DIGITS, NOTED, SHOWN, measured_claims
 from nn_bridge.paper.experiment import Experiment
 from nn_bridge.paper.readings import (
     BASES,
-    EPSILON_TOLERANCE,
     FACTORS,
-    SPARSITY_TOLERANCE,
     TARGETS,
-    Cell,
-    Point,
+    Finalist,
     Trial,
-    cells,
-    half_widths,
-    mass_score,
+    judged,
     measured,
     name,
+    replicated,
     search,
 )
-from nn_bridge.paper.tables import BASELINE, comparison, interval, printed_table
+from nn_bridge.paper.runs import Source, Training
+from nn_bridge.paper.tables import BASELINE, comparison, printed_table
 
 SCHEMA = 1
 BUDGET = 200
 FINALISTS = 3
-SMOKE: dict[str, Any] = {
-    "epochs": 2,
-    "train_samples": 640,
-    "test_samples": 250,
-    "widths": (784, 24, 12, 10),
-    "mass_cap": 36.0,
-}
+SMOKE: dict[str, Any] = {"epochs": 2, "train_samples": 640, "test_samples": 250, "widths": (784, 24, 12, 10)}
 SMOKE_BUDGET, SMOKE_SEEDS = 38, 2
-# The readings that the project's notes report: what each departs in, its ε at 35 to 50 %, sparsities (in
-# percent) at 0.7 to 0.9, and accuracies at 35 and 50 %.
-NOTED: tuple[tuple[dict[str, Any], tuple[float, ...], tuple[float, ...], tuple[float, ...]], ...] = (
-    ({}, (0.9992, 0.9994, 0.9995, 0.9997), (0, 0, 0), (0.9747, 0.9642)),
-    ({"relative": "mean"}, (0.757, 0.781, 0.803, 0.821), (21, 44, 64), (0.9783, 0.9732)),
-    ({"relative": "zscore"}, (0.829, 0.837, 0.847, 0.853), (0, 19, 68), (0.9779, 0.9688)),
-    ({"summed": True}, (0.897, 0.911, 0.926, 0.937), (0, 8, 36), (0.9748, 0.9688)),
-    (
-        {"relative": "mean", "smoothing": 0.99},
-        (0.6276, 0.6414, 0.6598, 0.6820),
-        (52, 57, 61),
-        (0.9801, 0.9778),
-    ),
-    (
-        {"relative": "mean", "smoothing": 0.9, "per_sample": True, "standardise": False},
-        (0.6284, 0.6370, 0.6589, 0.6922),
-        (51, 58, 62),
-        (0.9766, 0.9644),
-    ),
-)
-NOTED_WITHIN = {"epsilon": 0.01, "sparsity_percent": 3.0, "accuracy": 0.005}
-DIGITS = {"epsilon": 4, "sparsity_percent": 1, "accuracy": 4}
-SHOWN = {"epsilon": "ε", "sparsity_percent": "sparsity", "accuracy": "acc."}
-UNITS = {"epsilon": EPSILON_TOLERANCE, "sparsity_percent": SPARSITY_TOLERANCE}
 
-Row = dict[str, Any]
+SHORT = {"replicator": "repl.", "normalized": "norm.", "mutation": "mut."}
+
 Key = tuple[int, float, str, str]
-
-console = Console(width=80, highlight=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Finalist:
-    """A reading with all three dynamics.
-
-    Parameters
-    ----------
-    experiment : Experiment
-        The reading.
-    runs : dict
-        "replicator", "normalized", "mutation" -> results by seed; the target of mutation is `target`.
-    target : "uniform_share" or float
-        Of mutation: the one whose masses are closer to the printed ones.
-    other_target : xarray.Dataset
-        Mutation to the other target, first seed.
-    cap_effect : float
-        Largest difference between the final masses of normalised growth and the replicator.
-    """
-
-    experiment: Experiment
-    runs: dict[str, list[xr.Dataset]]
-    target: Any
-    other_target: xr.Dataset
-    cap_effect: float
-
-    @property
-    def same(self) -> bool:
-        """Whether normalised growth and the replicator agree to the printed digits."""
-        return self.cap_effect < 5e-5
 
 
 def main(
+    study: _shared.Study,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     budget: Annotated[int, typer.Option(min=1, help="Number of runs, all stages together.")] = BUDGET,
     finalists: Annotated[
@@ -128,48 +66,38 @@ def main(
     seeds: Annotated[
         int, typer.Option(min=2, max=_shared.MOST_SEEDS, help="Seeds for the prediction intervals.")
     ] = 10,
-    out: _shared.Out = None,
-    fresh: _shared.Fresh = False,
-    smoke: _shared.Smoke = False,
-    workers: _shared.Workers = 1,
-    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Run a family of readings of the paper's experiment and score each against all 48 printed numbers.
 
     Writes results/paper_readings/: readings.csv (every run), cells.csv (every printed number), claims.csv,
     summary.json and readings.nc (final masses and all measurements).
     """
-    started = time.perf_counter()
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise typer.BadParameter("there is no CUDA device here; expected cpu", param_hint="--device")
-    if smoke:
+    if study.smoke:
         budget, seeds = min(budget, SMOKE_BUDGET), min(seeds, SMOKE_SEEDS)
         finalists = 1
-    folder = _shared.folder("paper_readings", out=out, smoke=smoke)
-    literal = Experiment(seed=seed, **(SMOKE if smoke else {}))
-    runs = Runs(folder / "runs", device=device, workers=workers, scheduler=scheduler, fresh=fresh)
-    with _shared.reporting():
-        per_finalist = 2 * (seeds - 1) + 3  # replicator and mutation by seed, normalised, the other target
-        limit = budget - (finalists + 1) * per_finalist
-        if limit < 1:
-            raise ValueError(
-                f"budget is {budget}; expected more than {(finalists + 1) * per_finalist}, what the last "
-                "stage takes: give a larger one, or fewer finalists or seeds."
-            )
-        bases = [dataclasses.replace(literal, **base) for base in BASES]
-        noted = [dataclasses.replace(literal, **changes) for changes, *_ in NOTED]
-        if smoke:
-            bases, noted = bases[:1], []
-        trials = search(runs, bases, limit, others=noted)
-        ranked = sorted((t for t in trials if t.result is not None), key=lambda trial: trial.score)
-        if not ranked:
-            raise ValueError("every run failed; expected finished ones: see the messages above.")
-        best = [trial for trial in ranked if trial is not trials[0]][:finalists]
-        chosen = [trial for trial in (*best, trials[0]) if trial.result is not None]
-        final = [found for trial in chosen if (found := replicated(trial, runs, seeds)) is not None]
-        if not final:
-            raise ValueError("every finalist failed; expected finished runs: see the messages above.")
-    report(folder, trials, final, runs, literal, started)
+    literal = Experiment(seed=seed, **(SMOKE if study.smoke else {}))
+    runs = Runs(study, Source(device))
+    per_finalist = 2 * (seeds - 1) + 3  # replicator and mutation by seed, normalised, the other target
+    limit = budget - (finalists + 1) * per_finalist
+    if limit < 1:
+        raise ValueError(
+            f"budget is {budget}; expected more than {(finalists + 1) * per_finalist}, what the last "
+            "stage takes: give a larger one, or fewer finalists or seeds."
+        )
+    bases = [dataclasses.replace(literal, **base) for base in BASES]
+    noted = [dataclasses.replace(literal, **changes) for changes, *_ in NOTED]
+    if study.smoke:
+        bases, noted = bases[:1], []
+    trials = search(runs, bases, limit, others=noted)
+    ranked = sorted((t for t in trials if t.result is not None), key=lambda trial: trial.score)
+    if not ranked:
+        raise ValueError(f"every run failed ({runs.failures[0]['error']}); expected finished ones.")
+    best = [trial for trial in ranked if trial is not trials[0]][:finalists]
+    chosen = [trial for trial in (*best, trials[0]) if trial.result is not None]
+    final = [found for trial in chosen if (found := replicated(trial, runs, seeds)) is not None]
+    if not final:
+        raise ValueError(f"every finalist failed ({runs.failures[-1]['error']}); expected finished runs.")
+    report(study, trials, final, runs, literal)
 
 
 class Runs:
@@ -177,23 +105,14 @@ class Runs:
 
     Parameters
     ----------
-    directory : Path
-        Where the files are.
-    device : str
-        "cpu" or "cuda".
-    workers : int
-        Processes.
-    scheduler : str or None
-        Address of a Dask scheduler, in place of processes.
-    fresh : bool
-        Compute finished runs again.
+    study : Study
+        Says how and where.
+    source : Source
+        Data and device.
     """
 
-    def __init__(
-        self, directory: Path, *, device: str, workers: int, scheduler: str | None, fresh: bool
-    ) -> None:
-        self.directory, self.device, self.fresh = directory, device, fresh
-        self.workers, self.scheduler = workers, scheduler
+    def __init__(self, study: _shared.Study, source: Source) -> None:
+        self.study, self.source = study, source
         self.stages: dict[str, int] = {}
         self.failures: list[Row] = []
 
@@ -204,14 +123,15 @@ class Runs:
 
     def __call__(self, stage: str, experiments: Sequence[Experiment]) -> list[xr.Dataset | None]:
         """Return the result of each experiment, None where it failed."""
-        points = [Point(experiment, self.device) for experiment in experiments]
+        points = [Training(experiment, self.source) for experiment in experiments]
         self.stages[stage] = self.stages.get(stage, 0) + len(points)
         failed: dict[int, str] = {}
         try:
-            results = self._swept(stage, points, fresh=self.fresh)
+            results = self.study.sweep(stage, measured, points, "runs")
         except SweepError as error:  # a reading may diverge; that is a result, the others count
             failed = {id(point): trace for point, trace in error.failures}
-            results = self._swept(stage, [point for point in points if id(point) not in failed], fresh=False)
+            rest = [point for point in points if id(point) not in failed]
+            results = sweep(measured, rest, self.study.folder / "runs")  # all of them are on file
         for point in points:
             if id(point) in failed:
                 reason = failed[id(point)].strip().splitlines()[-1]
@@ -219,119 +139,50 @@ class Runs:
         found = iter(results)
         return [None if id(point) in failed else next(found) for point in points]
 
-    def _swept(self, stage: str, points: list[Point], *, fresh: bool) -> list[xr.Dataset]:
-        with _shared.progress(stage) as progress:
-            return sweep(
-                measured,
-                points,
-                self.directory,
-                workers=self.workers,
-                scheduler=self.scheduler,
-                fresh=fresh,
-                progress=progress,
-            )
-
-
-def replicated(trial: Trial, runs: Runs, seeds: int) -> Finalist | None:
-    """Return a reading with all its dynamics and seeds; None if one of its runs failed."""
-    experiment, first = trial.experiment, trial.result
-    numbers = range(experiment.seed + 1, experiment.seed + seeds)
-    mutations = [
-        dataclasses.replace(experiment, dynamics="mutation", mutation_target=target) for target in TARGETS
-    ]
-    stage = f"all dynamics: {name(experiment)}"
-    found = runs(
-        stage,
-        [
-            *(dataclasses.replace(experiment, seed=number) for number in numbers),
-            dataclasses.replace(experiment, dynamics="normalized"),
-            *mutations,
-        ],
-    )
-    *more, normalized, one, other = found
-    replicator = [result for result in (first, *more) if result is not None]
-    if normalized is None or one is None or other is None or len(replicator) < seeds:
-        return None
-    mutated = (one, other)
-    chosen = int(np.argmin([mass_score(result, "mutation") for result in mutated]))
-    more = runs(stage, [dataclasses.replace(mutations[chosen], seed=number) for number in numbers])
-    return Finalist(
-        experiment,
-        {
-            "replicator": replicator,
-            "normalized": [normalized],
-            "mutation": [mutated[chosen], *(result for result in more if result is not None)],
-        },
-        TARGETS[chosen],
-        mutated[1 - chosen],
-        float(np.abs(replicator[0]["mass"].values - normalized["mass"].values).max()),
-    )
-
-
-def judged(finalist: Finalist, widths: dict[tuple[int, float], float]) -> list[Cell]:
-    """Return all 48 cells of a finalist.
-
-    Where the cap did not act, normalised growth is the replicator, and has its intervals.
-    """
-    found = cells(finalist.runs, widths)
-    if not finalist.same:
-        return found
-    replicator = {cell.key: cell for cell in found}
-    return [
-        dataclasses.replace(cell, low=twin.low, high=twin.high) if cell.dynamics == "normalized" else cell
-        for cell in found
-        for twin in [replicator[cell.table, cell.level, "replicator", cell.quantity]]
-    ]
-
 
 def report(
-    folder: Path, trials: list[Trial], final: list[Finalist], runs: Runs, literal: Experiment, started: float
+    study: _shared.Study, trials: list[Trial], final: list[Finalist], runs: Runs, literal: Experiment
 ) -> None:
     """Score, print and save."""
     widths = half_widths([finalist.runs["replicator"] for finalist in final])
-    scored = {name(finalist.experiment): judged(finalist, widths) for finalist in final}
-    for trial in trials:
-        if trial.result is not None and name(trial.experiment) not in scored:
-            scored[name(trial.experiment)] = cells({"replicator": [trial.result]}, widths)
-    complete = {name(finalist.experiment): scored[name(finalist.experiment)] for finalist in final}
+    complete = {name(finalist.experiment): judged(finalist, widths) for finalist in final}
+    singles = {
+        reading: cells({"replicator": [trial.result]}, widths)
+        for trial in trials
+        if trial.result is not None and (reading := name(trial.experiment)) not in complete
+    }
+    scored = complete | singles
     best = max(complete, key=lambda reading: sum(cell.reproduced for cell in complete[reading]))
-    repeated, trivial = duplicated(), held_by_floor(literal)
+    repeated, trivial = duplicated(), held_by_floor()
     rows = cell_rows(scored, best, repeated, trivial)
     checked = [*claims(), *measured_claims(trials, final)]
-    _shared.write_csv(reading_rows(trials, scored), folder / "readings.csv")
-    _shared.write_csv(rows, folder / "cells.csv")
-    _shared.write_csv([dataclasses.asdict(claim) for claim in checked], folder / "claims.csv")
+    counts = {reading: tally(found, repeated, trivial) for reading, found in complete.items()}
+    lines = conclusions(rows, counts, best, trials, final, runs)
     specification = {
         "schema": SCHEMA,
-        "study": "paper_readings",
-        "literal": {key: list(v) if isinstance(v, tuple) else v for key, v in literal.fields().items()},
+        "study": study.name,
+        "literal": literal.fields() | {"dynamics": encode(literal.dynamics, {}, "dynamics")},
         "factors": {f.field: [*f.levels, *f.finer] for f in FACTORS},
         "bases": [dict(base) for base in BASES],
         "tolerances": {"epsilon": EPSILON_TOLERANCE, "sparsity_percent": SPARSITY_TOLERANCE},
-        "seeds": len(final[0].runs["replicator"]) if final else 0,
+        "seeds": len(final[0].runs["replicator"]),
         "runs": runs.stages,
     }
-    counts = {reading: tally(found, repeated, trivial) for reading, found in complete.items()}
-    lines = conclusions(rows, counts, best, trials, final, runs)
-    _shared.write_json(
-        specification
-        | {
-            "best": best,
-            "counts": counts,
-            "failures": runs.failures,
-            "conclusions": lines,
-            "cells": rows,
-            "claims": [dataclasses.asdict(claim) for claim in checked],
-        },
-        folder / "summary.json",
-    )
+    listed = [dataclasses.asdict(claim) for claim in checked]
+    summary = {"best": best, "counts": counts, "failures": runs.failures, "conclusions": lines}
+    folder = study.folder
+    _shared.write_csv(reading_rows(trials, scored), folder / "readings.csv")
+    _shared.write_csv(rows, folder / "cells.csv")
+    _shared.write_csv(listed, folder / "claims.csv")
+    _shared.write_json(specification | summary | {"cells": rows, "claims": listed}, folder / "summary.json")
     _shared.write_netcdf(
         assembled(trials, final),
         folder / "readings.nc",
         specification=specification,
-        provenance=_shared.provenance(started),
+        provenance=study.provenance(),
     )
-    for table in (
+    console = Console(width=80, highlight=False)
+    for made in (
         family_table(),
         readings_table(trials),
         finalists_table(final, counts),
@@ -339,20 +190,17 @@ def report(
         removal_table(trials, best),
         claims_table(checked),
     ):
-        console.print(table)
+        console.print(made)
     for line in lines:
         console.print(f"- {line}")
     console.print(f"Saved in {_shared.shown(folder)}.", soft_wrap=True)
 
 
-def held_by_floor(literal: Experiment) -> set[Key]:
+def held_by_floor() -> set[Key]:
     """Return the printed sparsities of 0 that hold for any signal: their ε is below the clip floor."""
-    whole = dataclasses.replace(literal, epochs=Experiment().epochs, train_samples=None)
-    floors = {
-        "replicator": clip_floor(whole),
-        "normalized": clip_floor(whole),
-        "mutation": min(clip_floor(whole, kind="mutation", target=target) for target in TARGETS),
-    }
+    printed = Experiment()
+    floors = dict.fromkeys(("replicator", "normalized"), clip_floor(printed))
+    floors["mutation"] = min(mutation_floor(printed, target) for target in TARGETS)
     return {
         (2, row["epsilon"], row["dynamics"], "sparsity_percent")
         for row in printed_table(2)
@@ -364,14 +212,12 @@ def tally(found: Sequence[Cell], repeated: set[Key], trivial: set[Key]) -> Row:
     """Count reproduced cells: all, distinct ones, and those that do not hold by the clip floor."""
     distinct = [cell for cell in found if cell.key not in repeated]
     telling = [cell for cell in distinct if cell.key not in trivial]
-    masses = [cell for cell in telling if cell.quantity != "accuracy"]
-    accuracies = [cell for cell in telling if cell.quantity == "accuracy"]
     named = {
         "all": found,
         "distinct": distinct,
         "telling": telling,
-        "masses": masses,
-        "accuracies": accuracies,
+        "masses": [cell for cell in telling if cell.quantity != "accuracy"],
+        "accuracies": [cell for cell in telling if cell.quantity == "accuracy"],
     }
     return {key: [sum(c.reproduced for c in part), len(part)] for key, part in named.items()}
 
@@ -428,7 +274,7 @@ def reading_rows(trials: list[Trial], scored: dict[str, list[Cell]]) -> list[Row
 
 def assembled(trials: list[Trial], final: list[Finalist]) -> xr.Dataset:
     """Return all runs as one dataset with dimension `run`."""
-    labelled: list[tuple[str, str, Any, int, xr.Dataset]] = []
+    labelled: list[tuple[str, str, str, int, xr.Dataset]] = []
     for trial in trials:
         if trial.result is not None:
             e = trial.experiment
@@ -442,102 +288,22 @@ def assembled(trials: list[Trial], final: list[Finalist]) -> xr.Dataset:
                     labelled.append((name(e), dynamics, target, e.seed + k, result))
         other = next(str(target) for target in TARGETS if target != finalist.target)
         labelled.append((name(e), "mutation", other, e.seed, finalist.other_target))
-    readings, dynamics_of, targets, seeds, _ = zip(*labelled, strict=True)
-    joint = xr.concat(
-        [result for *_, result in labelled],
-        dim="run",
-        coords="different",
-        compat="equals",
-        combine_attrs="drop",
+    *labels, joined = zip(*labelled, strict=True)
+    joint: xr.Dataset = xr.concat(
+        joined, dim="run", coords="different", compat="equals", combine_attrs="drop"
     )
     described = {
-        "reading": (readings, "where the reading departs from the literal one"),
-        "dynamics": (dynamics_of, "dynamics"),
-        "mutation_target": (targets, "target of mutation"),
-        "seed": (seeds, "seed"),
+        "reading": "where the reading departs from the literal one",
+        "dynamics": "dynamics",
+        "mutation_target": "target of mutation",
+        "seed": "seed",
     }
     return joint.assign_coords(
-        {key: ("run", list(values), about(text)) for key, (values, text) in described.items()}
+        {
+            key: ("run", list(values), about(text))
+            for (key, text), values in zip(described.items(), labels, strict=True)
+        }
     )
-
-
-def measured_claims(trials: list[Trial], final: list[Finalist]) -> list[Claim]:
-    """Check the claims that need training, at full size."""
-    found: list[Claim] = []
-    if trials[0].experiment.train_samples is not None:
-        return found
-    gaps = [
-        (finalist, masses_gap(finalist, 1.0), masses_gap(finalist, "uniform_share"))
-        for finalist in final
-        if finalist.experiment.clipped == "difference"
-    ]
-    if gaps:
-        finalist, one, share = gaps[0]
-        found.append(
-            Claim(
-                "4",
-                "on data: mutation to 1.0 lifts ε by 0.0016 ± 0.0005 at 35 %, mutation to 1/768 lowers it",
-                f"{name(finalist.experiment)}: {one:+.4f} and {share:+.4f}",
-                abs(one - 0.0016) <= 5e-4 and share < 0,
-            )
-        )
-    lowest = min(
-        float(trial.result["mass"].min())
-        for trial in trials
-        if trial.result is not None and trial.experiment.clipped == "difference"
-    )
-    floor = clip_floor(trials[0].experiment)
-    found.append(
-        Claim(
-            "5",
-            "on data: no mass of any reading with that clip is below the floor",
-            f"smallest final mass {lowest:.6f}, floor {floor:.6f}",
-            lowest >= floor * (1 - 1e-9),
-        )
-    )
-    cap = ", ".join(f"{name(f.experiment)}: {f.cap_effect:.1g}" for f in final)
-    found.append(
-        Claim(
-            "1",
-            "on data: replicator and normalised growth have the same final masses to 4 digits",
-            cap,
-            all(f.same for f in final),
-        )
-    )
-    results = {name(trial.experiment): trial.result for trial in trials}
-    for changes, epsilons, sparsities, accuracies in NOTED:
-        experiment = dataclasses.replace(trials[0].experiment, **changes)
-        result = results.get(name(experiment))
-        if result is not None:
-            found.append(noted_claim(name(experiment), result, epsilons, sparsities, accuracies))
-    return found
-
-
-def noted_claim(
-    reading: str,
-    result: xr.Dataset,
-    epsilons: Sequence[float],
-    sparsities: Sequence[float],
-    accuracies: Sequence[float],
-) -> Claim:
-    """Compare a run with what the notes report of the same reading from a throw-away script."""
-    apart = {
-        "epsilon": np.abs(result["epsilon_at_sparsity"].values - epsilons).max(),
-        "sparsity_percent": np.abs(100 * result["removed_at_threshold"].values[1:] - sparsities).max(),
-        "accuracy": np.abs(result["accuracy_at_sparsity"].values[[0, -1]] - accuracies).max(),
-    }
-    return Claim(
-        "table",
-        f"the notes' figures for: {reading}",
-        ", ".join(f"{SHOWN[key]} within {value:.{DIGITS[key]}f}" for key, value in apart.items()),
-        all(value <= NOTED_WITHIN[key] for key, value in apart.items()),
-    )
-
-
-def masses_gap(finalist: Finalist, target: Any) -> float:
-    """Return by how much mutation to a target moves the first threshold of Table 1."""
-    run = finalist.runs["mutation"][0] if target == finalist.target else finalist.other_target
-    return float(run["epsilon_at_sparsity"][0] - finalist.runs["replicator"][0]["epsilon_at_sparsity"][0])
 
 
 def conclusions(
@@ -550,10 +316,7 @@ def conclusions(
     some = [row for row in telling if row["reproduced_by"] and not row["best_reproduces"]]
     top = min(trials, key=lambda trial: trial.score)
     masses, accuracies = counts[best]["masses"], counts[best]["accuracies"]
-    dense = {
-        name(f.experiment): interval([float(r["accuracy"][-1]) for r in f.runs["replicator"]]).of_next
-        for f in final
-    }
+    dense = {name(finalist.experiment): finalist.dense_interval for finalist in final}
     within = [reading for reading, (low, high) in dense.items() if low <= BASELINE <= high]
     lines = [
         *(["Sizes are tiny: nothing here is evidence."] if trials[0].experiment.train_samples else []),
@@ -589,125 +352,119 @@ def where(row: Row) -> str:
     return f"Table {row['table']}, {row['dynamics']}, {row['level']:g}"
 
 
+def table(
+    title: str,
+    columns: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    *,
+    left: Sequence[int] = (0,),
+    caption: str | None = None,
+    padding: int = 1,
+) -> Table:
+    """Return a table whose lines may be broken, some of its columns aligned to the left."""
+    made = Table(title=title, caption=caption, box=box.SIMPLE, padding=(0, padding, 0, 0))
+    for k, heading in enumerate(columns):
+        made.add_column(heading, justify="left" if k in left else "right")
+    for line in lines:
+        made.add_row(*line)
+    return made
+
+
 def family_table() -> Table:
     """Return a table of the factors and their levels."""
-    table = Table(
-        "factor", "levels (literal first; finer ones in brackets)", title="The family", box=box.SIMPLE
-    )
+    lines = []
     for factor in FACTORS:
         finer = f" [{', '.join(map(str, factor.finer))}]".replace("[", "\\[") if factor.finer else ""
-        table.add_row(factor.field, ", ".join(map(str, factor.levels)) + finer)
-    table.add_row("mutation_target", ", ".join(map(str, reversed(TARGETS))) + " (mutation alone)")
-    table.add_row("removal", "smallest of all, of each layer; random as a control")
-    return table
+        lines.append((factor.field, ", ".join(map(str, factor.levels)) + finer))
+    lines.append(("mutation_target", ", ".join(map(str, reversed(TARGETS))) + " (mutation alone)"))
+    lines.append(("removal", "smallest of all, of each layer; random as a control"))
+    columns = ("factor", "levels (literal first; finer ones in brackets)")
+    return table("The family", columns, lines, left=(0, 1))
 
 
 def readings_table(trials: list[Trial], shown: int = 15) -> Table:
     """Return a table of the best readings by masses and of the start."""
     ranked = sorted(trials, key=lambda trial: trial.score)
     chosen = ranked[:shown] + [trial for trial in ranked[shown:] if trial.stage == "start"]
-    table = Table(
-        title=f"Masses of the replicator: the best of {len(trials)} readings, and the start",
-        caption="score: largest distance from a printed mass, in tolerances; 0.7-0.9: removed, %",
-        box=box.SIMPLE,
-        padding=0,
-    )
-    for heading in ("reading", "score", "ε 35", "40", "45", "50 %", "0.7", "0.8", "0.9", "acc.50"):
-        left = heading == "reading"
-        table.add_column(heading, justify="left" if left else "right", min_width=26 if left else None)
-    printed = {
-        number: {next(iter(r.values())): r for r in printed_table(number) if r["dynamics"] == "replicator"}
-        for number in (1, 2)
-    }
-    table.add_row(
+    one, two = ([row for row in printed_table(k) if row["dynamics"] == "replicator"] for k in (1, 2))
+    of_paper = [
         "paper",
         "",
-        *(f"{row['epsilon']:.4f}"[1:] for row in printed[1].values()),
-        *(f"{printed[2][level]['sparsity_percent']:.1f}" for level in (0.7, 0.8, 0.9)),
-        f"{printed[1][50.0]['accuracy']:.4f}"[1:],
-        style="bold",
-    )
-    for trial in chosen:
-        if trial.result is None:
-            continue
-        found = trial.result
-        table.add_row(
+        *(f"{row['epsilon']:.4f}"[1:] for row in one),
+        *(f"{row['sparsity_percent']:.1f}" for row in two[1:]),
+        f"{one[-1]['accuracy']:.4f}"[1:],
+    ]
+    lines = [
+        (
             name(trial.experiment),
             f"{trial.score:.2f}",
-            *(f"{value:.4f}".lstrip("0")[:5] for value in found["epsilon_at_sparsity"].values),
-            *(f"{100 * value:.1f}" for value in found["removed_at_threshold"].values[1:]),
-            f"{float(found['accuracy_at_sparsity'][-1]):.4f}".lstrip("0"),
+            *(f"{value:.4f}".lstrip("0")[:5] for value in trial.result["epsilon_at_sparsity"].values),
+            *(f"{100 * value:.1f}" for value in trial.result["removed_at_threshold"].values[1:]),
+            f"{float(trial.result['accuracy_at_sparsity'][-1]):.4f}".lstrip("0"),
         )
-    return table
+        for trial in chosen
+        if trial.result is not None
+    ]
+    made = table(
+        f"Masses of the replicator: the best of {len(trials)} readings, and the start",
+        ("reading", "score", "ε 35", "40", "45", "50 %", "0.7", "0.8", "0.9", "acc.50"),
+        (of_paper, *lines),
+        caption="score: largest distance from a printed mass, in tolerances; 0.7-0.9: removed, %",
+        padding=0,
+    )
+    made.columns[0].min_width, made.rows[0].style = 26, "bold"
+    return made
 
 
 def finalists_table(final: list[Finalist], counts: Row) -> Table:
     """Return a table of what each finalist reproduces."""
-    seeds = len(final[0].runs["replicator"])
-    table = Table(
-        title=f"Cells reproduced by each finalist ({seeds} seeds)",
-        caption="telling: distinct, and not given by the clip floor",
-        box=box.SIMPLE,
-    )
-    for heading in (
-        "reading",
-        "all",
-        "distinct",
-        "telling",
-        "masses",
-        "acc.",
-        "dense acc., one run",
-    ):
-        table.add_column(heading, justify="left" if heading == "reading" else "right")
+    lines = []
     for finalist in final:
-        reading = name(finalist.experiment)
-        low, high = interval([float(r["accuracy"][-1]) for r in finalist.runs["replicator"]]).of_next
-        table.add_row(
-            reading, *("{}/{}".format(*pair) for pair in counts[reading].values()), f"{low:.4f} to {high:.4f}"
-        )
-    return table
+        reading, (low, high) = name(finalist.experiment), finalist.dense_interval
+        pairs = ("{}/{}".format(*pair) for pair in counts[reading].values())
+        lines.append((reading, *pairs, f"{low:.4f} to {high:.4f}"))
+    return table(
+        f"Cells reproduced by each finalist ({len(final[0].runs['replicator'])} seeds)",
+        ("reading", "all", "distinct", "telling", "masses", "acc.", "dense acc., one run"),
+        lines,
+        caption="telling: distinct, and not given by the clip floor",
+    )
 
 
 def cells_table(rows: list[Row], number: int, best: str) -> Table:
     """Return a table of the distinct cells of Table 1 or 2."""
-    table = Table(
-        title=f"Table {number}, distinct cells: {best}, and the nearest of all readings",
-        caption="* holds by the clip floor; margin beyond what is reproduced (negative: inside)",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("", "dyn.", "what", "paper", "best", "margin", "ok", "nearest", "off", "by"):
-        table.add_column(heading, justify="left" if heading in ("dyn.", "what") else "right")
+    lines = []
     for row in rows:
-        if row["table"] != number or not row["distinct"]:
-            continue
-        digits = DIGITS[row["quantity"]]
-        table.add_row(
-            f"{row['level']:g}",
-            {"replicator": "repl.", "mutation": "mut."}.get(row["dynamics"], row["dynamics"]),
-            SHOWN[row["quantity"]] + ("*" if row["holds_by_floor"] else ""),
-            f"{row['printed']:.{digits}f}",
-            f"{row['best']:.{digits}f}",
-            f"{row['best_margin']:+.{digits}f}",
-            "yes" if row["best_reproduces"] else "no",
-            f"{row['nearest']:.{digits}f}",
-            f"{row['nearest_difference']:+.{digits}f}",
-            f"{row['reproduced_by']}/{row['readings']}",
-        )
-    return table
+        if row["table"] == number and row["distinct"]:
+            plain, signed = (f"{sign}.{DIGITS[row['quantity']]}f" for sign in ("", "+"))
+            lines.append(
+                (
+                    f"{row['level']:g}",
+                    SHORT[row["dynamics"]],
+                    SHOWN[row["quantity"]] + ("*" if row["holds_by_floor"] else ""),
+                    f"{row['printed']:{plain}}",
+                    f"{row['best']:{plain}}",
+                    f"{row['best_margin']:{signed}}",
+                    "yes" if row["best_reproduces"] else "no",
+                    f"{row['nearest']:{plain}}",
+                    f"{row['nearest_difference']:{signed}}",
+                    f"{row['reproduced_by']}/{row['readings']}",
+                )
+            )
+    return table(
+        f"Table {number}, distinct cells: {best}, and the nearest of all readings",
+        ("", "dyn.", "what", "paper", "best", "margin", "ok", "nearest", "off", "by"),
+        lines,
+        left=(1, 2),
+        caption="* holds by the clip floor; margin beyond what is reproduced (negative: inside)",
+    )
 
 
 def removal_table(trials: list[Trial], best: str) -> Table:
     """Return a table of pruned accuracies by which groups are removed, the best reading's and the nearest."""
     done = {name(trial.experiment): trial.result for trial in trials if trial.result is not None}
-    table = Table(
-        title="Accuracy by which groups are removed: best reading, and nearest of all readings",
-        caption="replicator, first seed; random groups are a control (mean of five draws)",
-        box=box.SIMPLE,
-    )
-    for heading in ("", "paper", "smallest", "by layer", "random", "smallest", "by layer", "random"):
-        table.add_column(heading, justify="right")
     variables = ("accuracy_at_sparsity", "accuracy_by_layer", "accuracy_at_random")
+    lines = []
     for row in comparison(1, {"replicator": done[best]}):
         level, printed = row["sparsity_percent"], row["paper_accuracy"]
         k = int(np.argmin(np.abs(done[best]["sparsity"].values - level / 100)))
@@ -716,18 +473,20 @@ def removal_table(trials: list[Trial], best: str) -> Table:
             for variable in variables
         ]
         values = [printed, *(float(done[best][variable][k]) for variable in variables), *nearest]
-        table.add_row(f"{level:g} %", *(f"{value:.4f}" for value in values))
-    return table
+        lines.append((f"{level:g} %", *(f"{value:.4f}" for value in values)))
+    return table(
+        "Accuracy by which groups are removed: best reading, and nearest of all readings",
+        ("", "paper", *2 * ("smallest", "by layer", "random")),
+        lines,
+        left=(),
+        caption="replicator, first seed; random groups are a control (mean of five draws)",
+    )
 
 
 def claims_table(checked: Sequence[Claim]) -> Table:
     """Return a table of the claims and what was found."""
-    table = Table(title="Claims of the notes", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("", "claim", "found", ""):
-        table.add_column(heading)
-    for claim in checked:
-        table.add_row(claim.number, claim.statement, claim.found, "confirmed" if claim.holds else "corrected")
-    return table
+    lines = [(c.number, c.statement, c.found, "confirmed" if c.holds else "corrected") for c in checked]
+    return table("Claims of the notes", ("", "claim", "found", ""), lines, left=(0, 1, 2, 3))
 
 
 if __name__ == "__main__":

@@ -7,23 +7,23 @@ bit, through maps with halved steps, and through the flow of `evodyn.solve`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 import xarray as xr
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
-import _former as _shared
+import _shared
+from _shared import Row
+from evodyn.core import validation
 from evodyn.core.labels import about
-from evodyn.sweeps.sweep import sweep
-from nn_bridge.paper.experiment import Experiment
-from nn_bridge.replay import Recording, Replay, recorded, replayed
+from nn_bridge.paper.experiment import Experiment, paper_dynamics
+from nn_bridge.paper.runs import Source, Training, train
+from nn_bridge.recording import Record, Recorder
+from nn_bridge.replay import Replay, replayed
+from nn_bridge.selector import Selector
 
 SCHEMA = 1
 READINGS: dict[str, dict[str, Any]] = {
@@ -31,31 +31,61 @@ READINGS: dict[str, dict[str, Any]] = {
     "smoothed": {"relative": "mean", "smoothing": 0.99},
 }
 NAMES = list(READINGS)
+KINDS = paper_dynamics()
 DYNAMICS = ["replicator", "mutation"]
 SMOKE: dict[str, Any] = {"epochs": 2, "train_samples": 2560, "test_samples": 1000}
 HALVINGS = 2
 
-Row = dict[str, Any]
+
+def recorded(point: Training) -> xr.Dataset:
+    """Train and return the contributions of every step and the masses of every epoch.
+
+    Raises
+    ------
+    ValueError
+        If the experiment clips fitness itself, of which dynamics and Eq. 10 say nothing.
+    """
+    clipped = point.experiment.clipped
+    if clipped != "difference":
+        raise ValueError(f"experiment.clipped is {clipped!r}; expected 'difference' for a replay.")
+    recorders: list[Recorder] = []
+
+    def attach(selector: Selector) -> None:
+        recorders.append(Recorder(selector))
+
+    _, result = train(point.experiment, point.source, on_selector=attach)
+    record = recorders[0].record()
+    contribution = about("contribution after the signal's options", "fitness")
+    return xr.Dataset(
+        {
+            "contribution": (("step", "group"), record.contributions, contribution),
+            "mass": result["mass"],
+            "accuracy": result["accuracy"],
+        },
+        coords={"layer": result["layer"]},
+        attrs={"step_size": record.step_size},
+    )
+
+
+def replay_of(experiment: Experiment, data: xr.Dataset, halvings: int = HALVINGS) -> Replay:
+    """Return the replay of what `recorded` returned for an experiment."""
+    masses = data["mass"].values
+    record = Record(data["contribution"].values, masses[0], float(data.attrs["step_size"]))
+    return replayed(record, masses, experiment.selection(), experiment.decay, halvings=halvings)
 
 
 def main(
+    study: _shared.Study,
     reading: Annotated[
         list[str],
         typer.Option(help=f"Any of {', '.join(READINGS)} (repeatable): the scaling of the signal."),
     ] = NAMES,
-    dynamics: Annotated[
-        list[str], typer.Option(help="Any of replicator, normalized, mutation (repeatable).")
-    ] = DYNAMICS,
+    dynamics: Annotated[list[str], typer.Option(help=f"Any of {', '.join(KINDS)} (repeatable).")] = DYNAMICS,
     device: Annotated[str, typer.Option(help="cpu or cuda, for the training.")] = "cpu",
     seed: _shared.Seed = 0,
     seeds: Annotated[
         int, typer.Option(min=1, max=_shared.MOST_SEEDS, help="How many seeds, counted up from --seed.")
     ] = 1,
-    out: _shared.Out = None,
-    fresh: _shared.Fresh = False,
-    smoke: _shared.Smoke = False,
-    workers: _shared.Workers = 1,
-    scheduler: _shared.Scheduler = None,
 ) -> None:
     """Record the signals of training networks and replay them through the map and the flow.
 
@@ -63,64 +93,36 @@ def main(
     table); the records themselves, 30 MB each, are kept in results/replay/records, so that a study that was
     interrupted trains no network twice.
     """
-    started = time.perf_counter()
-    folder = _shared.folder("replay", out=out, smoke=smoke)
-    with _shared.reporting():
-        if device != "cpu" and not torch.cuda.is_available():
-            raise ValueError(f"device is {device!r}, but no CUDA device was found; expected 'cpu'.")
-        for name in reading:
-            if name not in READINGS:
-                raise ValueError(f"reading is {name!r}; expected one of {', '.join(READINGS)}.")
-        labels = [
-            (name, kind, seed + k)
-            for k in range(seeds)
-            for name in dict.fromkeys(reading)
-            for kind in dict.fromkeys(dynamics)
-        ]
-        experiments = []
-        for name, kind, number in labels:
-            options: Row = {"dynamics": kind, "seed": number} | READINGS[name] | (SMOKE if smoke else {})
-            experiments.append(Experiment(**options))
-        points = [Recording(experiment, device) for experiment in experiments]
-        with _shared.progress("Training") as progress:
-            records = sweep(
-                recorded,
-                points,
-                folder / "records",
-                workers=workers,
-                scheduler=scheduler,
-                fresh=fresh,
-                progress=progress,
-            )
-        replays: list[Replay] = []
-        with _shared.progress("Replaying") as progress:
-            for experiment, record in zip(experiments, records, strict=True):
-                progress(len(replays), len(records))
-                replays.append(replayed(experiment, record, halvings=HALVINGS))
+    source = Source(device)
+    labels = [
+        (validation.choice("reading", name, NAMES), validation.choice("dynamics", kind, tuple(KINDS)), number)
+        for number in range(seed, seed + seeds)
+        for name in dict.fromkeys(reading)
+        for kind in dict.fromkeys(dynamics)
+    ]
+    experiments = [
+        Experiment(dynamics=KINDS[kind], seed=number, **READINGS[name], **(SMOKE if study.smoke else {}))
+        for name, kind, number in labels
+    ]
+    points = [Training(experiment, source) for experiment in experiments]
+    records = study.sweep("Training", recorded, points, "records")
+    replays: list[Replay] = []
+    with _shared.progress("Replaying") as progress:
+        for experiment, record in zip(experiments, records, strict=True):
             progress(len(replays), len(records))
+            replays.append(replay_of(experiment, record))
+        progress(len(replays), len(records))
     rows = [row for label, replay in zip(labels, replays, strict=True) for row in table_rows(*label, replay)]
     specification = {
         "schema": SCHEMA,
-        "study": "replay",
         "readings": {name: READINGS[name] for name in dict.fromkeys(reading)},
         "dynamics": list(dict.fromkeys(dynamics)),
         "seeds": list(range(seed, seed + seeds)),
-        "smoke": smoke,
+        "smoke": study.smoke,
         "device": device,
     }
-    _shared.write_netcdf(
-        assembled(labels, records, replays),
-        folder / "replay.nc",
-        specification=specification,
-        provenance=_shared.provenance(started),
-    )
-    _shared.write_csv(rows, folder / "replay.csv")
-    console = Console(width=80, highlight=False)
-    console.print(table(rows))
-    for line in notes(rows):
-        console.print(line)
-    for what, name in {"Table: ": "replay.csv", "Data:  ": "replay.nc"}.items():
-        console.print(f"{what} {_shared.shown(folder / name)}", soft_wrap=True)
+    study.save(assembled(labels, records, replays), rows, specification)
+    study.show(table(rows), *notes(rows))
 
 
 def table_rows(reading: str, dynamics: str, seed: int, replay: Replay) -> list[Row]:
@@ -150,28 +152,26 @@ def table_rows(reading: str, dynamics: str, seed: int, replay: Replay) -> list[R
 
 def table(rows: Sequence[Row]) -> Table:
     """Return the table of distances between maps and flow."""
-    made = Table(
-        title="Recorded signals, replayed by maps and by the flow",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        padding=(0, 1, 0, 0),
-    )
     several = len({row["seed"] for row in rows}) > 1
-    made.add_column("signal, dynamics" + (" seed" if several else ""), no_wrap=True)
-    for name in ("step", "same", "masses", "distance", "bound", "order"):
-        made.add_column(name, justify="right", no_wrap=True)
+    lines = []
     for row in rows:
         first = row["map_is_network"] != ""
         name = f"{row['reading']}, {row['dynamics']}" + (f" {row['seed']}" if several else "")
-        made.add_row(
-            name if first else "",
-            f"{row['step_size']:.2e}",
-            ("yes" if row["map_is_network"] else "NO") if first else "",
-            f"{row['lowest_mass']:.3f}–{row['highest_mass']:.3f}" if first else "",
-            f"{row['map_from_flow']:.1e}",
-            f"{row['bound']:.1e}",
-            "" if first else f"{row['order']:.3f}",
+        lines.append(
+            (
+                name if first else "",
+                f"{row['step_size']:.2e}",
+                ("yes" if row["map_is_network"] else "NO") if first else "",
+                f"{row['lowest_mass']:.3f}–{row['highest_mass']:.3f}" if first else "",
+                f"{row['map_from_flow']:.1e}",
+                f"{row['bound']:.1e}",
+                "" if first else f"{row['order']:.3f}",
+            )
         )
+    columns = ("signal, dynamics" + (" seed" if several else ""), "step", "same", "masses", "distance")
+    title = "Recorded signals, replayed by maps and by the flow"
+    made = _shared.table(title, (*columns, "bound", "order"), lines)
+    made.padding = (0, 1, 0, 0)
     return made
 
 
@@ -193,47 +193,32 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 def assembled(
     labels: Sequence[tuple[str, str, int]], records: Sequence[xr.Dataset], replays: Sequence[Replay]
-) -> Any:
+) -> xr.Dataset:
     """Return all replays as one dataset with dimension `run`."""
-    first = replays[0]
-
-    def variable(dims: tuple[str, ...], values: list[Any], name: str, units: str) -> Any:
-        return dims, np.array(values), about(name, units)
-
-    by_epoch = ("run", "epoch", "group")
+    first, layer = replays[0], records[0]["layer"]
+    readings, kinds, seeds = zip(*labels, strict=True)
+    masses, maps = ("run", "epoch", "group"), ("run", "step_size", "epoch", "group")
+    apart, accuracies = [r.distances for r in replays], [r["accuracy"].values for r in records]
+    variables: dict[str, tuple[tuple[str, ...], Any, str]] = {
+        "network_mass": (masses, [r.network for r in replays], "mass in the network"),
+        "map_mass": (maps, [r.maps for r in replays], "mass by the map"),
+        "flow_mass": (masses, [r.flow for r in replays], "mass by the flow"),
+        "distance": (maps[:3], apart, "largest difference of a log-mass between map and flow"),
+        "bound": (maps[:2], [r.bounds for r in replays], "a priori bound of the distance"),
+        "identical": (("run",), [r.identical for r in replays], "map and network agree bit for bit"),
+        "accuracy": (("run", "epoch"), accuracies, "test accuracy"),
+    }
+    coordinates = {
+        "reading": (("run",), readings, "scaling of the signal", "1"),
+        "dynamics": (("run",), kinds, "dynamics", "1"),
+        "seed": (("run",), seeds, "seed", "1"),
+        "step_size": (("step_size",), first.step_sizes, "step size", "1/fitness"),
+        "time": (("epoch",), first.times, "end of the epoch", "1/fitness"),
+    }
     return xr.Dataset(
-        {
-            "network_mass": variable(by_epoch, [r.network for r in replays], "mass in the network", "1"),
-            "map_mass": variable(
-                ("run", "step_size", "epoch", "group"), [r.maps for r in replays], "mass by the map", "1"
-            ),
-            "flow_mass": variable(by_epoch, [r.flow for r in replays], "mass by the flow", "1"),
-            "distance": variable(
-                ("run", "step_size", "epoch"),
-                [r.distances for r in replays],
-                "largest difference of a log-mass between map and flow",
-                "1",
-            ),
-            "bound": variable(
-                ("run", "step_size"), [r.bounds for r in replays], "a priori bound of the distance", "1"
-            ),
-            "identical": variable(
-                ("run",), [r.identical for r in replays], "map and network agree bit for bit", "1"
-            ),
-            "accuracy": variable(
-                ("run", "epoch"), [r["accuracy"].values for r in records], "test accuracy", "1"
-            ),
-        },
-        coords={
-            "reading": variable(
-                ("run",), [reading for reading, _, _ in labels], "scaling of the signal", "1"
-            ),
-            "dynamics": variable(("run",), [dynamics for _, dynamics, _ in labels], "dynamics", "1"),
-            "seed": variable(("run",), [seed for _, _, seed in labels], "seed", "1"),
-            "step_size": variable(("step_size",), list(first.step_sizes), "step size", "1/fitness"),
-            "time": variable(("epoch",), list(first.times), "end of the epoch", "1/fitness"),
-            "layer": ("group", records[0]["layer"].values, records[0]["layer"].attrs),
-        },
+        {name: (dims, np.array(values), about(text)) for name, (dims, values, text) in variables.items()},
+        {name: (dims, np.array(values), about(*text)) for name, (dims, values, *text) in coordinates.items()}
+        | {"layer": ("group", layer.values, layer.attrs)},
     )
 
 

@@ -19,7 +19,7 @@ from evodyn.sweeps.workers import Task, check_name, outcomes
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SweepError", "sweep"]
+__all__ = ["SweepError", "results_of", "sweep"]
 
 _LOG = logging.getLogger(__name__)
 _LISTED = 5
@@ -120,22 +120,25 @@ def sweep(
     required("threadpoolctl")
     identified = points_of(function, points)
     with held(directory) as folder:
-        results = _results(
+        results = results_of(
             function, {point.key: point for point in identified}, folder, workers, scheduler, fresh, progress
         )
     return [results[point.key] for point in identified]
 
 
-def _results(
+def results_of(
     function: Task,
     points: Mapping[str, Point],
     folder: Path,
     workers: int,
     scheduler: str | None,
     fresh: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, xr.Dataset]:
-    """Return the results by key."""
+    """Return the results by key, in a folder that the caller holds.
+
+    A point's value may say more than its key does, such as where the function keeps what is half done.
+    """
     if fresh:
         for key in points:
             _file(folder, key).unlink(missing_ok=True)

@@ -6,18 +6,19 @@ No training is needed: the printed tables, the printed hyperparameters and the e
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
+import json
 import math
 from typing import Any, Literal
 
 import numpy as np
 
 import evodyn as ed
-from nn_bridge.paper.experiment import Experiment
+from evodyn.model.descriptions import encode
+from nn_bridge.paper.experiment import MUTATION_RATE, Experiment
 from nn_bridge.paper.tables import BASELINE, printed_table
 
-__all__ = ["Claim", "claims", "clip_floor", "duplicated", "mass_bounds", "steps"]
+__all__ = ["Claim", "claims", "clip_floor", "duplicated", "mass_bounds", "mutation_floor", "steps"]
 
 TRAINING_SAMPLES = 60_000
 
@@ -57,63 +58,51 @@ def steps(experiment: Experiment) -> int:
     )
 
 
-def clip_floor(
-    experiment: Experiment,
-    *,
-    kind: Literal["replicator", "binding cap", "mutation"] = "replicator",
-    target: Literal["uniform_share"] | float = 1.0,
-) -> float:
+def clip_floor(experiment: Experiment, dynamics: ed.Dynamics | None = None) -> float:
     """Return the final mass of a group whose selection signal is at its lower bound in every step.
+
+    All other groups are above the mean; under a cap that binds they are at the upper bound, and all masses
+    are scaled back after every step: that is the least there can be.
 
     Parameters
     ----------
     experiment : Experiment
         Gives the hyperparameters; the clip is that of φ - φ̄.
-    kind : {"replicator", "binding cap", "mutation"}, optional
-        Of the dynamics. "binding cap" is the least there can be under a cap on total mass: all other groups
-        are at the upper bound, and all masses are scaled back after every step.
-    target : "uniform_share" or float, optional
-        Of mutation.
+    dynamics : evodyn.Dynamics, optional
+        In place of the experiment's own.
 
     Examples
     --------
     >>> round(clip_floor(Experiment()), 4)
     0.6256
     """
-    return _pinned(
-        kind,
-        target,
-        experiment.mutation_rate,
-        experiment.signal_clip,
-        experiment.step_size,
-        groups=sum(experiment.widths[1:-1]),
-        count=steps(experiment),
-    )
+    arrays: dict[str, np.ndarray] = {}
+    described = json.dumps(encode(dynamics or experiment.dynamics, arrays, "dynamics"))
+    groups, count, size = sum(experiment.widths[1:-1]), steps(experiment), experiment.step_size
+    key = (described, *(array.tobytes() for array in arrays.values()), groups, count, size)
+    if key not in _computed:
+        fitness = np.zeros(groups)
+        fitness[0] = -1e6  # so far below the mean that the clip binds, and that all others are above it
+        landscape, masses = ed.landscapes.Constant(fitness), np.ones(groups)
+        run = ed.iterate(dynamics or experiment.dynamics, landscape, masses, count, size, save_every=count)
+        _computed[key] = float(run.masses[-1, 0])
+    return _computed[key]
 
 
-@functools.lru_cache
-def _pinned(
-    kind: str,
-    target: Literal["uniform_share"] | float,
-    rate: float,
-    clip: float | None,
-    step_size: float,
-    *,
-    groups: int,
-    count: int,
-) -> float:
-    dynamics: ed.Dynamics
-    if kind == "mutation":
-        dynamics = ed.SelectionMutation(rate, target, clip)
-    elif kind == "binding cap":
-        dynamics = ed.NormalizedGrowth(float(groups), clip)
-    else:
-        dynamics = ed.Replicator(clip)
-    fitness = np.zeros(groups)
-    fitness[0] = -1e6  # so far below the mean that the clip binds, and that all others are above it
-    landscape = ed.landscapes.Constant(fitness)
-    run = ed.iterate(dynamics, landscape, np.ones(groups), count, step_size, save_every=count)
-    return float(run.masses[-1, 0])
+_computed: dict[tuple[Any, ...], float] = {}
+"""Floors by dynamics and hyperparameters: each takes a second."""
+
+
+def mutation_floor(experiment: Experiment, target: Literal["uniform_share"] | float) -> float:
+    """Return the same under mutation at the paper's rate to a target."""
+    clip = experiment.dynamics.signal_clip
+    return clip_floor(experiment, ed.SelectionMutation(MUTATION_RATE, target, clip))
+
+
+def _step_bound(experiment: Experiment) -> float:
+    """Return by how much of itself a mass can change in a step."""
+    clip = experiment.dynamics.signal_clip
+    return math.inf if clip is None else experiment.step_size * clip
 
 
 def duplicated() -> set[tuple[int, float, str, str]]:
@@ -144,7 +133,7 @@ def _column(number: int, dynamics: str, quantity: str) -> list[float]:
     return [row[quantity] for row in printed_table(number) if row["dynamics"] == dynamics]
 
 
-def mass_bounds(experiment: Experiment, dynamics: str = "replicator") -> tuple[float, float]:
+def mass_bounds(experiment: Experiment, column: str = "replicator") -> tuple[float, float]:
     """Return the least and the largest mean final mass that a printed column allows.
 
     Both tables give quantiles of the masses; below the first of them is the clip's floor, above the last
@@ -155,11 +144,10 @@ def mass_bounds(experiment: Experiment, dynamics: str = "replicator") -> tuple[f
             (row["sparsity_percent"] / 100, row["epsilon"])
             for number in (1, 2)
             for row in printed_table(number)
-            if row["dynamics"] == dynamics and row["sparsity_percent"] > 0
+            if row["dynamics"] == column and row["sparsity_percent"] > 0
         ]
     )
-    growth = experiment.step_size * (experiment.signal_clip or math.inf)
-    ceiling = math.exp(steps(experiment) * math.log1p(growth))
+    ceiling = math.exp(steps(experiment) * math.log1p(_step_bound(experiment)))
     levels = [0.0, *(level for level, _ in known), 1.0]
     masses = [clip_floor(experiment), *(mass for _, mass in known), ceiling]
     weights = np.diff(levels)
@@ -175,11 +163,12 @@ def claims(experiment: Experiment | None = None) -> list[Claim]:
         The hyperparameters, by default those of section 8.
     """
     experiment = experiment or Experiment()
+    floor, share = clip_floor(experiment), mutation_floor(experiment, "uniform_share")
     return [
         *_same_field(),
         *_conservation(experiment),
-        *_mutation(experiment),
-        *_floors(experiment),
+        *_mutation(experiment, floor, share),
+        *_floors(experiment, floor, share),
         *_baseline(),
         *_tables(experiment),
     ]
@@ -216,7 +205,7 @@ def _same_field() -> list[Claim]:
 
 def _conservation(experiment: Experiment) -> list[Claim]:
     masses, fitness = _draws()
-    eta, clip, rate = experiment.step_size, experiment.signal_clip, experiment.mutation_rate
+    eta, clip, rate = experiment.step_size, experiment.dynamics.signal_clip, MUTATION_RATE
     total = masses.sum(1)
 
     def drift(dynamics: ed.Dynamics) -> float:
@@ -242,10 +231,8 @@ def _conservation(experiment: Experiment) -> list[Claim]:
     ]
 
 
-def _mutation(experiment: Experiment) -> list[Claim]:
-    floor = clip_floor(experiment)
-    one = clip_floor(experiment, kind="mutation", target=1.0)
-    share = clip_floor(experiment, kind="mutation", target="uniform_share")
+def _mutation(experiment: Experiment, floor: float, share: float) -> list[Claim]:
+    one = mutation_floor(experiment, 1.0)
     printed = [
         mutated - plain
         for mutated, plain in zip(
@@ -270,11 +257,10 @@ def _mutation(experiment: Experiment) -> list[Claim]:
     ]
 
 
-def _floors(experiment: Experiment) -> list[Claim]:
-    floor, capped = clip_floor(experiment), clip_floor(experiment, kind="binding cap")
-    bound = experiment.step_size * (experiment.signal_clip or math.inf)
+def _floors(experiment: Experiment, floor: float, share: float) -> list[Claim]:
+    cap, bound = float(sum(experiment.widths[1:-1])), _step_bound(experiment)
+    capped = clip_floor(experiment, ed.NormalizedGrowth(cap, experiment.dynamics.signal_clip))
     limit = ((1 - bound) / (1 + bound)) ** steps(experiment)
-    share = clip_floor(experiment, kind="mutation", target="uniform_share")
     first = [row for row in printed_table(2) if row["sparsity_percent"] == 0]
     held = [row for row in first if row["epsilon"] <= min(floor, share)]
     return [
@@ -356,7 +342,7 @@ def _baseline() -> list[Claim]:
 
 def _tables(experiment: Experiment) -> list[Claim]:
     low, high = mass_bounds(experiment)
-    clip = experiment.signal_clip or math.inf
+    clip = experiment.dynamics.signal_clip or math.inf
     epsilon = printed_table(1)[0]["epsilon"]
     mean = math.expm1(math.log(epsilon) / steps(experiment)) / experiment.step_size
     return [

@@ -1,16 +1,13 @@
 """Readings of section 8: what the paper leaves open, run on real data, and scored against its tables.
 
 A reading is an `Experiment`: the printed hyperparameters, and one level of every factor in `FACTORS`. The
-match rule is fixed here, before any search: a threshold ε is reproduced within 0.005, a sparsity within one
-percentage point, an accuracy inside the 95 % prediction interval of one further run, from ten seeds.
+match rule, `nn_bridge.paper.cells`, was fixed before any search.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,38 +16,31 @@ import torch
 import xarray as xr
 from torch import nn
 
+import evodyn as ed
+from evodyn.analysis.intervals import interval
 from evodyn.core.labels import about
-from evodyn.core.specifications import Specification
-from nn_bridge.datasets import Dataset, load_dataset
 from nn_bridge.layers import population_layers
-from nn_bridge.paper.experiment import Experiment, Source, run, trained_network
-from nn_bridge.paper.tables import comparison, interval
+from nn_bridge.paper.cells import Cell, cells, mass_score
+from nn_bridge.paper.experiment import MUTATION_RATE, SIGNAL_CLIP, Experiment, paper_dynamics
+from nn_bridge.paper.runs import Training, accuracy_without, data_of, train
 from nn_bridge.removal.prune import prune_to_sparsity
-from nn_bridge.training import accuracy
 
 __all__ = [
     "BASES",
-    "EPSILON_TOLERANCE",
     "FACTORS",
-    "SPARSITY_TOLERANCE",
-    "Cell",
+    "TARGETS",
+    "CarriedOut",
     "Factor",
-    "Point",
+    "Finalist",
     "Trial",
     "canonical",
-    "cells",
-    "half_widths",
-    "mass_score",
+    "judged",
     "measured",
     "name",
     "neighbours",
+    "replicated",
     "search",
 ]
-
-EPSILON_TOLERANCE = 0.005
-"""A printed threshold ε is reproduced by one within this."""
-SPARSITY_TOLERANCE = 1.0
-"""A printed sparsity is reproduced by one within this, in percentage points."""
 
 RANDOM_DRAWS = 5
 
@@ -173,89 +163,53 @@ def neighbours(experiment: Experiment, *, finer: bool = False) -> list[Experimen
 # One run
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Point(Specification):
-    """One run of the study.
-
-    Parameters
-    ----------
-    experiment : Experiment
-        The reading, with its dynamics and seed.
-    device : str
-        "cpu" or "cuda": it touches the last bits.
-    """
-
-    experiment: Experiment
-    device: str = "cpu"
-
-
-def measured(point: Point) -> xr.Dataset:
+def measured(point: Training) -> xr.Dataset:
     """Carry out one run and return what scoring needs: final masses, curves and removals (task of a sweep).
 
-    Beside the removals of `run` there are those within each layer and, as a control, of random groups
+    Beside the removals of `train` there are those within each layer and, as a control, of random groups
     (mean of five draws).
     """
-    experiment, source = point.experiment, Source(point.device)
-    with tempfile.TemporaryDirectory() as directory:
-        result = run(experiment, directory, source)
-        model = trained_network(experiment, directory, source).to(point.device)
-    data = _test_data(experiment.dataset, experiment.standardise, experiment.test_samples, point.device)
+    experiment = point.experiment
+    model, result = train(experiment, point.source)
+    data = data_of(experiment, point.source)
     rng = np.random.default_rng(experiment.seed)
-    removals = {
-        "accuracy_by_layer": [_without_smallest(model, q, data) for q in experiment.sparsities],
-        "accuracy_at_random": [
-            float(np.mean([_without_random(model, q, data, rng) for _ in range(RANDOM_DRAWS)]))
-            for q in experiment.sparsities
-        ],
-    }
-    described = {
-        "accuracy_by_layer": "test accuracy after removal of the smallest groups of each layer",
-        "accuracy_at_random": "test accuracy after removal of random groups, mean of five draws",
-    }
-    kept = result.drop_vars(["histogram", "bin_edge", "loss", "layer"]).assign(
-        {key: ("sparsity", values, about(described[key])) for key, values in removals.items()}
-    )
-    total = kept["mass"].sum("group").assign_attrs(long_name="total mass after the epoch", units="1")
+
+    def by_layer(fraction: float) -> float:
+        smallest = functools.partial(prune_to_sparsity, model, fraction, scope="layer", allow_empty=True)
+        return accuracy_without(model, data, smallest)[1]
+
+    def at_random(fraction: float) -> float:
+        some = functools.partial(_remove_random, model, fraction, rng)
+        return float(np.mean([accuracy_without(model, data, some)[1] for _ in range(RANDOM_DRAWS)]))
+
+    kept = result.drop_vars(["histogram", "bin_edge", "loss", "layer"])
     final = kept["mass"].isel(epoch=-1, drop=True).assign_attrs(long_name="final mass", units="1")
-    kept = kept.drop_vars("mass").assign(total_mass=total, mass=final)
+    total = kept["mass"].sum("group").assign_attrs(long_name="total mass after the epoch", units="1")
+    kept = kept.drop_vars("mass")
+    for variable, accuracy_after, what in (
+        ("accuracy_by_layer", by_layer, "the smallest groups of each layer"),
+        ("accuracy_at_random", at_random, "random groups, mean of five draws"),
+    ):
+        values = [accuracy_after(fraction) for fraction in experiment.sparsities]
+        kept[variable] = "sparsity", values, about(f"test accuracy after removal of {what}")
+    kept = kept.assign(total_mass=total, mass=final)
     kept.attrs = {}
     return kept
 
 
-@functools.lru_cache(maxsize=2)
-def _test_data(dataset: str, standardise: bool, samples: int | None, device: str) -> Dataset:
-    return load_dataset(dataset, standardise=standardise).first(0, samples).to(device)
-
-
-def _without(model: nn.Module, data: Dataset, remove: Callable[[], object]) -> float:
-    """Return the accuracy after a removal, which is then undone."""
-    layers = population_layers(model)
-    kept = [layer.masses.clone() for layer in layers]
-    remove()
-    accurate = accuracy(model, data.test_images, data.test_labels)
-    for layer, masses in zip(layers, kept, strict=True):
-        layer.masses.copy_(masses)
-    return accurate
-
-
-def _without_smallest(model: nn.Module, fraction: float, data: Dataset) -> float:
-    return _without(model, data, lambda: prune_to_sparsity(model, fraction, scope="layer", allow_empty=True))
-
-
-def _without_random(model: nn.Module, fraction: float, data: Dataset, rng: np.random.Generator) -> float:
+def _remove_random(model: nn.Module, fraction: float, rng: np.random.Generator) -> None:
     layers = population_layers(model)
     sizes = [layer.groups for layer in layers]
     gone = np.zeros(sum(sizes), dtype=bool)
     gone[rng.permutation(len(gone))[: round(fraction * len(gone))]] = True
-
-    def remove() -> None:
-        for layer, mask in zip(layers, np.split(gone, np.cumsum(sizes)[:-1]), strict=True):
-            layer.masses[torch.from_numpy(mask).to(layer.masses.device)] = 0.0
-
-    return _without(model, data, remove)
+    for layer, mask in zip(layers, np.split(gone, np.cumsum(sizes)[:-1]), strict=True):
+        layer.masses[torch.from_numpy(mask).to(layer.masses.device)] = 0.0
 
 
 # Search
+
+CarriedOut = Callable[[str, Sequence[Experiment]], Sequence[xr.Dataset | None]]
+"""``carried_out(stage, experiments)`` returns a result for each, None where a run failed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,29 +234,8 @@ class Trial:
     score: float
 
 
-def mass_score(result: xr.Dataset | None, dynamics: str = "replicator") -> float:
-    """Return how far a run's masses are from the printed ones, in units of the tolerances.
-
-    The largest of |ε - printed| / 0.005 over the rows of Table 1 and |sparsity - printed| / (1 point) over
-    those of Table 2, for one column of the tables: at most 1 if all of them are reproduced. Accuracies do
-    not enter. Infinite where there is nothing to compare.
-    """
-    if result is None:
-        return math.inf
-    distances = [
-        abs(row[f"difference_{quantity}"]) / tolerance
-        for number, quantity, tolerance in (
-            (1, "epsilon", EPSILON_TOLERANCE),
-            (2, "sparsity_percent", SPARSITY_TOLERANCE),
-        )
-        for row in comparison(number, {dynamics: result})
-    ]
-    worst = max(distances, default=math.inf)
-    return worst if math.isfinite(worst) else math.inf
-
-
 def search(
-    carried_out: Callable[[str, Sequence[Experiment]], Sequence[xr.Dataset | None]],
+    carried_out: CarriedOut,
     bases: Sequence[Experiment],
     limit: int,
     *,
@@ -318,7 +251,7 @@ def search(
     Parameters
     ----------
     carried_out : callable
-        ``carried_out(stage, experiments)`` returns a result for each (None where a run failed).
+        See `CarriedOut`.
     bases, others : sequence of Experiment
         Where the search starts, and further readings to run with them.
     limit : int
@@ -361,123 +294,100 @@ def search(
     return list(trials.values())
 
 
-# Cells
+# With all dynamics and seeds
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """A printed number and what a reading gives in its place.
+class Finalist:
+    """A reading with all three dynamics.
 
     Parameters
     ----------
-    table : int
-        1 or 2.
-    level : float
-        Percentage of groups removed, or ε.
-    dynamics : str
-        Column of the table.
-    quantity : {"epsilon", "sparsity_percent", "accuracy"}
-        What is printed.
-    printed, ours : float
-        The two numbers, ours from the first seed.
-    low, high : float
-        The reading reproduces every printed number from `low` to `high`.
+    experiment : Experiment
+        The reading.
+    runs : dict
+        "replicator", "normalized", "mutation" -> results by seed; the target of mutation is `target`.
+    target : "uniform_share" or float
+        Of mutation: the one whose masses are closer to the printed ones.
+    other_target : xarray.Dataset
+        Mutation to the other target, first seed.
+    cap_effect : float
+        Largest difference between the final masses of normalised growth and the replicator.
     """
 
-    table: int
-    level: float
-    dynamics: str
-    quantity: str
-    printed: float
-    ours: float
-    low: float
-    high: float
+    experiment: Experiment
+    runs: dict[str, list[xr.Dataset]]
+    target: Any
+    other_target: xr.Dataset
+    cap_effect: float
 
     @property
-    def key(self) -> tuple[int, float, str, str]:
-        """Where the number is printed."""
-        return self.table, self.level, self.dynamics, self.quantity
+    def dense_interval(self) -> tuple[float, float]:
+        """The prediction interval of the replicator's accuracy without removal."""
+        return interval([float(result["accuracy"][-1]) for result in self.runs["replicator"]]).of_next
 
     @property
-    def difference(self) -> float:
-        """Ours less printed."""
-        return self.ours - self.printed
-
-    @property
-    def margin(self) -> float:
-        """How far the printed number is outside what the reading reproduces; negative inside."""
-        return max(self.low - self.printed, self.printed - self.high)
-
-    @property
-    def reproduced(self) -> bool:
-        """Whether the printed number is reproduced."""
-        return self.margin <= 1e-9  # rounding of decimal fractions
+    def same(self) -> bool:
+        """Whether normalised growth and the replicator agree to the printed digits."""
+        return self.cap_effect < 5e-5
 
 
-def cells(
-    results: Mapping[str, Sequence[xr.Dataset]],
-    half_widths: Mapping[tuple[int, float], float] | None = None,
-) -> list[Cell]:
-    """Return every printed cell beside the numbers of a reading.
+def replicated(trial: Trial, carried_out: CarriedOut, seeds: int) -> Finalist | None:
+    """Return a reading with all its dynamics and seeds; None if one of its runs failed.
 
     Parameters
     ----------
-    results : mapping of str to sequence of Dataset
-        Name of the dynamics -> its runs, one for each seed, the paper's seed first.
-    half_widths : mapping, optional
-        See `half_widths`: for the accuracies of dynamics with a single run, left out without it.
+    trial : Trial
+        The reading, with its first run.
+    carried_out : callable
+        See `CarriedOut`.
+    seeds : int
+        Number of seeds.
     """
-    found = []
-    for dynamics, runs in results.items():
-        for number, first in ((1, "epsilon"), (2, "sparsity_percent")):
-            tolerance = EPSILON_TOLERANCE if number == 1 else SPARSITY_TOLERANCE
-            seeds = [comparison(number, {dynamics: result}) for result in runs]
-            for rows in zip(*seeds, strict=True):
-                level = float(next(iter(rows[0].values())))
-                ours = rows[0][f"ours_{first}"]
-                found.append(
-                    Cell(
-                        number,
-                        level,
-                        dynamics,
-                        first,
-                        rows[0][f"paper_{first}"],
-                        ours,
-                        ours - tolerance,
-                        ours + tolerance,
-                    )
-                )
-                values = [row["ours_accuracy"] for row in rows]
-                if len(values) > 1:
-                    low, high = interval(values).of_next
-                elif half_widths is not None:
-                    half = half_widths[number, level]
-                    low, high = values[0] - half, values[0] + half
-                else:
-                    continue
-                found.append(
-                    Cell(number, level, dynamics, "accuracy", rows[0]["paper_accuracy"], values[0], low, high)
-                )
-    return found
+    experiment = trial.experiment
+    groups = sum(experiment.widths[1:-1])
+    mutations = [
+        dataclasses.replace(experiment, dynamics=ed.SelectionMutation(MUTATION_RATE, target, SIGNAL_CLIP))
+        for target in TARGETS
+    ]
+    stage = f"all dynamics: {name(experiment)}"
+
+    def other_seeds(reading: Experiment) -> list[Experiment]:
+        numbers = range(reading.seed + 1, reading.seed + seeds)
+        return [dataclasses.replace(reading, seed=number) for number in numbers]
+
+    normalized = dataclasses.replace(experiment, dynamics=paper_dynamics(groups)["normalized"])
+    *more, capped, one, other = carried_out(stage, [*other_seeds(experiment), normalized, *mutations])
+    replicator = [result for result in (trial.result, *more) if result is not None]
+    if capped is None or one is None or other is None or len(replicator) < seeds:
+        return None
+    mutated = (one, other)
+    chosen = int(np.argmin([mass_score(result, "mutation") for result in mutated]))
+    others = carried_out(stage, other_seeds(mutations[chosen]))
+    return Finalist(
+        experiment,
+        {
+            "replicator": replicator,
+            "normalized": [capped],
+            "mutation": [mutated[chosen], *(result for result in others if result is not None)],
+        },
+        TARGETS[chosen],
+        mutated[1 - chosen],
+        float(np.abs(replicator[0]["mass"].values - capped["mass"].values).max()),
+    )
 
 
-def half_widths(replicated: Sequence[Sequence[xr.Dataset]]) -> dict[tuple[int, float], float]:
-    """Return how far two single runs of one reading may be apart in accuracy, with probability 95 %.
+def judged(finalist: Finalist, widths: dict[tuple[int, float], float]) -> list[Cell]:
+    """Return all 48 cells of a finalist.
 
-    For readings that were run with one seed only: by table and level, the widest among readings that were
-    run with several.
-
-    Parameters
-    ----------
-    replicated : sequence of sequence of Dataset
-        For each such reading, its runs of the replicator, one for each seed.
+    Where the cap did not act, normalised growth is the replicator, and has its intervals.
     """
-    widest: dict[tuple[int, float], float] = {}
-    for runs in replicated:
-        for cell in cells({"replicator": runs}):
-            if cell.quantity == "accuracy":
-                # A prediction interval is wide for one run and for the uncertainty of the mean of n.
-                half = (cell.high - cell.low) / 2 * math.sqrt(2 / (1 + 1 / len(runs)))
-                key = cell.table, cell.level
-                widest[key] = max(widest.get(key, 0.0), half)
-    return widest
+    found = cells(finalist.runs, widths)
+    if not finalist.same:
+        return found
+    replicator = {cell.key: cell for cell in found}
+    return [
+        dataclasses.replace(cell, low=twin.low, high=twin.high) if cell.dynamics == "normalized" else cell
+        for cell in found
+        for twin in [replicator[cell.table, cell.level, "replicator", cell.quantity]]
+    ]

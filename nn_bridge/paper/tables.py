@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -10,9 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from evodyn.analysis.intervals import Interval, interval
-
-__all__ = ["BASELINE", "Interval", "comparison", "interval", "printed_table"]
+__all__ = ["BASELINE", "comparison", "printed_table"]
 
 BASELINE = 0.9808
 """Accuracy without removal, as printed."""
@@ -33,11 +32,16 @@ def printed_table(number: int) -> list[dict[str, Any]]:
     """
     if number not in (1, 2):
         raise ValueError(f"number is {number!r}; expected 1 or 2.")
+    return [dict(row) for row in _printed(number)]
+
+
+@functools.cache
+def _printed(number: int) -> tuple[dict[str, Any], ...]:
     text = (resources.files("nn_bridge") / "data" / f"paper_table{number}.csv").read_text()
-    return [
+    return tuple(
         {key: value if key == "dynamics" else float(value) for key, value in row.items()}
         for row in csv.DictReader(text.splitlines())
-    ]
+    )
 
 
 def comparison(number: int, results: Mapping[str, xr.Dataset]) -> list[dict[str, Any]]:
@@ -48,7 +52,7 @@ def comparison(number: int, results: Mapping[str, xr.Dataset]) -> list[dict[str,
     number : int
         1 or 2.
     results : mapping of str to xarray.Dataset
-        Results of `nn_bridge.paper.experiment.run` by name of the dynamics; rows without one are left out.
+        What `nn_bridge.paper.runs.train` returned, by column of the table; rows without one are left out.
 
     Returns
     -------
@@ -57,14 +61,18 @@ def comparison(number: int, results: Mapping[str, xr.Dataset]) -> list[dict[str,
         "ours_X", "difference_X" for every other column X.
     """
     rows = []
+    key, dimension, unit = (
+        ("sparsity_percent", "sparsity", 100) if number == 1 else ("epsilon", "threshold", 1)
+    )
     for printed in printed_table(number):
         result = results.get(printed["dynamics"])
-        ours = None if result is None else _measured(number, printed, result)
-        if ours is None:
+        if result is None:
             continue
-        row = {"sparsity_percent" if number == 1 else "epsilon": printed[_key(number)]}
-        row["dynamics"] = printed["dynamics"]
-        for name, value in ours.items():
+        found = np.flatnonzero(np.isclose(result[dimension].values, printed[key] / unit))
+        if not len(found):
+            continue
+        row = {key: printed[key], "dynamics": printed["dynamics"]}
+        for name, value in _measured(result, dimension, int(found[0])).items():
             row |= {
                 f"paper_{name}": printed[name],
                 f"ours_{name}": value,
@@ -74,28 +82,11 @@ def comparison(number: int, results: Mapping[str, xr.Dataset]) -> list[dict[str,
     return rows
 
 
-def _key(number: int) -> str:
-    return "sparsity_percent" if number == 1 else "epsilon"
-
-
-def _measured(number: int, printed: dict[str, Any], result: xr.Dataset) -> dict[str, float] | None:
-    """Return what a result has in place of a printed row."""
-    dimension, wanted = (
-        ("sparsity", printed["sparsity_percent"] / 100)
-        if number == 1
-        else (
-            "threshold",
-            printed["epsilon"],
-        )
-    )
-    found = np.flatnonzero(np.isclose(result[dimension].values, wanted))
-    if not len(found):
-        return None
-    row = result.isel({dimension: int(found[0])})
-    accuracy = float(row[f"accuracy_at_{dimension}"])
-    first = (
-        {"epsilon": float(row["epsilon_at_sparsity"])}
-        if number == 1
-        else {"sparsity_percent": 100 * float(row["removed_at_threshold"])}
-    )
-    return {**first, "accuracy": accuracy, "drop": float(result["accuracy"][-1]) - accuracy}
+def _measured(result: xr.Dataset, dimension: str, k: int) -> dict[str, float]:
+    """Return what a result has in place of a printed row, its k-th removal."""
+    accuracy = float(result[f"accuracy_at_{dimension}"].values[k])
+    if dimension == "sparsity":
+        first = {"epsilon": float(result["epsilon_at_sparsity"].values[k])}
+    else:
+        first = {"sparsity_percent": 100 * float(result["removed_at_threshold"].values[k])}
+    return {**first, "accuracy": accuracy, "drop": float(result["accuracy"].values[-1]) - accuracy}

@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from scipy import stats
 
 import evodyn as ed
+from evodyn.core.netcdf import content_digest
+from evodyn.model.descriptions import decode, encode
+from evodyn.sweeps.sweep import SweepError
 from nn_bridge import load_mnist, population_layers
-from nn_bridge.paper.experiment import DYNAMICS, EpochReport, Experiment, Source, run, trained_network
-from nn_bridge.paper.parallel import run_all
-from nn_bridge.paper.tables import BASELINE, comparison, interval, printed_table
+from nn_bridge.paper.experiment import Experiment, paper_dynamics
+from nn_bridge.paper.reports import EpochReport, postbox
+from nn_bridge.paper.runs import Source, run_all, trained_network
+from nn_bridge.paper.tables import BASELINE, comparison, printed_table
 
 pytestmark = pytest.mark.nn
 
@@ -35,7 +38,6 @@ TINY: dict[str, Any] = {
     "step_size": 0.1,
     "relative": True,
     "smoothing": 0.9,
-    "mass_cap": 24.0,
 }
 
 
@@ -43,11 +45,15 @@ TINY: dict[str, Any] = {
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     root = tmp_path_factory.mktemp("data")
     load_mnist(root)
-    return Source(threads=torch.get_num_threads(), data_root=str(root))
+    return Source(data_root=str(root))
+
+
+def run(experiment: Experiment, folder: Path, source: Source, **options: Any) -> xr.Dataset:
+    return run_all([experiment], folder, source, **options)[0]
 
 
 def same(a: xr.Dataset, b: xr.Dataset) -> bool:
-    return a.attrs["digest"] == b.attrs["digest"] and a.identical(b.assign_attrs(a.attrs))
+    return content_digest(a) == content_digest(b) and a.identical(b.assign_attrs(a.attrs))
 
 
 def test_the_defaults_are_section_8() -> None:
@@ -55,7 +61,8 @@ def test_the_defaults_are_section_8() -> None:
     assert (e.widths, e.epochs, e.batch_size, e.seed) == ((784, 512, 256, 10), 20, 128, 0)
     assert (e.learning_rate, e.momentum, e.step_size, e.decay) == (0.01, 0.9, 5e-4, 1e-3)
     assert e.sparsities == (0.35, 0.40, 0.45, 0.50) and e.thresholds == (0.6, 0.7, 0.8, 0.9)
-    selections = [Experiment(dynamics=d).selection() for d in DYNAMICS]  # type: ignore[arg-type]
+    assert e.dynamics.same_as(paper_dynamics()["replicator"])
+    selections = [Experiment(dynamics=d).selection() for d in paper_dynamics().values()]
     expected = [
         ed.Replicator(signal_clip=0.10),
         ed.NormalizedGrowth(mass_cap=768.0, signal_clip=0.10),
@@ -67,9 +74,28 @@ def test_the_defaults_are_section_8() -> None:
 
 
 def test_layers_that_compete_apart_share_the_cap() -> None:
-    dynamics = Experiment(dynamics="normalized", scope="layer").selection()
+    dynamics = Experiment(dynamics=ed.NormalizedGrowth(768.0), scope="layer").selection()
     parts = [member for _, member in dynamics.blocks(768)]
     assert [part.mass_cap for part in parts] == [512.0, 256.0]
+
+
+def test_an_experiment_holds_any_dynamics_and_is_described_with_it() -> None:
+    target = np.linspace(0.5, 1.5, 768)
+    for dynamics in (ed.SelectionMutation(0.1, target, 0.2), ed.Selection(lambda masses, fitness: fitness)):
+        assert Experiment(dynamics=dynamics).selection() is dynamics
+    experiment = Experiment(dynamics=ed.SelectionMutation(0.1, target, 0.2), widths=(784, 512, 256, 10))
+    arrays: dict[str, np.ndarray] = {}
+    description = json.loads(json.dumps(encode(experiment, arrays, "experiment")))
+    assert decode(description, arrays).same_as(experiment)
+    assert not decode(description, {key: 2 * values for key, values in arrays.items()}).same_as(experiment)
+
+
+def test_a_clip_of_fitness_itself_is_that_of_the_dynamics() -> None:
+    experiment = Experiment(dynamics=ed.Replicator(0.5), clipped="fitness")
+    assert experiment.selection().same_as(ed.Replicator())
+    fitness = experiment.landscape(torch.tensor([-2.0, 0.25, 2.0]))(0.0, torch.zeros(3))
+    assert np.asarray(fitness).tolist() == [-0.5, 0.25, 0.5]
+    assert Experiment(dynamics=ed.Replicator(0.5)).selection().same_as(ed.Replicator(0.5))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +106,7 @@ def test_layers_that_compete_apart_share_the_cap() -> None:
         {"seed": -1},
         {"learning_rate": 0.0},
         {"smoothing": 1.0},
-        {"signal_clip": -1.0},
+        {"clipped": "sum"},
         {"dataset": "cifar"},
         {"scope": "neuron"},
         {"pruning": "best"},
@@ -96,10 +122,16 @@ def test_impossible_experiments_are_refused_by_name(bad: dict[str, Any]) -> None
         Experiment(**bad)
 
 
-def test_a_run_reports_stores_and_is_not_done_twice(tmp_path: Path, source: Source) -> None:
+def test_a_run_reports_stores_and_is_not_done_twice(
+    tmp_path: Path, source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
     experiment = Experiment(**TINY)
     reports: list[EpochReport] = []
-    result = run(experiment, tmp_path, source, on_epoch=reports.append)
+
+    def keep(index: int, report: EpochReport) -> None:
+        reports.append(report)
+
+    result = run(experiment, tmp_path, source, on_epoch=keep)
     assert [r.epoch for r in reports] == [0, 1, 2, 3]
     assert [r.accuracy for r in reports] == result["accuracy"].values.tolist()
     assert result["accuracy"][-1] > 0.6 > result["accuracy"][0]
@@ -107,16 +139,22 @@ def test_a_run_reports_stores_and_is_not_done_twice(tmp_path: Path, source: Sour
     assert int(result["histogram"].sum()) == 24
     assert result["layer"].values.tolist() == [0] * 16 + [1] * 8
     assert all({"long_name", "units"} <= variable.attrs.keys() for variable in result.variables.values())
-    assert json.loads(result.attrs["experiment"])["smoothing"] == 0.9
+    configuration = json.loads(result.attrs["sweep"])["configuration"]
+    assert configuration["experiment"]["smoothing"] == 0.9
+    assert configuration["experiment"]["dynamics"] == {"signal_clip": 0.1}
     reports.clear()
-    again = run(experiment, tmp_path, source, on_epoch=reports.append)
+    again = run(experiment, tmp_path, source, on_epoch=keep)
     assert not reports and same(again, result)
-    # Another configuration beside it takes nothing from it; a damaged result is made again.
-    other = run(Experiment(**TINY | {"decay": 0.5}), tmp_path, source)
-    assert not same(other, result) and len(list(tmp_path.glob("*.nc"))) == 2
+    # Another configuration beside it takes nothing from it, though its numbers may be equal; nor does one of
+    # another type of dynamics. All of them stay, and are named.
+    with caplog.at_level("INFO", "evodyn.sweeps"):
+        other = run(Experiment(**TINY | {"dynamics": ed.NormalizedGrowth(None, 0.1)}), tmp_path, source)
+    assert len(list(tmp_path.glob("*.nc"))) == 2 and content_digest(other) == content_digest(result)
+    assert "0 of 1 points reused" in caplog.text and "1 file (" in caplog.text
     for file in tmp_path.glob("*.nc"):
-        file.write_bytes(file.read_bytes()[:-100])
-    assert same(run(experiment, tmp_path, source), result)
+        file.write_bytes(file.read_bytes()[:-300])
+    assert same(run(experiment, tmp_path, source, on_epoch=keep), result)
+    assert len(reports) == 4  # from its checkpoint
     assert same(run(experiment, tmp_path, source, fresh=True), result)
 
 
@@ -149,14 +187,15 @@ def test_the_removals_are_those_of_the_trained_network(
 
 SCRIPT = """
 import json, sys
-from nn_bridge.paper.experiment import Experiment, Source, run
+from nn_bridge.paper.experiment import Experiment
+from nn_bridge.paper.runs import Source, run_all
 arguments = json.loads(sys.argv[1])
-run(Experiment(**arguments["experiment"]), sys.argv[2], Source(**arguments["source"]))
+run_all([Experiment(**arguments["experiment"])], sys.argv[2], Source(**arguments["source"]))
 """
 
 
 def test_a_killed_run_goes_on_to_the_same_result_bit_for_bit(tmp_path: Path, source: Source) -> None:
-    settings = TINY | {"epochs": 30}
+    settings = TINY | {"epochs": 12}
     experiment = Experiment(**settings)
     arguments = {
         "experiment": settings | {"widths": list(settings["widths"])},
@@ -172,42 +211,70 @@ def test_a_killed_run_goes_on_to_the_same_result_bit_for_bit(tmp_path: Path, sou
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not list(tmp_path.glob("killed/*.nc")), "killed too late to test anything"
-    reports: list[EpochReport] = []
-    resumed = run(experiment, tmp_path / "killed", source, on_epoch=reports.append)
-    assert len(reports) == 31
+    epochs: list[int] = []
+    resumed = run(
+        experiment, tmp_path / "killed", source, on_epoch=lambda index, report: epochs.append(report.epoch)
+    )
+    assert epochs == list(range(settings["epochs"] + 1))
     assert same(resumed, run(experiment, tmp_path / "whole", source))
     assert not list(tmp_path.glob("killed/*.previous.pt"))
 
 
-def test_workers_change_nothing(tmp_path: Path, source: Source) -> None:
-    experiments = [Experiment(**TINY | {"seed": seed}) for seed in (0, 1)]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, source: Source) -> list[xr.Dataset]:
+    """What comes of `PAIR` in this process."""
+    return run_all(PAIR, tmp_path_factory.mktemp("alone"), source)
+
+
+PAIR = [Experiment(**TINY | {"seed": seed, "epochs": 1, "train_samples": 256}) for seed in (0, 1)]
+
+
+def test_workers_change_nothing(tmp_path: Path, source: Source, alone: list[xr.Dataset]) -> None:
     seen: list[tuple[int, int]] = []
-    alone = dict(run_all(experiments, tmp_path / "alone", source))
-    together = dict(
-        run_all(
-            experiments,
-            tmp_path / "together",
-            source,
-            workers=2,
-            on_epoch=lambda index, report: seen.append((index, report.epoch)),
-        )
+    together = run_all(
+        PAIR,
+        tmp_path,
+        source,
+        workers=2,
+        on_epoch=lambda index, report: seen.append((index, report.epoch)),
     )
-    assert all(same(alone[k], together[k]) for k in (0, 1))
-    assert not same(alone[0], alone[1])
-    assert sorted(seen) == [(k, epoch) for k in (0, 1) for epoch in range(4)]
+    assert all(map(same, alone, together))
+    assert not same(*alone)
+    assert sorted(seen) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
-def test_a_cluster_changes_nothing(tmp_path: Path, source: Source) -> None:
-    experiments = [Experiment(**TINY | {"seed": seed, "epochs": 1}) for seed in (0, 1)]
+def test_a_cluster_changes_nothing(tmp_path: Path, source: Source, alone: list[xr.Dataset]) -> None:
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
-        scheduler = cluster.scheduler_address
-        found = dict(run_all(experiments, tmp_path / "cluster", source, scheduler=scheduler))
-    assert all(same(found[k], run(e, tmp_path / "here", source)) for k, e in enumerate(experiments))
-    assert len(list((tmp_path / "cluster").glob("*.nc"))) == 2
+        found = run_all(PAIR, tmp_path, source, scheduler=cluster.scheduler_address)
+    assert all(map(same, found, alone))
+    assert len(list(tmp_path.glob("*.nc"))) == len(list(tmp_path.glob("*.pt"))) == 2
     with pytest.raises(ValueError, match=r"workers is 2 and scheduler 'tcp://127\.0\.0\.1:9'"):
-        next(run_all(experiments, tmp_path, source, workers=2, scheduler="tcp://127.0.0.1:9"))
+        run_all(PAIR, tmp_path, source, workers=2, scheduler="tcp://127.0.0.1:9")
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(tmp_path: Path, source: Source) -> None:
+    diverging = Experiment(**TINY | {"seed": 2, "epochs": 1, "learning_rate": 1e30})
+    with pytest.raises(SweepError, match="so nothing was saved") as caught:
+        run_all([diverging, PAIR[0]], tmp_path, source)
+    ((point, _),) = caught.value.failures
+    assert point.experiment is diverging and len(list(tmp_path.glob("*.nc"))) == 1
+
+
+def test_reports_arrive_though_one_of_them_is_not_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def receive(index: int, report: EpochReport) -> None:
+        if index == 1:
+            raise KeyError("shown nowhere")
+        seen.append(index)
+
+    with postbox(receive, elsewhere=True) as send:
+        assert send is not None
+        for index in range(4):
+            send(index, EpochReport(0, 0.0, 0.0, 1.0, 1))
+    assert seen == [0, 2, 3] and "shown nowhere" in capsys.readouterr().err
 
 
 # The printed tables
@@ -250,15 +317,3 @@ def test_comparisons_are_ours_less_the_papers() -> None:
     assert (second["epsilon"], second["paper_sparsity_percent"]) == (0.7, 54.8)
     assert second["difference_sparsity_percent"] == pytest.approx(-4.8)
     assert second["difference_accuracy"] == pytest.approx(0.8 - 0.8573)
-
-
-def test_intervals_cover_what_they_promise() -> None:
-    draws = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, 11))
-    found = [interval(row[:10]) for row in draws]
-    in_mean = np.mean([i.of_mean[0] <= 3.0 <= i.of_mean[1] for i in found])
-    in_next = np.mean([i.of_next[0] <= x <= i.of_next[1] for i, x in zip(found, draws[:, 10], strict=True)])
-    assert in_mean == pytest.approx(0.95, abs=0.015) and in_next == pytest.approx(0.95, abs=0.015)
-    reference: Any = stats.ttest_1samp(draws[0, :10], 0).confidence_interval(0.9)
-    assert interval(draws[0, :10], level=0.9).of_mean == pytest.approx(tuple(reference), rel=1e-12)
-    with pytest.raises(ValueError, match="at least two"):
-        interval([1.0])

@@ -10,19 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from typer.testing import CliRunner
 
+import evodyn as ed
 from nn_bridge.paper.experiment import Experiment
+from nn_bridge.paper.runs import Source, Training
 from nn_bridge.recording import Record
-from nn_bridge.replay import Recording, Replay, distance_bound, record_of, recorded, replayed
-from tests.scripts import call
+from nn_bridge.replay import Replay, distance_bound
+from tests.scripts import module
 
+STUDY = module("studies/replay.py")
 SMALL: dict[str, Any] = {"epochs": 2, "train_samples": 640, "test_samples": 200, "widths": (784, 24, 12, 10)}
 EXPERIMENT = Experiment(**SMALL, relative="mean", smoothing=0.5, step_size=5e-3)
 
 
+def recorded(experiment: Experiment) -> xr.Dataset:
+    found: xr.Dataset = STUDY.recorded(Training(experiment, Source()))
+    return found
+
+
+def replayed(experiment: Experiment, data: xr.Dataset, *, halvings: int) -> Replay:
+    found: Replay = STUDY.replay_of(experiment, data, halvings)
+    return found
+
+
 @pytest.fixture(scope="module")
 def record() -> xr.Dataset:
-    return recorded(Recording(EXPERIMENT))
+    return recorded(EXPERIMENT)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +45,9 @@ def replay(record: xr.Dataset) -> Replay:
 
 
 def test_every_step_is_recorded_in_the_precision_used(record: xr.Dataset) -> None:
-    kept = record_of(record)
-    assert kept.contributions.shape == (10, 36) and kept.contributions.dtype == np.float32
-    assert (kept.contributions > 0).any() and (kept.initial_masses == 1).all()
+    kept = record["contribution"].values
+    assert kept.shape == (10, 36) and kept.dtype == np.float32
+    assert (kept > 0).any() and (record["mass"].values[0] == 1).all()
 
 
 def test_the_map_repeats_the_network_bit_for_bit_and_not_by_standing_still(replay: Replay) -> None:
@@ -58,24 +72,24 @@ def test_with_mutation_too() -> None:
     experiment = Experiment(
         **SMALL,
         relative="mean",
-        dynamics="mutation",
-        mutation_rate=0.5,
+        dynamics=ed.SelectionMutation(0.5, signal_clip=0.1),
         step_size=5e-3,
     )
-    replay = replayed(experiment, recorded(Recording(experiment)), halvings=1)
+    replay = replayed(experiment, recorded(experiment), halvings=1)
     assert replay.identical and (replay.distances.max(axis=1) <= replay.bounds).all()
 
 
-@pytest.mark.parametrize("dynamics", ["replicator", "normalized", "mutation"])
+@pytest.mark.parametrize(
+    "dynamics", [ed.Replicator(), ed.NormalizedGrowth(36.0), ed.SelectionMutation(0.5)], ids=repr
+)
 @pytest.mark.parametrize("scope", ["global", "layer"])
-def test_all_dynamics_are_replayed_with_layers_together_or_apart(dynamics: Any, scope: Any) -> None:
-    options: dict[str, Any] = {"relative": "mean", "step_size": 5e-3, "mutation_rate": 0.5, "mass_cap": 36.0}
-    experiment = Experiment(**SMALL, **options, dynamics=dynamics, scope=scope, signal_clip=None)
-    replay = replayed(experiment, recorded(Recording(experiment)), halvings=1)
+def test_all_dynamics_are_replayed_with_layers_together_or_apart(dynamics: ed.Dynamics, scope: Any) -> None:
+    experiment = Experiment(**SMALL, relative="mean", step_size=5e-3, dynamics=dynamics, scope=scope)
+    replay = replayed(experiment, recorded(experiment), halvings=1)
     assert replay.identical and np.abs(replay.network[-1] - 1).max() > 1e-3
     distances = replay.distances.max(axis=1)
     assert (distances <= replay.bounds).all() and (replay.bounds < 100 * distances).all()
-    if dynamics != "mutation":  # the mass of those that compete is kept, and of no other
+    if not dynamics.mutation_rate_at(0.0):  # the mass of those that compete is kept, and of no other
         for masses in (replay.network[-1], replay.flow[-1]):
             assert (abs(masses[:24].sum() - 24) < 1e-9) == (scope == "layer")
             assert masses.sum() == pytest.approx(36, abs=1e-9)
@@ -84,8 +98,8 @@ def test_all_dynamics_are_replayed_with_layers_together_or_apart(dynamics: Any, 
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_the_bound_holds_where_a_cap_acts(scope: Any) -> None:
     # A few groups far below the others: the clip spares them, and total mass would grow.
-    options: dict[str, Any] = {"step_size": 0.02, "decay": 0.1, "signal_clip": 0.5, "mass_cap": 36.0}
-    experiment = Experiment(**SMALL, **options, dynamics="normalized", scope=scope)
+    capped = ed.NormalizedGrowth(36.0, 0.5)
+    experiment = Experiment(**SMALL, step_size=0.02, decay=0.1, dynamics=capped, scope=scope)
     draw = np.random.default_rng(0)
     fitness = draw.normal(1.0, 0.3, size=(40, 36)) - 3.0 * (np.arange(36) % 6 == 0)
     record = xr.Dataset(
@@ -100,39 +114,49 @@ def test_the_bound_holds_where_a_cap_acts(scope: Any) -> None:
         assert masses[1:].sum(axis=1) == pytest.approx(np.full(10, 36.0), rel=1e-9)
     distances = replay.distances.max(axis=1)
     assert (distances <= replay.bounds).all() and (replay.bounds < 100 * distances).all()
-    free = replayed(dataclasses.replace(experiment, dynamics="replicator"), record, halvings=0)
+    free = replayed(dataclasses.replace(experiment, dynamics=ed.Replicator(0.5)), record, halvings=0)
     assert free.maps[0, -1].sum() > 36.5
 
 
 @pytest.mark.parametrize(
-    ("dynamics", "clip", "cap", "growth", "reflected"),
+    ("dynamics", "growth", "reflected"),
     [
-        ("normalized", 0.5, 3.0, 0.5, 2),  # the clip lets total mass grow, and the cap acts
-        ("normalized", 0.5, None, 0.5, 1),
-        ("normalized", None, 3.0, 2 / 3, 1),  # total mass is conserved
-        ("replicator", 0.5, 3.0, 0.5, 1),
+        (ed.NormalizedGrowth(3.0, 0.5), 0.5, 2),  # the clip lets total mass grow, and the cap acts
+        (ed.NormalizedGrowth(None, 0.5), 0.5, 1),
+        (ed.NormalizedGrowth(3.0), 2 / 3, 1),  # total mass is conserved
+        (ed.Replicator(0.5), 0.5, 1),
     ],
 )
 def test_the_bound_doubles_rates_and_distance_where_a_cap_acts(
-    dynamics: Any, clip: float | None, cap: float | None, growth: float, reflected: int
+    dynamics: ed.Dynamics, growth: float, reflected: int
 ) -> None:
     # One group of three is 1 above the others: deviations of 2/3, 1/3 and 1/3 from the mean fitness.
-    experiment = Experiment(
-        widths=(784, 2, 1, 10), dynamics=dynamics, signal_clip=clip, mass_cap=cap, decay=0.25
-    )
     record = Record(np.array([[1.0, 0.0, 0.0]] * 4), np.ones(3), step_size=0.1)
     lipschitz = reflected * (2 * 0.25 * 1.0 + 4 / 9)
     change = lipschitz * growth + growth**2 / (1 - 0.1 * growth)
     expected = reflected * change / 2 * (np.exp(lipschitz * 0.4) - 1) / lipschitz
-    found = distance_bound(experiment, record, np.ones((5, 3)))
+    found = distance_bound(record, np.ones((5, 3)), dynamics, decay=0.25)
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "dynamics",
+    [
+        ed.Selection(lambda masses, fitness: fitness),
+        ed.SelectionMutation(lambda t: 0.1 * t),
+        ed.Populations((ed.Replicator(), ed.SelectionMutation(lambda t: 0.1 * t)), (2, 1)),
+    ],
+)
+def test_what_the_bound_does_not_hold_for_is_refused(dynamics: ed.Dynamics) -> None:
+    record = Record(np.ones((4, 3)), np.ones(3), step_size=0.1)
+    with pytest.raises(ValueError, match="compares fitness with its mean"):
+        distance_bound(record, np.ones((5, 3)), dynamics, decay=0.25)
+
+
 def test_relative_signals_are_of_the_groups_that_compete_whatever_the_dynamics() -> None:
-    options: dict[str, Any] = {"relative": "mean", "step_size": 5e-3, "signal_clip": None, "mass_cap": 36.0}
-    kinds: tuple[Any, ...] = ("replicator", "normalized")
-    experiments = [Experiment(**SMALL, **options, dynamics=kind, scope="layer") for kind in kinds]
-    runs = [recorded(Recording(experiment)) for experiment in experiments]
+    options: dict[str, Any] = {"relative": "mean", "step_size": 5e-3, "scope": "layer"}
+    kinds = (ed.Replicator(), ed.NormalizedGrowth(36.0))
+    runs = [recorded(Experiment(**SMALL, **options, dynamics=kind)) for kind in kinds]
     assert runs[0].identical(runs[1])  # the cap does not act
     means = runs[0]["contribution"].values[0, :24].mean(), runs[0]["contribution"].values[0, 24:].mean()
     assert means == pytest.approx((1, 1), rel=1e-5)
@@ -140,12 +164,16 @@ def test_relative_signals_are_of_the_groups_that_compete_whatever_the_dynamics()
 
 def test_fitness_that_was_clipped_itself_is_refused() -> None:
     with pytest.raises(ValueError, match=r"experiment\.clipped is 'fitness'"):
-        Recording(Experiment(clipped="fitness"))
+        recorded(Experiment(clipped="fitness"))
 
 
-def test_the_study_prints_and_saves_what_it_found(tmp_path: Path) -> None:
+def test_the_study_prints_and_saves_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STUDY.SMOKE, "train_samples", 640)
     options = "--smoke --seeds 2 --reading smoothed --dynamics replicator"
-    out, _ = call("studies/replay.py", *options.split(), "--out", tmp_path, columns=80)
+    command = STUDY._shared.command_line(STUDY.main)
+    done = CliRunner().invoke(command, [*options.split(), "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    out = done.stdout
     assert "is the network's; the flow is within the bound" in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines() if tmp_path.name not in line)
     rows = list(csv.DictReader((tmp_path / "replay.csv").read_text().splitlines()))
