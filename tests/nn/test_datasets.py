@@ -103,13 +103,17 @@ def test_a_file_in_a_folder_that_the_user_named_is_never_replaced(
         file.mkdir() if found == "folder" else file.symlink_to(damaged / "not mounted")
     else:
         spoil(file, found)
-    before = file.read_bytes() if file.is_file() else file.lstat()
+
+    def content() -> object:  # reading a link changes its time of access
+        return file.read_bytes() if file.is_file() else (file.lstat().st_ino, file.lstat().st_mtime_ns)
+
+    before = content()
     monkeypatch.setenv("EVODYN_DATA", str(damaged))
     with pytest.raises(
         ValueError, match=r"t10k-labels-idx1-ubyte is no file of MNIST.*expected.*left as it is"
     ):
         load_mnist(damaged if named_by == "root" else None)
-    assert (file.read_bytes() if file.is_file() else file.lstat()) == before
+    assert content() == before
     # What is not there is put there.
     file.rmdir() if found == "folder" else file.unlink()
     assert len(load_mnist(damaged).test_labels) == 10000
@@ -186,8 +190,8 @@ def test_the_default_device_is_left_to_the_network(root: Path) -> None:
 def test_processes_may_unpack_at_the_same_time(tmp_path: Path) -> None:
     code = "import sys; from nn_bridge import load_mnist; print(len(load_mnist(sys.argv[1]).test_labels))"
     command = [sys.executable, "-c", code, str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate()[0] for process in processes] == ["10000\n"] * 3
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in processes] == ["10000\n"] * 2
     assert sorted(f.name for f in (tmp_path / "MNIST" / "raw").iterdir()) == sorted(FILES)
 
 
