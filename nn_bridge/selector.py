@@ -183,7 +183,11 @@ class Selector:
         return lambda: self._listeners.remove(listener)
 
     def clear(self) -> None:
-        """Forget the backward passes since the last step, as ``optimizer.zero_grad()`` does."""
+        """Forget the backward passes since the last step, as ``optimizer.zero_grad()`` does.
+
+        Gradients that `torch.autograd.grad` takes through the layers for something else count as a backward
+        pass: call `clear` between them and the one of the loss.
+        """
         self._totals = [None] * len(self.layers)
         self._differentiated = None
 

@@ -567,13 +567,15 @@ def test_a_loss_that_contains_gradients_is_refused_by_name(how: str) -> None:
     assert torch.equal(selector.masses, before)
 
 
-def test_second_derivatives_for_something_else_can_be_forgotten() -> None:
+@pytest.mark.parametrize("second", [False, True])
+def test_gradients_for_something_else_can_be_forgotten(second: bool) -> None:
     model = network()
     expected = contribution(network(), Contribution(), batch())
     selector = selected(model, Contribution())
     x, y = batch()
-    (slope,) = torch.autograd.grad(model(x.requires_grad_()).sum(), x, create_graph=True)
-    slope.sum().backward()
+    (slope,) = torch.autograd.grad(model(x.requires_grad_()).sum(), x, create_graph=second)
+    if second:
+        slope.sum().backward()
     selector.clear()
     backward(model, x.detach(), y)
     selector.step()
