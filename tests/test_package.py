@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -71,9 +72,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_packages_and_the_studies_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     info = f"evodyn-{evodyn.__version__}.dist-info"
     code = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    code |= {f"evodyn_studies/{path.name}" for path in (ROOT / "studies").glob("*.py")}
     data = {f"nn_bridge/data/{path.name}" for path in (ROOT / "nn_bridge" / "data").iterdir()}
     about = {
         f"{info}/{name}"
@@ -221,3 +223,28 @@ def test_no_file_is_pickled_and_nothing_is_downloaded() -> None:
                 assert node.value.id != "pickle" or node.attr in allowed, file
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in ast.unparse(node), file
+
+
+def test_an_installed_study_runs_and_writes_where_the_user_stands(
+    wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    wheel.extractall(tmp_path / "site")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "evodyn_studies.extinction",
+            "--smoke",
+            "--seeds",
+            "1",
+            "--heterogeneity",
+            "1",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("results/quick/extinction/**/extinction.csv"))
