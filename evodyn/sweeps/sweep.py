@@ -104,8 +104,9 @@ def sweep(
     Examples
     --------
     >>> import tempfile
-    >>> import evodyn as ed
+    >>> import numpy as np
     >>> import xarray as xr
+    >>> import evodyn as ed
     >>> def extinct(point):
     ...     c = ed.landscapes.contributions("lognormal", n=8, heterogeneity=point["heterogeneity"], rng=0)
     ...     run = ed.solve(point["dynamics"], ed.landscapes.Constant(c), np.ones(8), (0.0, 50.0))

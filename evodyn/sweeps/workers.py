@@ -156,9 +156,7 @@ def _packed(value: object) -> bytes:
 def _by_value(cloudpickle: ModuleType) -> Iterator[None]:
     """Let the code of loose modules travel inside a pickle."""
     with contextlib.ExitStack() as stack:
-        for module in {
-            id(m): m for m in list(sys.modules.values()) if m is not None and _is_loose(m)
-        }.values():
+        for module in {id(m): m for m in [*sys.modules.values()] if _is_loose(m)}.values():
             if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
@@ -167,11 +165,11 @@ def _by_value(cloudpickle: ModuleType) -> Iterator[None]:
 
 def _is_loose(module: Any) -> bool:
     """Tell whether a module is a script, a notebook or a file beside one, which a worker may not find."""
-    described = vars(module) if isinstance(module, ModuleType) else {}
+    if not isinstance(module, ModuleType):
+        return False
+    described = vars(module)
     name, file = described.get("__name__", ""), described.get("__file__") or ""
-    if module is None or name == "__main__":
-        return True
-    return (
+    return name == "__main__" or (
         sys.modules.get(name) is module
         and "." not in name
         and name not in sys.stdlib_module_names
