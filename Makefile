@@ -28,7 +28,7 @@ TAKES_replay := $(if $(QUICK),30 seconds,4 minutes)
 TAKES_trajectories := 10 seconds
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studies figures mnist readings test test-core test-oldest check docs bench clean
+.PHONY: help setup studies figures mnist readings test test-core test-brief test-oldest check check-core docs bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -42,11 +42,13 @@ help:
 	@echo "make docs         the documentation as HTML, in docs/_build"
 	@echo "make test         all tests (installs torch: about 5.4 GB)"
 	@echo "make test-core    the tests that need no torch"
+	@echo "make test-brief   the core's own tests in short, with their coverage: what a newer Python has to pass"
 	@echo "make test-oldest  the same with the oldest releases of all libraries that pyproject.toml admits"
 	@echo "make check        formatting, lint, types and import rules (installs torch)"
+	@echo "make check-core   the same without torch: the types of the core and of the figures only"
 	@echo "make bench        paired timings; for a machine that does nothing else"
 	@echo "make setup        only make .venv, with evodyn and what the studies need"
-	@echo "make clean        remove .venv and caches, but no results"
+	@echo "make clean        remove environments and caches, but no results"
 
 setup: $(VENV)/.core
 
@@ -54,6 +56,7 @@ $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "evodyn needs Python 3.11 or later; name one with: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) 'pip>=25.1' # which knows dependency groups; a Python of before 2025 brings an older one
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.created pyproject.toml
@@ -63,12 +66,12 @@ $(VENV)/.core: $(VENV)/.created pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the test and lint tools (about 0.2 GB)."
-	$(PIP) --editable '.[studies,symbolic,dev]'
+	$(PIP) --editable '.[studies,symbolic]' --group dev
 	@touch $@
 
 $(VENV)/.nn: $(VENV)/.dev
 	@echo "Installing torch: about 5.4 GB with its CUDA libraries, a minute or more. (make test-core needs none of it.)"
-	$(PIP) --editable '.[studies,symbolic,dev,nn,onnx]'
+	$(PIP) --editable '.[studies,symbolic,nn,onnx]' --group dev
 	@touch $@
 
 # uv finds the oldest releases that the requirements admit; what those require themselves is new.
@@ -78,12 +81,12 @@ $(OLDEST)/.done: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check uv
 	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --only-binary egttools \
-	  --editable '.[studies,symbolic,dev]'
+	  --editable '.[studies,symbolic]' --group test
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
 	@echo "Installing Sphinx (about 0.1 GB)."
-	$(PIP) --editable '.[studies,symbolic,docs]'
+	$(PIP) --editable '.[studies,symbolic]' --group docs
 	@touch $@
 
 # --- Studies, what they save, and what is drawn from it -------------------------------------------------
@@ -158,30 +161,41 @@ $(foreach name,$(MISSING),$(info - $(name): about $(call takes,$(name))))
 endif
 
 # Files are shared out whole: within one, tests share what a study computed once.
-PARALLEL := -n $(WORKERS) --dist loadfile
+PARALLEL := -n $(WORKERS) --dist loadfile --durations 20
+
+CORE := -m "not nn" --ignore=tests/nn
+# Another Python or other releases can break what the core calls, not what it computes: there, its own tests run
+# with a fifth of their cases and examples and without what is slow (tests/conftest.py), in two minutes.
+BRIEF := $(CORE) --brief --ignore-glob='tests/test_stud*' --ignore=tests/test_figures.py --ignore=tests/test_make.py \
+  --ignore=tests/test_documentation.py
+# Old releases meet new companions, and may say that something is deprecated.
+OLD_NEWS := $(foreach kind,Deprecation PendingDeprecation Future,-W ignore::$(kind)Warning)
 
 test: $(VENV)/.nn
 	$(RUN) -m pytest $(PARALLEL)
 
 test-core: $(VENV)/.dev
-	$(RUN) -m pytest $(PARALLEL) -m "not nn" --ignore=tests/nn
+	$(RUN) -m pytest $(PARALLEL) $(CORE)
 
-# Old releases meet new companions, and may say that something is deprecated.
+test-brief: $(VENV)/.dev
+	$(RUN) -m pytest $(PARALLEL) $(BRIEF) --cov=evodyn --cov-report=term
+
 test-oldest: $(OLDEST)/.done
-	$(OLDEST)/bin/python -W error $(OLD_NEWS) -m pytest $(PARALLEL) $(OLD_NEWS) -m "not nn" --ignore=tests/nn \
-	  --ignore-glob='tests/test_study_*'
+	$(OLDEST)/bin/python -W error $(OLD_NEWS) -m pytest $(PARALLEL) $(BRIEF) $(OLD_NEWS)
 
-OLD_NEWS := $(foreach kind,Deprecation PendingDeprecation Future,-W ignore::$(kind)Warning)
-
-check: $(VENV)/.nn
+# Types: all that pyproject.toml lists, or the packages that are named here.
+define check_all
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(RUN) -m mypy
-	$(RUN) -m mypy studies
-	$(RUN) -m mypy paper_figures
-	$(RUN) -m mypy tests
-	$(RUN) -m mypy benchmarks
+	$(RUN) -m mypy $(1)
 	$(VENV)/bin/lint-imports
+endef
+
+check: $(VENV)/.nn
+	$(call check_all)
+
+check-core: $(VENV)/.dev
+	$(call check_all,-p evodyn -p paper_figures -m style)
 
 docs: $(VENV)/.docs
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
@@ -193,4 +207,4 @@ bench: $(VENV)/.nn
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/selection.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-* docs/_build .*_cache .hypothesis .coverage build dist *.egg-info

@@ -7,22 +7,18 @@ from evodyn import landscapes
 from evodyn.core.version import __version__ as __version__
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
-from evodyn.model.dynamics import (
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Selection,
-    SelectionMutation,
-    mean_fitness,
-)
+from evodyn.files.load import load
+from evodyn.model.dynamics import Dynamics, mean_fitness
+from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
+from evodyn.model.populations import Populations
 from evodyn.simulate.ensemble import Ensemble, solve_ensemble
-from evodyn.simulate.errors import SolveError
+from evodyn.simulate.extend import extend
 from evodyn.simulate.extinction import Extinction
-from evodyn.simulate.files import load
 from evodyn.simulate.iterate import iterate
-from evodyn.simulate.run import Run, Stats, Termination
-from evodyn.simulate.solve import Solver, extend, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.run import Run, SolveError
+from evodyn.simulate.solve import solve
+from evodyn.simulate.status import Stats, Termination
 from evodyn.sweeps.sweep import sweep
 
 __all__ = [

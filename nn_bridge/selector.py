@@ -12,7 +12,7 @@ from torch import nn
 
 import evodyn as ed
 from evodyn.core import validation
-from evodyn.model.landscapes import LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction
 from nn_bridge.layers import PopulationLayer, population_layers
 from nn_bridge.signals import Signal
 

@@ -41,7 +41,7 @@ from rich.table import Table
 from evodyn.core import netcdf
 from evodyn.core.checksums import write_text
 from evodyn.core.processes import FolderInUseError, held
-from evodyn.simulate.files import provenance as origin
+from evodyn.simulate.schema import provenance as origin
 from evodyn.sweeps.sweep import SweepError
 
 if TYPE_CHECKING:

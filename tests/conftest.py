@@ -1,5 +1,7 @@
 """Settings shared by all tests."""
 
+from collections import Counter
+
 import hypothesis
 import pytest
 
@@ -8,8 +10,33 @@ from tests.libraries import LIBRARIES, Library
 # Deterministic, so that a failure anywhere can be repeated everywhere; `--hypothesis-profile=search`
 # looks for new examples, and those it finds become `@example`s.
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.register_profile("brief", deadline=None, max_examples=12, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--brief", action="store_true", help="a fifth of cases and examples, nothing slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--brief"):
+        hypothesis.settings.load_profile("brief")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --brief, keep the first of every five cases of a test, and no slow one."""
+    if not config.getoption("--brief"):
+        return
+    seen: Counter[str] = Counter()
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        (left_out if seen[test] % 5 or "slow" in item.keywords else kept).append(item)
+        seen[test] += 1
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 @pytest.fixture(

@@ -16,28 +16,16 @@ from hypothesis.extra import numpy as hnp
 from evodyn import diagnostics as dg
 from evodyn.core.arrays import Array
 from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.dynamics import (
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Selection,
-    SelectionMutation,
-)
-from evodyn.model.landscapes import (
-    Constant,
-    Entropic,
-    Landscape,
-    LandscapeFunction,
-    LinearDecay,
-    MatrixGame,
-    Recorded,
-    Redundancy,
-    Seasonal,
-)
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
+from evodyn.model.fitness import Landscape, LandscapeFunction
+from evodyn.model.games import MatrixGame
+from evodyn.model.landscapes import Constant, Entropic, LinearDecay, Recorded, Redundancy, Seasonal
+from evodyn.model.populations import Populations
 from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.method import Solver
 from evodyn.simulate.run import Run
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.solve import solve
 
 Floats = npt.NDArray[np.float64]
 C = np.array([1.0, 0.4, -0.3, 0.8])

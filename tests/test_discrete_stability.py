@@ -18,17 +18,14 @@ from evodyn.analysis.discrete_stability import (
     positivity_step_size,
 )
 from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.dynamics import (
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Scheme,
-    SelectionMutation,
-)
-from evodyn.model.landscapes import Constant, LinearDecay, MatrixGame, Recorded, Seasonal
+from evodyn.model.dynamics import Dynamics, Scheme
+from evodyn.model.equations import NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.model.games import MatrixGame
+from evodyn.model.landscapes import Constant, LinearDecay, Recorded, Seasonal
+from evodyn.model.populations import Populations
 from evodyn.simulate.iterate import iterate
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
 
 TWINS = LinearDecay([1.0, 1.0], 1.0)
 
@@ -205,6 +202,7 @@ def test_error_constants_are_the_limit_of_the_maps_error(dynamics: Dynamics, sch
     assert np.abs(limit - wrong).max() > 0.02
 
 
+@pytest.mark.slow
 def test_absent_groups_have_no_error_and_what_has_no_expansion_is_refused() -> None:
     found = error_constant(Replicator(), TWINS, [1.5, 0.0], (0.0, 1.0))
     assert found.shape == (101, 2)

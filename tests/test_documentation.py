@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sphinx", reason="the documentation needs the docs extra")
+pytest.importorskip("sphinx", reason="the documentation needs the docs group")
 DOCS = Path(__file__).parents[1] / "docs"
 
 LOADED = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=[\"']([^\"']*)")

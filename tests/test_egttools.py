@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from evodyn.equilibria.equilibrium import all_equilibria
 from evodyn.equilibria.stability import Stability
-from evodyn.model.dynamics import Replicator
-from evodyn.model.landscapes import MatrixGame
+from evodyn.model.equations import Replicator
+from evodyn.model.games import MatrixGame
 from evodyn.simulate.solve import solve
 
 analytical: Any = pytest.importorskip("egttools.analytical")

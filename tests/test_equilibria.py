@@ -23,26 +23,15 @@ from evodyn import landscapes
 from evodyn.equilibria.closed_forms import water_filling
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
-from evodyn.model.dynamics import (
-    Dynamics,
-    NormalizedGrowth,
-    Populations,
-    Replicator,
-    Selection,
-    SelectionMutation,
-)
-from evodyn.model.landscapes import (
-    Constant,
-    Entropic,
-    LandscapeFunction,
-    LinearDecay,
-    MatrixGame,
-    Recorded,
-    Redundancy,
-    Seasonal,
-    contributions,
-)
-from evodyn.simulate.solve import Solver, solve
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
+from evodyn.model.fitness import LandscapeFunction
+from evodyn.model.games import MatrixGame
+from evodyn.model.landscapes import Constant, Entropic, LinearDecay, Recorded, Redundancy, Seasonal
+from evodyn.model.laws import contributions
+from evodyn.model.populations import Populations
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
 
 Floats = npt.NDArray[np.float64]
 N = 768
@@ -201,6 +190,7 @@ def test_the_best_group_may_be_in_no_sample_and_the_volume_below_rounding() -> N
         np.testing.assert_allclose(masses[[0, 2, -1]], max(0.0, (total - 1) / len(c)), rtol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     values=hnp.arrays(float, st.integers(10, 120), elements=st.floats(-1e5, 1e5).map(lambda x: round(x, 3))),
@@ -401,6 +391,7 @@ def test_uninvadable_rest_points_are_the_symmetric_nash_equilibria_of_nashpy(see
             assert tuple(np.round(point.masses, 6)) in nash
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(hnp.arrays(float, (4, 4), elements=st.floats(-3, 3)), st.integers(0, 2**31))
 def test_verdicts_agree_with_what_perturbations_do(payoff: Floats, seed: int) -> None:
@@ -637,6 +628,7 @@ def test_errors_name_the_argument(arguments: tuple[Any, Any, dict[str, Any]], me
         equilibrium(dynamics, landscape, **options)
 
 
+@pytest.mark.slow
 def test_cycles_do_not_settle() -> None:
     for win in (1.0, 0.5):
         with pytest.raises(ValueError, match="has not settled"):

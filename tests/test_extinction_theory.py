@@ -14,21 +14,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evodyn.analysis.extinction_theory import (
-    asymptotic_extinction_times,
-    equilibrium_sparsity,
-    error_threshold,
-    exact_extinction_times,
-    extinction_rates,
-    mutation_mass_floor,
-    protective_mutation_rate,
-)
+from evodyn.analysis.extinction_rates import extinction_rates
+from evodyn.analysis.extinction_times import asymptotic_extinction_times, exact_extinction_times
+from evodyn.analysis.mutation_theory import error_threshold, mutation_mass_floor, protective_mutation_rate
+from evodyn.analysis.sparsity import equilibrium_sparsity
 from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.dynamics import Replicator, SelectionMutation
-from evodyn.model.landscapes import Constant, LinearDecay, contributions
-from evodyn.model.laws import KINDS
+from evodyn.model.equations import Replicator, SelectionMutation
+from evodyn.model.landscapes import Constant, LinearDecay
+from evodyn.model.laws import KINDS, contributions
 from evodyn.simulate.extinction import Extinction
-from evodyn.simulate.solve import Solver, solve
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
 
 Floats = npt.NDArray[np.float64]
 PRECISION: Any = mpmath  # untyped

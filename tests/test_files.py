@@ -65,6 +65,7 @@ print(ed.load(folder / "run").same_as(run))
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_the_session_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     done = subprocess.run(

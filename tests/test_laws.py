@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evodyn.core.arrays import FloatArray
-from evodyn.model.landscapes import contributions
-from evodyn.model.laws import KINDS
+from evodyn.model.laws import KINDS, contributions
 
 VARYING = [kind for kind in KINDS if kind != "neutral"]
 N = 100_000

@@ -109,6 +109,7 @@ def test_importing_evodyn_brings_in_nothing_that_loads_on_demand() -> None:
     assert {"numpy", "scipy", "array_api_compat"} <= loaded
 
 
+@pytest.mark.slow
 def test_importing_evodyn_takes_under_half_a_second_beyond_scipy() -> None:
     code = (
         "import time, numpy, scipy.integrate; start = time.process_time(); import evodyn; "
@@ -152,10 +153,23 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"[{evodyn.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_the_workflow_runs_what_has_to_pass_on_every_python_that_is_promised() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    words = set(re.findall(r"[\w-]+", workflow))
+    has_to_pass = (ROOT / ".ci" / "run").read_text()
+    for line in re.findall(r"(?m)^ *make (.*)$", has_to_pass):
+        targets = {word for word in line.split() if "=" not in word}
+        assert targets and targets <= words, line
+    promised = [c.split(" :: ")[-1] for c in PROJECT["project"]["classifiers"] if "Python :: 3." in c]
+    assert str(promised).replace("'", '"') in workflow
+
+
 def test_everything_imported_is_declared() -> None:
     extras: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+    groups: dict[str, list[Any]] = PROJECT["dependency-groups"]
     core = distributions(PROJECT["project"]["dependencies"])
-    declared = core.union(*map(distributions, extras.values()))
+    developing = [[entry for entry in group if isinstance(entry, str)] for group in groups.values()]
+    declared = core.union(*map(distributions, [*extras.values(), *developing]))
     ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "_former", "style"}
     for folder in (*PACKAGES, *SCRIPTS, "tests"):
         for file in (ROOT / folder).rglob("*.py"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evodyn.model.landscapes import breakpoints
+from evodyn.model.fitness import breakpoints
 from tests.problems import INVARIANTS, PROBLEMS, Problem
 
 by_name = pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)

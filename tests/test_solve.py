@@ -5,23 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import RK45
 from scipy.special import logsumexp
 
 import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.arrays import Array, FloatArray
-from evodyn.simulate.method import Method
+from evodyn.simulate.method import MethodName
 from tests import references, strategies
 from tests.problems import INVARIANTS, PROBLEMS, Invariant, Problem
 
-METHODS: tuple[Method, ...] = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
-EVERY: tuple[Method, ...] = ("auto", *METHODS)
+METHODS: tuple[MethodName, ...] = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
+EVERY: tuple[MethodName, ...] = ("auto", *METHODS)
 REPLICATOR = ed.Replicator()
 
 by_method = pytest.mark.parametrize("method", METHODS)
@@ -34,7 +36,7 @@ ALLOWED = 40.0
 UNSTABLE = {"redundancy with exclusion": 200.0}
 
 
-def solver(method: Method, rtol: float = 1e-6) -> ed.Solver:
+def solver(method: MethodName, rtol: float = 1e-6) -> ed.Solver:
     return ed.Solver(method=method, rtol=rtol, atol=rtol / 100)
 
 
@@ -47,12 +49,12 @@ def deviation(problem: Problem, run: ed.Run) -> float:
 
 
 def test_every_method_of_the_contract_is_tried() -> None:
-    assert set(get_args(Method)) == {"closed_form", *EVERY}
+    assert set(get_args(MethodName)) == {"closed_form", *EVERY}
 
 
 @by_every_method
 @by_problem
-def test_known_solutions(problem: Problem, method: Method) -> None:
+def test_known_solutions(problem: Problem, method: MethodName) -> None:
     # Saved times fall within steps as well as on them.
     rtol = 1e-8 if method == "auto" else 1e-6
     times = np.linspace(0.0, problem.t_end, 29)
@@ -106,7 +108,7 @@ def test_the_error_follows_the_tolerance() -> None:
 
 @by_every_method
 @pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.name)
-def test_zero_sum_games_keep_their_invariant(invariant: Invariant, method: Method) -> None:
+def test_zero_sum_games_keep_their_invariant(invariant: Invariant, method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR, invariant.landscape, invariant.p0, (0.0, invariant.t_end), solver=solver(method, 1e-7)
     )
@@ -121,7 +123,7 @@ def test_zero_sum_games_keep_their_invariant(invariant: Invariant, method: Metho
 
 @pytest.mark.parametrize("rtol", [1e-3, 1e-8])
 @by_method
-def test_a_fitness_gap_of_50_leaves_no_negative_mass(method: Method, rtol: float) -> None:
+def test_a_fitness_gap_of_50_leaves_no_negative_mass(method: MethodName, rtol: float) -> None:
     # Where every method of SciPy goes negative on masses at rtol 1e-3.
     c = np.array([50.0, 0.0, 25.0, 49.9])
     run = ed.solve(
@@ -137,9 +139,10 @@ def test_a_fitness_gap_of_50_leaves_no_negative_mass(method: Method, rtol: float
     np.testing.assert_allclose(run.log_masses, expected, atol=ALLOWED * rtol)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from([1e-3, 1e-6]), st.sampled_from(EVERY))
 @settings(max_examples=80)
-def test_no_mass_is_ever_negative(data: st.DataObject, rtol: float, method: Method) -> None:
+def test_no_mass_is_ever_negative(data: st.DataObject, rtol: float, method: MethodName) -> None:
     n = data.draw(strategies.SIZES)
     dynamics = data.draw(
         st.sampled_from([ed.Replicator(), ed.Replicator(0.5), ed.NormalizedGrowth(signal_clip=0.3)])
@@ -165,7 +168,7 @@ def test_no_mass_is_ever_negative(data: st.DataObject, rtol: float, method: Meth
 
 
 @by_every_method
-def test_log_masses_keep_their_meaning_far_below_the_smallest_float(method: Method) -> None:
+def test_log_masses_keep_their_meaning_far_below_the_smallest_float(method: MethodName) -> None:
     # 1e-400, and e^-1740 at the end; the smallest float is about e^-745.
     c = np.array([1.0, 0.0, -0.74])
     start = 1e-200
@@ -180,7 +183,7 @@ def test_log_masses_keep_their_meaning_far_below_the_smallest_float(method: Meth
 
 
 @by_every_method
-def test_density_dependence_does_not_end_log_masses(method: Method) -> None:
+def test_density_dependence_does_not_end_log_masses(method: MethodName) -> None:
     # The same where no closed form exists, and back: a season that brings a group back from e^-900.
     landscape = landscapes.Seasonal([0.0, 0.0], [10.0, -10.0], 600.0)
     run = ed.solve(
@@ -197,7 +200,7 @@ def test_density_dependence_does_not_end_log_masses(method: Method) -> None:
 
 
 @by_method
-def test_masses_that_all_shrink_keep_their_logarithms(method: Method) -> None:
+def test_masses_that_all_shrink_keep_their_logarithms(method: MethodName) -> None:
     # Eq. 5 with losses only: the total itself underflows.
     dynamics = ed.Selection(lambda masses, fitness: fitness)
     run = ed.solve(
@@ -208,7 +211,7 @@ def test_masses_that_all_shrink_keep_their_logarithms(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", ["RK45", "LSODA"])
-def test_a_tiny_group_takes_over_at_the_clip(method: Method) -> None:
+def test_a_tiny_group_takes_over_at_the_clip(method: MethodName) -> None:
     # Slopes are constant for hundreds of units of time, and steps grow until they overflow when tried.
     run = ed.solve(
         ed.Replicator(signal_clip=1.0),
@@ -227,7 +230,7 @@ def test_a_tiny_group_takes_over_at_the_clip(method: Method) -> None:
 
 
 @by_every_method
-def test_total_mass_is_exact(method: Method) -> None:
+def test_total_mass_is_exact(method: MethodName) -> None:
     rng = np.random.default_rng(4)
     c, p0 = rng.lognormal(size=50), rng.lognormal(size=50)
     for landscape in (
@@ -255,7 +258,7 @@ def test_total_mass_of_the_closed_form_is_exact_at_any_time(product: float) -> N
 
 
 @by_every_method
-def test_each_block_keeps_its_mass(method: Method) -> None:
+def test_each_block_keeps_its_mass(method: MethodName) -> None:
     rng = np.random.default_rng(5)
     c, p0 = rng.normal(size=9), rng.lognormal(size=9)
     layers = ed.Populations(
@@ -305,7 +308,7 @@ def test_shifting_every_payoff_changes_nothing() -> None:
 
 
 @by_method
-def test_shifting_changes_nothing_with_any_method(method: Method) -> None:
+def test_shifting_changes_nothing_with_any_method(method: MethodName) -> None:
     p0, span = [0.5, 0.3, 0.2], (0.0, 20.0)
     runs = [
         ed.solve(REPLICATOR, rock_paper_scissors(a), p0, span, solver=solver(method)) for a in (0.0, -3.0)
@@ -313,9 +316,10 @@ def test_shifting_changes_nothing_with_any_method(method: Method) -> None:
     np.testing.assert_allclose(runs[1].masses, runs[0].masses, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(EVERY))
 @settings(max_examples=20)
-def test_permuting_groups_permutes_the_solution(data: st.DataObject, method: Method) -> None:
+def test_permuting_groups_permutes_the_solution(data: st.DataObject, method: MethodName) -> None:
     n = data.draw(st.integers(2, 5))
     order = np.array(data.draw(st.permutations(range(n))))
     c, p0 = data.draw(strategies.vectors(n, -2.0, 2.0)), data.draw(strategies.vectors(n, 0.0, 2.0)) + 0.0
@@ -339,7 +343,7 @@ def test_permuting_groups_permutes_the_solution(data: st.DataObject, method: Met
 
 @by_every_method
 @pytest.mark.parametrize("k", [0.25, 8.0])
-def test_fitness_sets_the_unit_of_time(method: Method, k: float) -> None:
+def test_fitness_sets_the_unit_of_time(method: MethodName, k: float) -> None:
     rng = np.random.default_rng(7)
     c, p0 = rng.normal(size=5), rng.lognormal(size=5)
     slow = ed.solve(REPLICATOR, landscapes.LinearDecay(c, 0.2), p0, (0.0, 8.0), solver=solver(method))
@@ -362,7 +366,7 @@ SMOOTH: dict[str, Any] = {
 
 @by_every_method
 @pytest.mark.parametrize("name", SMOOTH)
-def test_the_unit_of_mass_changes_nothing(name: str, method: Method) -> None:
+def test_the_unit_of_mass_changes_nothing(name: str, method: MethodName) -> None:
     rng = np.random.default_rng(0)
     c, p0 = rng.normal(size=6), rng.lognormal(size=6)
     runs = {}
@@ -382,7 +386,7 @@ def test_the_unit_of_mass_changes_nothing(name: str, method: Method) -> None:
 
 
 @by_every_method
-def test_faces_are_invariant(method: Method) -> None:
+def test_faces_are_invariant(method: MethodName) -> None:
     rng = np.random.default_rng(8)
     c = rng.normal(size=7)
     full = np.array([0.0, 1.0, 0.0, 2.0, 0.5, 0.0, 0.0])
@@ -409,7 +413,7 @@ def test_faces_are_invariant(method: Method) -> None:
     ],
     ids=lambda landscape: type(landscape).__name__,
 )
-def test_one_group_keeps_its_mass(landscape: landscapes.Landscape, method: Method) -> None:
+def test_one_group_keeps_its_mass(landscape: landscapes.Landscape, method: MethodName) -> None:
     run = ed.solve(REPLICATOR, landscape, [0.7], (0.0, 5.0), solver=solver(method))
     np.testing.assert_allclose(run.masses, 0.7, rtol=1e-13)
 
@@ -458,7 +462,7 @@ def fine_mutation(name: str, start: float) -> FloatArray:
 @by_every_method
 @pytest.mark.parametrize("start", [0.0, 1e-300, 1e-100, 1e-12])
 @pytest.mark.parametrize("name", RATES)
-def test_mutation_revives_groups(name: str, start: float, method: Method) -> None:
+def test_mutation_revives_groups(name: str, start: float, method: MethodName) -> None:
     p0 = np.array([1.0, start, 0.0])
     run = ed.solve(
         ed.SelectionMutation(RATES[name], M),
@@ -476,7 +480,7 @@ def test_mutation_revives_groups(name: str, start: float, method: Method) -> Non
 
 
 @by_every_method
-def test_mutation_from_nothing_is_right_from_the_first_moment(method: Method) -> None:
+def test_mutation_from_nothing_is_right_from_the_first_moment(method: MethodName) -> None:
     # p = m (1 - e^{-µt}) whatever t: a mass of 1e-12 after 1e-12 is not lost in tolerances of 1.
     m = np.array([1.0, 0.5, 0.25])
     times = np.array([1e-12, 1e-9, 1e-6, 1e-3, 1.0, 20.0])
@@ -494,7 +498,7 @@ def test_mutation_from_nothing_is_right_from_the_first_moment(method: Method) ->
 
 
 @by_every_method
-def test_without_a_target_of_its_own_a_group_stays_absent(method: Method) -> None:
+def test_without_a_target_of_its_own_a_group_stays_absent(method: MethodName) -> None:
     run = ed.solve(
         ed.SelectionMutation(0.3, [1.0, 0.0, 1.0]),
         landscapes.Constant([0.0, 5.0, 1.0]),
@@ -524,7 +528,7 @@ def finest_map(
 
 @by_every_method
 @pytest.mark.parametrize(("clip", "room"), [(0.3, 1.0), (0.2, 1.05), (0.1, 1.5), (1.0, 1.0), (0.3, np.inf)])
-def test_clip_and_cap_are_the_limit_of_the_map(clip: float, room: float, method: Method) -> None:
+def test_clip_and_cap_are_the_limit_of_the_map(clip: float, room: float, method: MethodName) -> None:
     for seed in (3, 11):
         rng = np.random.default_rng(seed)
         landscape = landscapes.LinearDecay(2 * rng.normal(size=6), 0.4)
@@ -575,7 +579,7 @@ class Pulse:
 
 
 @by_method
-def test_a_declared_pulse_is_not_stepped_over(method: Method) -> None:
+def test_a_declared_pulse_is_not_stepped_over(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR, Pulse(True), [1.0, 1.0], (0.0, 100.0), save_at=[60.0, 60.2, 100.0], solver=solver(method)
     )
@@ -594,7 +598,7 @@ def test_a_declared_pulse_is_not_stepped_over(method: Method) -> None:
 
 
 @by_every_method
-def test_a_record_is_replayed_exactly(method: Method) -> None:
+def test_a_record_is_replayed_exactly(method: MethodName) -> None:
     rng = np.random.default_rng(10)
     times = np.concatenate(([0.0], np.sort(rng.uniform(0, 5, 30)), [5.0]))
     record = landscapes.Recorded(times, rng.normal(size=(31, 4)), decay=0.3)
@@ -612,7 +616,7 @@ def test_a_record_is_replayed_exactly(method: Method) -> None:
 
 
 @by_every_method
-def test_a_record_may_be_joined_in_the_middle(method: Method) -> None:
+def test_a_record_may_be_joined_in_the_middle(method: MethodName) -> None:
     record = landscapes.Recorded([0.0, 1.0, 2.0, 3.0], [[1.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
     run = ed.solve(
         REPLICATOR, record, [1.0, 1.0], (0.5, 2.25), save_at=[0.5, 1.0, 2.0, 2.25], solver=solver(method)
@@ -625,7 +629,7 @@ def test_a_record_may_be_joined_in_the_middle(method: Method) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("save_at", [[0.5], None])
 def test_a_span_beyond_the_record_is_refused(
-    method: Method, decay: float, save_at: list[float] | None
+    method: MethodName, decay: float, save_at: list[float] | None
 ) -> None:
     # Whether or not anything is saved there.
     record = landscapes.Recorded([0.0, 1.0, 2.0], [[1.0, 0.0], [0.0, 1.0]], decay)
@@ -634,7 +638,7 @@ def test_a_span_beyond_the_record_is_refused(
 
 
 @by_every_method
-def test_breakpoints_may_be_as_close_as_floats(method: Method) -> None:
+def test_breakpoints_may_be_as_close_as_floats(method: MethodName) -> None:
     close = [0.0, 1.0, float(np.nextafter(1.0, 2.0)), 1 + 1e-15, 2.0]
     record = landscapes.Recorded(close, [[1.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 1.0]], 0.1)
     run = ed.solve(REPLICATOR, record, [1.0, 1.0], (0.0, 2.0), solver=solver(method))
@@ -645,7 +649,7 @@ def test_breakpoints_may_be_as_close_as_floats(method: Method) -> None:
 
 
 @by_every_method
-def test_saved_times_do_not_depend_on_one_another(method: Method) -> None:
+def test_saved_times_do_not_depend_on_one_another(method: MethodName) -> None:
     rng = np.random.default_rng(12)
     landscape = landscapes.LinearDecay(rng.normal(size=4), 0.5)
     p0 = rng.lognormal(size=4)
@@ -687,7 +691,7 @@ def test_inputs_are_untouched() -> None:
 
 
 @by_every_method
-def test_a_landscape_that_writes_into_its_argument_is_no_silent_error(method: Method) -> None:
+def test_a_landscape_that_writes_into_its_argument_is_no_silent_error(method: MethodName) -> None:
     def careless(t: float, masses: Array) -> Array:
         fitness = np.array([1.0, 0.0]) - 0.1 * masses
         masses[:] = np.nan
@@ -724,7 +728,7 @@ def test_a_landscape_may_return_what_reads_as_numbers() -> None:
 
 
 @by_every_method
-def test_statistics_say_how(method: Method) -> None:
+def test_statistics_say_how(method: MethodName) -> None:
     calls = []
 
     def counting(t: float, masses: Array) -> Array:
@@ -827,3 +831,21 @@ def test_log_masses_pay_off() -> None:
     ]
     assert run.stats.evaluations < min(result.nfev for result in theirs) / 3
     assert run.masses.min() >= 0 > max(result.y.min() for result in theirs)
+
+
+class OwnMethod(RK45):
+    """An integrator of a user's own, built like SciPy's."""
+
+
+def test_an_integrator_of_ones_own_is_used_saved_by_name_and_missed_by_name(tmp_path: Path) -> None:
+    problem = (ed.Replicator(), ed.landscapes.LinearDecay([1.0, 2.0, 3.0], 0.1), [1.0, 1.0, 1.0], (0.0, 20.0))
+    run = ed.solve(*problem, solver=ed.Solver(method=OwnMethod))
+    assert run.stats.method == "OwnMethod"
+    reference = ed.solve(*problem, solver=ed.Solver(rtol=1e-12, atol=1e-13))
+    np.testing.assert_allclose(run.log_masses, reference.log_masses, atol=1e-6)
+    run.save(tmp_path / "run.nc")
+    loaded = ed.load(tmp_path / "run.nc")
+    with pytest.raises(ValueError, match=r"OwnMethod, not rerunnable.*subclass of scipy.integrate.OdeSolver"):
+        ed.extend(loaded, 30.0)
+    with pytest.raises(ValueError, match=r"method is <built-in function len>; expected one of RK45"):
+        ed.solve(*problem, solver=ed.Solver(method=len))

@@ -12,12 +12,12 @@ from scipy.linalg import expm
 import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.arrays import Array, FloatArray
-from evodyn.simulate.method import Method
+from evodyn.simulate.method import MethodName
 
 REPLICATOR = ed.Replicator()
-IMPLICIT: tuple[Method, ...] = ("auto", "LSODA", "BDF")
-SEVERAL: tuple[Method, ...] = ("auto", "LSODA", "RK23", "BDF")
-by_every_method = pytest.mark.parametrize("method", [m for m in get_args(Method) if m != "closed_form"])
+IMPLICIT: tuple[MethodName, ...] = ("auto", "LSODA", "BDF")
+SEVERAL: tuple[MethodName, ...] = ("auto", "LSODA", "RK23", "BDF")
+by_every_method = pytest.mark.parametrize("method", [m for m in get_args(MethodName) if m != "closed_form"])
 by_several = pytest.mark.parametrize("method", SEVERAL)
 
 
@@ -26,7 +26,7 @@ by_several = pytest.mark.parametrize("method", SEVERAL)
 
 @pytest.mark.parametrize("method", IMPLICIT)
 @pytest.mark.parametrize(("scale", "end"), [(1e10, 1.0), (1.0, 1e10), (1.0, 1e11)])
-def test_long_runs_end_with_the_right_survivors(scale: float, end: float, method: Method) -> None:
+def test_long_runs_end_with_the_right_survivors(scale: float, end: float, method: MethodName) -> None:
     # Water filling with one group exactly at the level: it falls as 1/(λ(1 + r/k)t), here 1/(2λt).
     decay = 0.1 * scale
     run = ed.solve(
@@ -49,7 +49,7 @@ def test_long_runs_end_with_the_right_survivors(scale: float, end: float, method
 
 @by_every_method
 @pytest.mark.parametrize(("rate", "end"), [(1e-12, 5.0), (1e-6, 10.0)])
-def test_revived_groups_are_right_at_early_times(method: Method, rate: float, end: float) -> None:
+def test_revived_groups_are_right_at_early_times(method: MethodName, rate: float, end: float) -> None:
     # The mean fitness is 1 to the order of the rate: dp/dt = μ - (1 + μ)p.
     times = np.array([1e-3, 0.1])
     run = ed.solve(
@@ -75,7 +75,7 @@ class Chain(ed.Dynamics):
 
 
 @by_every_method
-def test_groups_revived_by_revived_groups_are_right(method: Method) -> None:
+def test_groups_revived_by_revived_groups_are_right(method: MethodName) -> None:
     fitness, times = np.array([1.0, 0.0, 0.5]), np.array([1e-3, 0.1, 5.0])
     run = ed.solve(
         Chain(),
@@ -141,7 +141,9 @@ WINDOWS = [(4.58, 7.4), (0.0, 0.4), (8.36, 9.78), (9.66, 9.99), (6.1, 6.3)]
 
 @by_several
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-def test_a_mutation_rate_that_is_on_for_a_while_is_seen(window: tuple[float, float], method: Method) -> None:
+def test_a_mutation_rate_that_is_on_for_a_while_is_seen(
+    window: tuple[float, float], method: MethodName
+) -> None:
     rate = Rate(*window, declared=False)
     run = ed.solve(
         ed.SelectionMutation(rate, target=1.0),
@@ -166,7 +168,7 @@ def test_the_masses_after_a_window_of_mutation() -> None:
 
 @by_several
 @pytest.mark.parametrize("window", [(4.58, 7.4), (6.1, 6.11)], ids=str)
-def test_declared_windows_are_met_exactly(window: tuple[float, float], method: Method) -> None:
+def test_declared_windows_are_met_exactly(window: tuple[float, float], method: MethodName) -> None:
     expected = in_two_steps(*window, 10.0)
     declaring: tuple[ed.Dynamics, ...] = (
         ed.SelectionMutation(Rate(*window, declared=True), target=1.0),
@@ -202,7 +204,9 @@ class Pulse:
 @by_several
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("window", [(700.0, 712.0), (400.0, 520.0)], ids=str)
-def test_a_pulse_after_settling_is_seen(window: tuple[float, float], smooth: bool, method: Method) -> None:
+def test_a_pulse_after_settling_is_seen(
+    window: tuple[float, float], smooth: bool, method: MethodName
+) -> None:
     # Saved right after the pulse, while its trace lasts.
     times = [window[1], window[1] + 1.0]
 

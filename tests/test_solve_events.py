@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.arrays import FloatArray
-from evodyn.simulate.method import Method
+from evodyn.simulate.method import MethodName
 from evodyn.solvers.crossings import find_crossings
 from tests import strategies
 from tests.test_solve import EVERY, METHODS, REPLICATOR, solver
@@ -106,7 +106,7 @@ def lognormal_extinctions(n: int) -> tuple[FloatArray, list[Crossing]]:
 
 
 @by_every_method
-def test_extinction_times_of_768_groups(method: Method) -> None:
+def test_extinction_times_of_768_groups(method: MethodName) -> None:
     # Fewer where the Jacobian is measured column by column.
     c, expected = lognormal_extinctions(96 if method in ("Radau", "BDF") else 768)
     run = ed.solve(
@@ -126,9 +126,10 @@ def test_extinction_times_of_768_groups(method: Method) -> None:
     np.testing.assert_array_equal(run.extinct_at_end, run.log_masses[-1] < np.log(1e-3))
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(EVERY))
 @settings(max_examples=100)
-def test_crossings_for_constant_fitness(data: st.DataObject, method: Method) -> None:
+def test_crossings_for_constant_fitness(data: st.DataObject, method: MethodName) -> None:
     n = data.draw(st.integers(2, 6))
     c = data.draw(strategies.vectors(n, -3.0, 3.0))
     p0, end = np.exp(data.draw(strategies.vectors(n, -12.0, 3.0))), data.draw(st.floats(1.0, 30.0))
@@ -154,8 +155,9 @@ def test_crossings_for_constant_fitness(data: st.DataObject, method: Method) -> 
         assert abs(t - s) * slope < 1e-7
 
 
+@pytest.mark.slow
 @by_method
-def test_two_crossings_inside_one_step(method: Method) -> None:
+def test_two_crossings_inside_one_step(method: MethodName) -> None:
     # A group starts below, rises and falls again; at loose tolerances steps are longer than the visit.
     c = np.array([0.0, 1.0, 2.0])
     p0 = np.array([1.0, 1e-3, 1e-9])
@@ -214,7 +216,7 @@ def seasonal_crossings() -> list[Crossing]:
 
 
 @by_every_method
-def test_seasons_bring_groups_back(method: Method) -> None:
+def test_seasons_bring_groups_back(method: MethodName) -> None:
     expected = seasonal_crossings()
     assert len(expected) >= 20
     run = ed.solve(
@@ -237,7 +239,7 @@ def test_seasons_bring_groups_back(method: Method) -> None:
 
 @by_every_method
 @pytest.mark.parametrize("threshold", [1e-200, 1e-12, 1e-4, 0.1, 0.3])
-def test_mutation_brings_groups_back(threshold: float, method: Method) -> None:
+def test_mutation_brings_groups_back(threshold: float, method: MethodName) -> None:
     # From nothing, p = m (1 - e^{-µt}) if all are equally fit.
     rate, m = 0.3, np.array([0.5, 0.4, 0.2])
     run = ed.solve(
@@ -256,7 +258,7 @@ def test_mutation_brings_groups_back(threshold: float, method: Method) -> None:
 
 
 @by_every_method
-def test_on_the_threshold_is_not_below_it(method: Method) -> None:
+def test_on_the_threshold_is_not_below_it(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR,
         landscapes.Constant([1.0, 0.0]),
@@ -271,7 +273,7 @@ def test_on_the_threshold_is_not_below_it(method: Method) -> None:
 
 
 @by_every_method
-def test_who_starts_below_is_extinct_from_the_start(method: Method) -> None:
+def test_who_starts_below_is_extinct_from_the_start(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR,
         landscapes.LinearDecay([1.0, 0.0, 5.0], 0.01),
@@ -285,7 +287,7 @@ def test_who_starts_below_is_extinct_from_the_start(method: Method) -> None:
 
 
 @by_every_method
-def test_without_a_threshold_extinct_means_zero(method: Method) -> None:
+def test_without_a_threshold_extinct_means_zero(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR,
         landscapes.LinearDecay([900.0, 0.0, 1.0], 0.01),
@@ -299,7 +301,7 @@ def test_without_a_threshold_extinct_means_zero(method: Method) -> None:
 
 
 @by_every_method
-def test_thresholds_below_the_smallest_float_of_a_mass_and_above_all_mass(method: Method) -> None:
+def test_thresholds_below_the_smallest_float_of_a_mass_and_above_all_mass(method: MethodName) -> None:
     arguments = (REPLICATOR, landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 2000.0))
     run = ed.solve(*arguments, extinction=ed.Extinction(5e-324), solver=solver(method, 1e-8))
     assert_same(crossings_of(run), [(1, float(np.log(2.0) - np.log(5e-324)), -1)], 1e-8)
@@ -308,7 +310,7 @@ def test_thresholds_below_the_smallest_float_of_a_mass_and_above_all_mass(method
 
 
 @by_every_method
-def test_observing_changes_nothing(method: Method) -> None:
+def test_observing_changes_nothing(method: MethodName) -> None:
     rng = np.random.default_rng(1)
     landscape = landscapes.LinearDecay(rng.normal(size=5), 0.3)
     p0 = rng.lognormal(size=5)
@@ -404,7 +406,7 @@ def absorbing(c: FloatArray, p0: FloatArray, threshold: float, end: float) -> tu
 
 @by_every_method
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_absorption_restarts_everything_else(seed: int, method: Method) -> None:
+def test_absorption_restarts_everything_else(seed: int, method: MethodName) -> None:
     # Mass leaves with each group, and moves the mean and all later times.
     rng = np.random.default_rng(seed)
     c, p0 = rng.normal(size=12), rng.lognormal(size=12) + 0.2
@@ -433,7 +435,7 @@ def test_absorption_restarts_everything_else(seed: int, method: Method) -> None:
 
 
 @by_every_method
-def test_ties_are_absorbed_together(method: Method) -> None:
+def test_ties_are_absorbed_together(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR,
         landscapes.Constant([1.0, 0.0, 0.0, 0.0]),
@@ -451,7 +453,7 @@ def test_ties_are_absorbed_together(method: Method) -> None:
 
 @by_every_method
 @pytest.mark.parametrize("start", [0.0, 1e-300, 0.05])
-def test_who_starts_below_is_absorbed_at_once_and_for_good(start: float, method: Method) -> None:
+def test_who_starts_below_is_absorbed_at_once_and_for_good(start: float, method: MethodName) -> None:
     # Without inflow from then on: the target of what is left is what counts.
     run = ed.solve(
         ed.SelectionMutation(0.1, 0.5),
@@ -467,7 +469,7 @@ def test_who_starts_below_is_absorbed_at_once_and_for_good(start: float, method:
 
 
 @by_every_method
-def test_an_absorbed_group_receives_no_mutation(method: Method) -> None:
+def test_an_absorbed_group_receives_no_mutation(method: MethodName) -> None:
     run = ed.solve(
         ed.SelectionMutation(0.1, 0.5),
         landscapes.Constant([1.0, 0.5, -3.0]),
@@ -489,7 +491,7 @@ def test_an_absorbed_group_receives_no_mutation(method: Method) -> None:
 
 
 @by_every_method
-def test_all_may_be_absorbed(method: Method) -> None:
+def test_all_may_be_absorbed(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR,
         landscapes.Constant([1.0, 0.0]),
@@ -506,7 +508,7 @@ def test_all_may_be_absorbed(method: Method) -> None:
 
 
 @by_every_method
-def test_blocks_absorb_on_their_own(method: Method) -> None:
+def test_blocks_absorb_on_their_own(method: MethodName) -> None:
     layers = ed.Populations(ed.Replicator(), (2, 1, 2))
     run = ed.solve(
         layers,
@@ -525,7 +527,7 @@ def test_blocks_absorb_on_their_own(method: Method) -> None:
 
 
 @by_every_method
-def test_absorption_under_a_cap(method: Method) -> None:
+def test_absorption_under_a_cap(method: MethodName) -> None:
     # At the cap mass stays; an absorption takes it below, and growth at the clip brings it back.
     run = ed.solve(
         ed.NormalizedGrowth(3.0, signal_clip=0.2),
@@ -544,7 +546,7 @@ def test_absorption_under_a_cap(method: Method) -> None:
 
 
 @by_every_method
-def test_stopping_at_the_first_extinction(method: Method) -> None:
+def test_stopping_at_the_first_extinction(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR,
         landscapes.Constant([1.0, 0.0, -1.0]),
@@ -566,7 +568,7 @@ def test_stopping_at_the_first_extinction(method: Method) -> None:
 
 
 @by_every_method
-def test_stop_records_what_happened_before(method: Method) -> None:
+def test_stop_records_what_happened_before(method: MethodName) -> None:
     # A group rises above the threshold before another falls below it.
     c, p0 = np.array([0.0, 1.0]), np.array([1.0, 0.01])
     run = ed.solve(
@@ -584,7 +586,7 @@ def test_stop_records_what_happened_before(method: Method) -> None:
 
 
 @by_every_method
-def test_nothing_to_stop_at(method: Method) -> None:
+def test_nothing_to_stop_at(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR,
         landscapes.Constant([1.0, 0.9]),
@@ -597,7 +599,7 @@ def test_nothing_to_stop_at(method: Method) -> None:
 
 
 @by_every_method
-def test_absorption_across_the_pieces_of_a_record(method: Method) -> None:
+def test_absorption_across_the_pieces_of_a_record(method: MethodName) -> None:
     record = landscapes.Recorded([0.0, 2.0, 4.0, 9.0], [[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [3.0, 0.0, -1.0]])
     runs = [
         ed.solve(
@@ -642,7 +644,7 @@ def test_specification_of_extinction() -> None:
 
 
 @by_every_method
-def test_a_run_without_survivors_reaches_its_end_and_goes_on(method: Method) -> None:
+def test_a_run_without_survivors_reaches_its_end_and_goes_on(method: MethodName) -> None:
     run = ed.solve(
         REPLICATOR,
         landscapes.Constant([1.0, 0.0]),

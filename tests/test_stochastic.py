@@ -11,19 +11,13 @@ import scipy.stats
 
 from evodyn import NormalizedGrowth, Replicator, SelectionMutation, iterate, solve
 from evodyn.equilibria.equilibrium import equilibrium
-from evodyn.model.dynamics import Populations
-from evodyn.model.landscapes import Constant, LinearDecay, MatrixGame, Recorded
-from evodyn.noise.stochastic import (
-    Calculus,
-    fitness_noise,
-    fixation_probability,
-    hitting_time_law,
-    long_run_growth,
-    noisy_iterate,
-    stationary_odds_law,
-    wright_fisher,
-    wright_fisher_matrix,
-)
+from evodyn.model.games import MatrixGame
+from evodyn.model.landscapes import Constant, LinearDecay, Recorded
+from evodyn.model.populations import Populations
+from evodyn.noise.environment import Calculus, fitness_noise
+from evodyn.noise.estimates import noisy_iterate
+from evodyn.noise.laws import hitting_time_law, long_run_growth, stationary_odds_law
+from evodyn.noise.wright_fisher import fixation_probability, wright_fisher, wright_fisher_matrix
 
 Floats = npt.NDArray[np.float64]
 C, SIGMA = np.array([0.1, 0.3, 0.0]), np.array([0.2, 1.0, 0.6])

@@ -22,6 +22,7 @@ def test_masses_are_valid(data: st.DataObject, n: int) -> None:
     assert sum(data.draw(strategies.partitions(n))) == n
 
 
+@pytest.mark.slow
 def test_corners_are_reached() -> None:
     assert find(strategies.masses(3), lambda p: (p == 0).sum() == 2).max() > 0
     assert find(strategies.masses(2), lambda p: 0 < p.min() < 1e-200).min() > 0
@@ -31,6 +32,7 @@ def test_corners_are_reached() -> None:
     assert find(strategies.states(), lambda state: state.size == 1).size == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", strategies.LANDSCAPES)
 def test_every_landscape_is_reached(kind: str) -> None:
     wanted = getattr(landscapes, kind)

@@ -108,6 +108,7 @@ def test_serial_and_parallel_results_are_equal_bit_for_bit_and_in_order(tmp_path
     assert not identical(serial, serial[::-1])
 
 
+@pytest.mark.slow
 def test_an_existing_dask_cluster_gives_the_same_bits(tmp_path: Path) -> None:
     distributed: Any = importlib.import_module("distributed")
     serial = sweep(random_walk, SEEDS, tmp_path / "serial")
@@ -264,6 +265,7 @@ def test_an_edited_function_is_computed_again_and_a_new_layout_is_not(
     assert len(list((tmp_path / "sweep").glob("*.nc"))) == (4 if changes else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["", "edited."], ids=["a file", "a package"])
 def test_workers_of_an_earlier_sweep_do_not_run_old_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
@@ -598,6 +600,7 @@ sweep(counted_walk, [dict(seed=k, log=log, seconds=0.5) for k in range(12)], fol
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_an_interrupted_sweep_resumes_to_the_same_bits(tmp_path: Path, how: signal.Signals) -> None:
     paths = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])

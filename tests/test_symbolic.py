@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from evodyn.equilibria.equilibrium import all_equilibria, equilibrium
-from evodyn.model.dynamics import NormalizedGrowth, Replicator, SelectionMutation
-from evodyn.model.landscapes import Constant, Entropic, LinearDecay, MatrixGame, Redundancy
+from evodyn.model.equations import NormalizedGrowth, Replicator, SelectionMutation
+from evodyn.model.games import MatrixGame
+from evodyn.model.landscapes import Constant, Entropic, LinearDecay, Redundancy
 from evodyn.model.structure import DiagonalPlusLowRank
 
 sympy: Any = pytest.importorskip("sympy")

@@ -12,7 +12,7 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host, real
 from evodyn.equilibria.equilibrium import Equilibrium
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme, cap_of, rate_bound
-from evodyn.model.landscapes import LandscapeFunction, breakpoints
+from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.simulate.flow import State
 from evodyn.simulate.problem import (
     check_memory,

@@ -7,11 +7,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from evodyn.core.arrays import FloatArray, real
+from evodyn.core.arrays import FloatArray, frozen, real
 from evodyn.model.descriptions import decode
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.landscapes import LandscapeFunction, fitness_at_log_masses
+from evodyn.model.fitness import LandscapeFunction, fitness_at_log_masses
 from evodyn.simulate.run import Run
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ class Record:
             return (slice(0, n),)
         return tuple(block for block, _ in self.dynamics.blocks(n))
 
-    def shaped(self, values: FloatArray) -> FloatArray:
+    def shaped(self, values: npt.ArrayLike) -> FloatArray:
         """Return values of shape (..., K), one for each block, in the shape in which results have them."""
-        return values[..., 0] if self.dynamics is None else self.dynamics.shaped(values)
+        of_blocks = np.asarray(values, dtype=np.float64)
+        return frozen(of_blocks[..., 0] if self.dynamics is None else self.dynamics.shaped(of_blocks))
 
     def known(self, purpose: str) -> tuple[Dynamics, LandscapeFunction]:
         """Return dynamics and landscape.

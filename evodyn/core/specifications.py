@@ -11,7 +11,7 @@ import numpy as np
 
 from evodyn.core.arrays import host, is_foreign
 
-__all__ = ["Specification", "same_value", "state_of", "summary"]
+__all__ = ["OWN", "Specification", "same_value", "state_of", "summary"]
 
 
 def summary(value: object) -> str:
@@ -83,9 +83,18 @@ def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or is_foreign(value)
 
 
+OWN: dict[str, type[Specification]] = {}
+"""The specifications of this package by name, which is what files call them."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Specification:
     """Base of all specifications. Frozen; arrays are copied once and read-only."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith("evodyn."):
+            OWN[cls.__name__] = cls
 
     def fields(self) -> dict[str, Any]:
         """Return all that makes the specification, by name: its fields, then attributes set beside them."""

@@ -15,7 +15,7 @@ import scipy.optimize
 from evodyn.core.arrays import FloatArray
 from evodyn.core.specifications import Specification
 from evodyn.equilibria.stability import tangent_basis
-from evodyn.model import landscapes
+from evodyn.model.fitness import LandscapeFunction, affine
 
 __all__ = ["AffineFitness", "affine_fitness", "fitted"]
 
@@ -234,19 +234,20 @@ def _most_central(matrix: FloatArray, right: FloatArray, k: int) -> FloatArray:
 
 
 def affine_fitness(
-    landscape: landscapes.LandscapeFunction, blocks: tuple[slice, ...], totals: FloatArray
+    landscape: LandscapeFunction, blocks: tuple[slice, ...], totals: FloatArray
 ) -> AffineFitness | None:
     """Return `landscape` as affine fitness, or None if it does not say that it is affine in the masses.
 
     Examples
     --------
+    >>> from evodyn import landscapes
     >>> import numpy as np
     >>> game = landscapes.MatrixGame([[0.0, 3.0], [1.0, 2.0]])
     >>> affine_fitness(game, (slice(0, 2),), np.array([2.0])).slope
     array([[0. , 1.5],
            [0.5, 1. ]])
     """
-    form = landscapes.affine(landscape, blocks[-1].stop, float(totals.sum()))
+    form = affine(landscape, blocks[-1].stop, float(totals.sum()))
     return None if form is None else AffineFitness(*form, blocks, totals)
 
 

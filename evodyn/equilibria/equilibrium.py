@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray, frozen, real
 from evodyn.core.specifications import Specification
-from evodyn.equilibria.conditions import BoolArray, RestPointProblem, size_of
-from evodyn.equilibria.search import NoRestPointError, Solution, UndecidedError, solution
+from evodyn.equilibria.conditions import RestPointProblem
+from evodyn.equilibria.newton import NoRestPointError, Solution, UndecidedError
+from evodyn.equilibria.probing import BoolArray, size_of
+from evodyn.equilibria.search import solution
 from evodyn.equilibria.stability import ComplexArray, Stability, classify
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.landscapes import LandscapeFunction, Separable, fitness_at_log_masses
+from evodyn.model.fitness import LandscapeFunction, Separable, fitness_at_log_masses
 
 __all__ = ["Equilibrium", "all_equilibria", "equilibrium"]
 

@@ -9,57 +9,53 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from evodyn.core.arrays import FloatArray, real
 from evodyn.equilibria import closed_forms as rest_points
 from evodyn.equilibria.affine_fitness import AffineFitness
-from evodyn.equilibria.conditions import BoolArray, RestPointProblem, size_of
-from evodyn.model.landscapes import Separable, fitness_at_log_masses
-from evodyn.simulate.run import Run, Termination
-from evodyn.simulate.solve import Solver, extend, solve
+from evodyn.equilibria.conditions import RestPointProblem
+from evodyn.equilibria.newton import CONVERGED, NoRestPointError, Solution, UndecidedError, newton
+from evodyn.equilibria.probing import BoolArray, size_of
+from evodyn.model.fitness import Separable, fitness_at_log_masses
+from evodyn.simulate.extend import extend
+from evodyn.simulate.method import Solver
+from evodyn.simulate.run import Run
+from evodyn.simulate.solve import solve
+from evodyn.simulate.status import Termination
 
-__all__ = ["NoRestPointError", "Solution", "UndecidedError", "solution"]
+__all__ = ["solution"]
 
-_NEWTON_STEPS = 200
 _FEW_STEPS = 50  # from a random start, or near the end of a flow
-_DENSE = 4096
-_CONVERGED = 1e-10
+
 _UNIQUE = "linear system (active set); unique attractor, for differences in fitness always pull back"
+
 _STAGES = 13  # of integration, each four times as long as the one before, if steps last
+
 _STEPS = 2000  # in one stage; a flow that takes more is cycling
+
 _SETTLED = 1e-7  # how near, relative to total mass, the flow must have come to the rest point
+
 _STARTS = 12  # of Newton's iteration, beside the first at equal masses
+
 _SMALL = 3  # groups, in whose simplex so many starts leave no large gaps
-_PROBES = 64  # random masses at which a sign is asked for
-_VANISHED = 1e-12  # share below which a group has left
+
+PROBES = 64  # random masses at which a sign is asked for
+
 _FEW = 200  # groups; eigenvalues of more cost more than an integration
+
 _WATCHED = 8  # times saved in a stage
+
 _WATCHES = 2  # stages that may stop before their end
+
 _SMALL_AMPLITUDE = 0.1  # relative to total mass, within which a flow may decay as a linear one
+
 _LAST = 4  # stages of integration, each of which must have come nearer
+
 _AT_REST = 2.0**-44  # relative rates below this are rounding
+
 _RARE = 1e-2  # share below which a group that shrinks may be fading
+
 _COMMON = 1e-3  # share beyond which a group is not on its way out, however fast it shrinks
-
-
-class NoRestPointError(ValueError):
-    """No rest point where one was sought."""
-
-
-class UndecidedError(NoRestPointError):
-    """The search did not converge, and nothing shows that there is no rest point."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """Masses at rest, who survives, and how that was found."""
-
-    masses: FloatArray
-    survivors: BoolArray
-    method: str
-    log_masses: FloatArray | None = None  # where masses underflow
-    totals: FloatArray | None = None  # of the blocks, where they differ from what was asked for
 
 
 def solution(problem: RestPointProblem) -> Solution:
@@ -188,7 +184,7 @@ def _from_several_starts(problem: RestPointProblem) -> Solution:
     """
     first = problem.equal_start()
     try:
-        return _newton(problem, first)
+        return newton(problem, first)
     except UndecidedError as error:
         outcome: NoRestPointError = error
     except NoRestPointError as error:
@@ -211,7 +207,7 @@ def _from_several_starts(problem: RestPointProblem) -> Solution:
             if not math.isnan(total):
                 guess[block] *= total / guess[block][problem.present[block]].sum()
         try:
-            return _newton(problem, guess, steps=_FEW_STEPS)
+            return newton(problem, guess, steps=_FEW_STEPS)
         except UndecidedError as error:
             outcome = error
         except NoRestPointError:
@@ -236,7 +232,7 @@ def _leaks(problem: RestPointProblem) -> bool:
     """Tell whether a total mass to be conserved changes with one sign at all of many random masses."""
     rng = np.random.default_rng(1)
     sums = []
-    for _ in range(_PROBES):
+    for _ in range(PROBES):
         masses = np.where(problem.present, rng.gamma(0.5, size=problem.n) + 1e-6, 0.0)
         for (block, _), total in zip(problem.blocks, problem.totals, strict=True):
             masses[block] *= (1.0 if math.isnan(total) else total) / masses[block].sum()
@@ -245,66 +241,7 @@ def _leaks(problem: RestPointProblem) -> bool:
             flows = problem.rates(np.log(present)) * present
         sums.append([flows[inside].sum() / (size_of(flows) or 1.0) for inside, _ in problem.conserved()])
     signs = np.array(sums)
-    return bool(((signs > _CONVERGED).all(axis=0) | (signs < -_CONVERGED).all(axis=0)).any())
-
-
-def _newton(problem: RestPointProblem, guess: FloatArray, *, steps: int = _NEWTON_STEPS) -> Solution:
-    """Newton's iteration for ln p of the present groups, from positive masses `guess`, shape (N,).
-
-    Raises
-    ------
-    NoRestPointError
-        If it leads to where a group has vanished.
-    UndecidedError
-        If it stalls elsewhere.
-    """
-    if problem.n > _DENSE:
-        raise ValueError(
-            f"there are {problem.n} groups on a landscape without closed form; expected at most {_DENSE}, "
-            "for the Jacobian is dense."
-        )
-    logs = np.log(guess[problem.present])
-    error = problem.error(logs)
-    for _ in range(steps):
-        size = float(np.abs(error).max())
-        if not math.isfinite(size):
-            break
-        jacobian = np.vstack((problem.log_jacobian(logs), problem.mass_rows(logs)))
-        if not np.isfinite(jacobian).all():
-            break
-        # Of a continuum of rest points, the least step leads to the nearest.
-        step = np.asarray(scipy.linalg.lstsq(jacobian, -error, cond=1e-13)[0])
-        # No mass changes more than e²-fold at once, and a step is halved until it improves.
-        damping = min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
-        while damping > 1e-6:
-            trial = problem.error(logs + damping * step)
-            if np.isfinite(trial).all() and np.abs(trial).max() < size:
-                break
-            damping /= 2
-        else:
-            break
-        logs, error = logs + damping * step, trial
-    scale = problem.rate_scale(logs)
-    relative = float(np.abs(error).max()) / scale
-    shares = np.exp(logs - np.logaddexp.reduce(logs))
-    # A mass of which no rate takes notice is not at rest but on its way to zero.
-    unnoticed = np.abs(problem.log_jacobian(logs)).max(axis=0, initial=0.0) <= 1e-6 * scale
-    vanished = (shares < _VANISHED) | (unnoticed & (shares < _CONVERGED**0.5))
-    if not problem.mutates and bool((vanished & unnoticed).any()):
-        raise NoRestPointError(
-            "Newton's iteration leads to where a group has vanished; expected groups that can coexist: there "
-            "is no rest point with all of these near the masses tried."
-        )
-    if not relative <= _CONVERGED:
-        raise UndecidedError(
-            f"Newton's iteration did not converge: it ended with a relative error of {relative:.1e}; "
-            f"expected at most {_CONVERGED:g}. That does not show that there is no rest point: give "
-            "start, or support with other groups."
-        )
-    log_masses = problem.everywhere(logs)
-    return Solution(
-        np.exp(log_masses), problem.present.copy(), "Newton's iteration in log-masses", log_masses
-    )
+    return bool(((signs > CONVERGED).all(axis=0) | (signs < -CONVERGED).all(axis=0)).any())
 
 
 def _end_of_flow(problem: RestPointProblem, start: FloatArray) -> Solution:
@@ -318,7 +255,7 @@ def _end_of_flow(problem: RestPointProblem, start: FloatArray) -> Solution:
     if np.array_equal(resting.present, problem.present):
         rates = resting.rates(np.log(start[resting.present]))
         if np.abs(rates).max() <= _AT_REST * scale:
-            found = _newton(dataclasses.replace(resting, exact=True), start)
+            found = newton(dataclasses.replace(resting, exact=True), start)
             return dataclasses.replace(found, method=f"start is at rest; {found.method}")
     run, passing, dying, watches = None, None, [], 0
     begin, end, length = 0.0, 0.0, 1.0 / scale
@@ -405,7 +342,7 @@ def _nearby(settled: RestPointProblem, masses: FloatArray, logs: FloatArray) -> 
     if not all(settled.present[block].any() for block, _ in settled.blocks):
         return None
     try:
-        found = _newton(settled, masses, steps=_FEW_STEPS)
+        found = newton(settled, masses, steps=_FEW_STEPS)
     except NoRestPointError:
         return None
     fitness = real(fitness_at_log_masses(settled.landscape, 0.0, found.log_masses))

@@ -8,7 +8,6 @@ be made again stands in a loaded result under its name, and says so when it is c
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import math
 from typing import Any
@@ -16,12 +15,8 @@ from typing import Any
 import numpy as np
 
 from evodyn.core.arrays import Array, host, is_foreign
-from evodyn.core.generators import Seed
-from evodyn.core.specifications import Specification, same_value
-from evodyn.model import dynamics as _dynamics
-from evodyn.model import landscapes as _landscapes
+from evodyn.core.specifications import OWN, Specification, same_value
 from evodyn.model.dynamics import Dynamics
-from evodyn.simulate.extinction import Extinction
 
 __all__ = ["Lost", "LostDynamics", "NotRerunnable", "decode", "encode"]
 
@@ -96,21 +91,6 @@ class LostDynamics(Lost, Dynamics):
         return tuple((slice(a, b), self) for a, b in zip([0, *ends[:-1]], ends, strict=True))
 
 
-@functools.cache
-def _own() -> dict[str, type[Specification]]:
-    """Return evodyn's own specifications by name."""
-    from evodyn.simulate.iterate import MapSettings
-    from evodyn.simulate.solve import Solver
-
-    found = {
-        name: value
-        for module in (_dynamics, _landscapes)
-        for name in module.__all__
-        if isinstance(value := getattr(module, name), type) and issubclass(value, Specification)
-    }
-    return found | {cls.__name__: cls for cls in (Extinction, Solver, MapSettings, Seed)}
-
-
 def encode(value: object, arrays: dict[str, np.ndarray], path: str) -> Any:
     """Return `value` as JSON, its arrays entered into `arrays` under names that begin with `path`.
 
@@ -126,7 +106,7 @@ def encode(value: object, arrays: dict[str, np.ndarray], path: str) -> Any:
     if isinstance(value, Specification):
         cls = type(value)
         fields = _encoded(value.fields(), arrays, path)
-        if _own().get(cls.__name__) is cls:
+        if OWN.get(cls.__name__) is cls:
             return {"type": cls.__name__, "fields": fields}
         kind = "dynamics" if isinstance(value, Dynamics) else "landscape"
         return {"type": f"{cls.__module__}:{cls.__qualname__}", "kind": kind, "fields": fields}
@@ -195,9 +175,9 @@ def decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 def _made(description: dict[str, Any], state: dict[str, Any]) -> Specification:
     name = description["type"]
     if ":" not in name:
-        if name not in _own():
+        if name not in OWN:
             raise ValueError(f"it describes a {name!r}, which this version of evodyn does not know")
-        return _own()[name](**state)
+        return OWN[name](**state)
     try:
         made = _restored(_imported(name), state)
     except Exception:  # a user's module and class can raise anything

@@ -1,4 +1,4 @@
-"""Fitness landscapes: functions of time and masses that return the fitness of every group.
+"""Landscapes whose formula is explicit: constant, decaying, entropic, redundant, seasonal, recorded.
 
 A landscape is any callable ``landscape(t, masses) -> fitness`` with arrays of shape (..., N). Those here
 are frozen specifications that work on arrays of any array-API library, and they add with ``+``, plain
@@ -16,174 +16,17 @@ callables on either side included. A landscape may also define
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from evodyn.core import validation
-from evodyn.core.arrays import Array, FloatArray, array_namespace, host, is_foreign, like
-from evodyn.core.specifications import Specification
-from evodyn.model.laws import contributions
+from evodyn.core.arrays import Array, FloatArray, array_namespace, host, like
+from evodyn.model.fitness import Landscape, Separable, check_groups, group_count
+from evodyn.model.games import matrix_times, square_matrix
 from evodyn.model.structure import DiagonalPlusLowRank
 
-__all__ = [
-    "Constant",
-    "DiagonalPlusLowRank",
-    "Entropic",
-    "Landscape",
-    "LandscapeFunction",
-    "LinearDecay",
-    "MatrixGame",
-    "Recorded",
-    "Redundancy",
-    "Seasonal",
-    "Separable",
-    "Sum",
-    "breakpoints",
-    "contributions",
-    "fitness_at_log_masses",
-    "linearization",
-]
-
-LandscapeFunction = Callable[[float, Array], Array]
-"""What every landscape is: (t, masses of shape (..., N)) -> fitness of shape (..., N)."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Landscape(Specification, ABC):
-    """Base of the landscapes defined here; not needed for landscapes of your own.
-
-    Examples
-    --------
-    What a landscape of one's own gains from it: it adds up with others, and is saved with a run.
-
-    >>> import dataclasses
-    >>> import evodyn as ed
-    >>> @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-    ... class Crowding(ed.landscapes.Landscape):
-    ...     strength: float
-    ...
-    ...     def __call__(self, t, masses):
-    ...         return -self.strength * masses**2
-    >>> landscape = ed.landscapes.Constant([1.0, 0.0]) + Crowding(0.5)
-    >>> ed.solve(ed.Replicator(), landscape, [1.0, 1.0], (0.0, 50.0)).masses[-1].round(6)
-    array([1.5, 0.5])
-    """
-
-    autonomous: ClassVar[bool | None] = None
-    """Whether fitness does not depend on time; None where that is to be found out."""
-    piecewise_constant: ClassVar[bool] = False
-    """Whether fitness depends on nothing, but for jumps at the breakpoints."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # What a base says of its fitness holds no longer where a subclass has another fitness.
-        if "__call__" in vars(cls):
-            for name in _SAYS_OF_FITNESS - set(vars(cls)):
-                if hasattr(cls, name):
-                    setattr(cls, name, getattr(Landscape, name, None))
-
-    @abstractmethod
-    def __call__(self, t: float, masses: Array) -> Array:
-        """Return the fitness at time `t`, shape (..., N)."""
-
-    # What others need to know of a landscape. The defaults promise nothing.
-
-    def separable(self, n: int) -> Separable | None:
-        """Return fitness of n groups as φ_i = c_i - λp_i - T ln p_i, if it has that form at all times."""
-        return None
-
-    def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:
-        """Return a and B with φ = a + Bp where masses sum to `total`, if fitness always has that form."""
-        form = self.separable(n)
-        if form is None or form.temperature:
-            return None
-        return np.array(form.contribution), -form.decay * np.eye(n)
-
-    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray | None:
-        """Return F with ∂F/∂p_i = φ_i at masses of shape (T, N), shape (T,); None if it is not known."""
-        return None
-
-    def __add__(self, other: LandscapeFunction | object) -> Sum:
-        return Sum(_terms(self) + _terms(other)) if callable(other) else NotImplemented
-
-    def __radd__(self, other: LandscapeFunction | object) -> Sum:
-        return Sum(_terms(other) + _terms(self)) if callable(other) else NotImplemented
-
-    @property
-    def groups(self) -> int | None:
-        """Number of groups the landscape is made for; None if it takes any."""
-        sizes = [
-            int(value.shape[-1])
-            for field in dataclasses.fields(self)
-            if (isinstance(value := getattr(self, field.name), np.ndarray) or is_foreign(value))
-            and value.ndim
-        ]
-        return sizes[0] if sizes else None
-
-
-_SAYS_OF_FITNESS = frozenset(
-    {
-        "affine",
-        "at_log_masses",
-        "autonomous",
-        "linearization",
-        "piecewise_constant",
-        "potential",
-        "separable",
-    }
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Separable:
-    """Fitness φ_i = c_i - λp_i - T ln p_i, which depends on each group's own mass alone.
-
-    What `Landscape.separable` answers where fitness has this form: rest points then follow in closed form.
-
-    Attributes
-    ----------
-    contribution : numpy.ndarray, shape (N,)
-        c_i, in units of fitness.
-    decay : float
-        λ, in units of fitness per mass.
-    temperature : float
-        T, in units of fitness.
-
-    Examples
-    --------
-    >>> import evodyn as ed
-    >>> landscape = ed.landscapes.LinearDecay([1.0, 2.0], 0.5) + ed.landscapes.Constant([1.0, 1.0])
-    >>> form = landscape.separable(2)
-    >>> form.contribution, form.decay
-    (array([2., 3.]), 0.5)
-    """
-
-    contribution: FloatArray
-    decay: float = 0.0
-    temperature: float = 0.0
-
-    def __add__(self, other: Separable) -> Separable:
-        return Separable(
-            self.contribution + other.contribution,
-            self.decay + other.decay,
-            self.temperature + other.temperature,
-        )
-
-    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray:
-        """Return Σ c_i p_i - λΣp_i²/2 - TΣp_i(ln p_i - 1)."""
-        value: FloatArray = masses @ self.contribution
-        if self.decay:
-            value = value - self.decay * (masses**2).sum(axis=1) / 2
-        if self.temperature:
-            logs = np.where(masses > 0, log_masses, 0.0)
-            value = value - self.temperature * (masses * (logs - 1)).sum(axis=1)
-        return value
+__all__ = ["Constant", "Entropic", "LinearDecay", "Recorded", "Redundancy", "Seasonal"]
 
 
 def _one_row(contribution: Array, n: int) -> FloatArray:
@@ -195,119 +38,6 @@ def _one_row(contribution: Array, n: int) -> FloatArray:
             "batch at a time."
         )
     return np.broadcast_to(row, (n,))
-
-
-def _terms(landscape: LandscapeFunction) -> tuple[LandscapeFunction, ...]:
-    return landscape.terms if isinstance(landscape, Sum) else (landscape,)
-
-
-def _check_groups(**groups: int | None) -> None:
-    """Raise `ValueError` unless the named numbers of groups agree; None agrees with all."""
-    if len({n for n in groups.values() if n is not None}) > 1:
-        listed = ", ".join(f"{name} has {n} groups" for name, n in groups.items() if n is not None)
-        raise ValueError(f"{listed}; expected the same number of groups in each.")
-
-
-def _groups(array: Array) -> int | None:
-    return int(array.shape[-1]) if array.ndim else None
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Sum(Landscape):
-    """The sum of landscapes, made by ``+`` (multi-objective fitness, say accuracy and cost).
-
-    Parameters
-    ----------
-    terms : tuple of callables
-        The landscapes, in order of addition; at least one.
-
-    Raises
-    ------
-    ValueError
-        If a term is not callable, or terms are made for different numbers of groups.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> both = Constant([1.0, 2.0]) + (lambda t, masses: -t * masses)
-    >>> both(2.0, np.array([1.0, 1.0]))
-    array([-1.,  0.])
-
-    Two objectives: accuracy, of which every group has its own and less the more mass it has, and a cost
-    that weighs half as much. The dear one of two equally accurate groups is left with less.
-
-    >>> import evodyn as ed
-    >>> accuracy, cost = LinearDecay([1.0, 1.0, 0.8], decay=0.1), np.array([0.2, 0.6, 0.1])
-    >>> ed.equilibrium(ed.Replicator(), accuracy, total_mass=6.0).masses.round(3)
-    array([2.667, 2.667, 0.667])
-    >>> weighed = accuracy + Constant(-0.5 * cost)
-    >>> ed.equilibrium(ed.Replicator(), weighed, total_mass=6.0).masses.round(3)
-    array([3.167, 1.167, 1.667])
-    """
-
-    terms: tuple[LandscapeFunction, ...]
-
-    def __post_init__(self) -> None:
-        terms = tuple(self.terms)
-        if not terms or not all(map(callable, terms)):
-            raise ValueError(f"terms is {terms!r}; expected at least one landscape, each of them callable.")
-        _check_groups(**{f"term {k}": getattr(term, "groups", None) for k, term in enumerate(terms)})
-        self._set(terms=terms)
-
-    def __call__(self, t: float, masses: Array) -> Array:
-        return functools.reduce(
-            lambda total, term: total + term(t, masses), self.terms[1:], self.terms[0](t, masses)
-        )
-
-    @property
-    def groups(self) -> int | None:
-        return next(
-            (g for g in (getattr(term, "groups", None) for term in self.terms) if g is not None), None
-        )
-
-    def at_log_masses(self, t: float, log_masses: Array) -> Array:
-        return functools.reduce(
-            lambda total, term: total + fitness_at_log_masses(term, t, log_masses),
-            self.terms[1:],
-            fitness_at_log_masses(self.terms[0], t, log_masses),
-        )
-
-    def breakpoints(self, t_span: tuple[float, float]) -> FloatArray:
-        return np.unique(np.concatenate([breakpoints(term, t_span) for term in self.terms]))
-
-    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank | None:
-        parts = [linearization(term, t, log_masses) for term in self.terms]
-        total: DiagonalPlusLowRank | None = functools.reduce(_both, parts)
-        return total
-
-    @property
-    def autonomous(self) -> bool | None:  # type: ignore[override]
-        """Whether no term depends on time; None where a term does not say."""
-        answers = [getattr(term, "autonomous", None) for term in self.terms]
-        return False if False in answers else None if None in answers else True
-
-    @property
-    def piecewise_constant(self) -> bool:  # type: ignore[override]
-        """Whether every term is."""
-        return all(getattr(term, "piecewise_constant", False) for term in self.terms)
-
-    def separable(self, n: int) -> Separable | None:
-        return functools.reduce(_both, [separable(term, n) for term in self.terms])
-
-    def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:
-        forms = [affine(term, n, total) for term in self.terms]
-        if any(form is None for form in forms):
-            return None
-        intercepts, slopes = zip(*forms, strict=True)
-        return sum(intercepts), sum(slopes)
-
-    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray | None:
-        return functools.reduce(_both, [potential(term, masses, log_masses) for term in self.terms])
-
-
-def _both(one: Any, other: Any) -> Any:
-    """Return the sum of two answers, None if either is."""
-    return None if one is None or other is None else one + other
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -461,57 +191,6 @@ class Entropic(Landscape):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class MatrixGame(Landscape):
-    """A symmetric two-player game, φ = A x with shares x = p/P.
-
-    It acts on shares: with masses in their place everything would run P times faster.
-
-    Parameters
-    ----------
-    payoff : array_like, shape (N, N)
-        A_ij, what i earns against j. Adding a constant to a column changes no share.
-
-    Raises
-    ------
-    ValueError
-        If `payoff` is not a square matrix of finite numbers.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> MatrixGame([[0.0, 3.0], [1.0, 2.0]])(0.0, np.array([1.0, 3.0]))
-    array([2.25, 1.75])
-    """
-
-    autonomous = True
-    payoff: Array
-
-    def __post_init__(self) -> None:
-        self._set(payoff=_square("payoff", self.payoff))
-
-    def __call__(self, t: float, masses: Array) -> Array:
-        xp = array_namespace(masses)
-        total = xp.sum(masses, axis=-1, keepdims=True)
-        shares = masses / xp.where(total > 0, total, xp.ones_like(total))
-        return _matrix_times(like(self.payoff, masses), shares)
-
-    def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
-        shares = np.exp(log_masses - np.logaddexp.reduce(log_masses))
-        fitness = self.payoff @ shares
-        return DiagonalPlusLowRank(np.zeros(len(shares)), self.payoff - fitness[:, None], np.diag(shares))
-
-    def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray]:
-        return np.zeros(n), host(self.payoff) / total
-
-    def potential(self, masses: FloatArray, log_masses: FloatArray) -> FloatArray | None:
-        payoff = host(self.payoff)
-        if not np.array_equal(payoff, payoff.T):
-            return None
-        value: FloatArray = ((masses @ payoff) * masses).sum(axis=1) / (2 * masses.sum(axis=1))
-        return value
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Redundancy(Landscape):
     """Contribution less what similar groups already supply, φ = c - κ S p.
 
@@ -558,19 +237,19 @@ class Redundancy(Landscape):
 
     def __post_init__(self) -> None:
         contribution = validation.specification_array("contribution", self.contribution)
-        similarity = _square("similarity", self.similarity, least=0.0)
+        similarity = square_matrix("similarity", self.similarity, least=0.0)
         if isinstance(similarity, np.ndarray) and not np.array_equal(similarity, similarity.T):
             i, j = (int(k) for k in np.argwhere(similarity != similarity.T)[0])
             raise ValueError(
                 f"similarity is {similarity[i, j]:g} at {(i, j)} and {similarity[j, i]:g} at {(j, i)}; "
                 "expected a symmetric matrix: average it with its transpose if it is meant to be one."
             )
-        _check_groups(contribution=_groups(contribution), similarity=_groups(similarity))
+        check_groups(contribution=group_count(contribution), similarity=group_count(similarity))
         strength = validation.non_negative("strength", self.strength)
         self._set(contribution=contribution, similarity=similarity, strength=strength)
 
     def __call__(self, t: float, masses: Array) -> Array:
-        competition = _matrix_times(like(self.similarity, masses), masses)
+        competition = matrix_times(like(self.similarity, masses), masses)
         return like(self.contribution, masses) - self.strength * competition
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
@@ -632,7 +311,7 @@ class Seasonal(Landscape):
             phase=validation.specification_array("phase", self.phase, scalar=True),
         )
         arrays = {name: getattr(self, name) for name in ("contribution", "amplitude", "phase")}
-        _check_groups(**{name: _groups(array) for name, array in arrays.items()})
+        check_groups(**{name: group_count(array) for name, array in arrays.items()})
 
     def __call__(self, t: float, masses: Array) -> Array:
         # In double precision on the host for scalars, on the masses' device otherwise.
@@ -756,89 +435,3 @@ def _as_groups(contribution: Array, masses: Array) -> Array:
         return contribution
     xp = array_namespace(masses)
     return contribution + xp.zeros_like(masses)
-
-
-def _square(name: str, value: npt.ArrayLike, *, least: float = -math.inf) -> Array:
-    matrix = validation.specification_array(name, value, ndim=2, least=least)
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(
-            f"{name} has shape {tuple(matrix.shape)}; expected a square matrix, one row per group."
-        )
-    return matrix
-
-
-def _matrix_times(matrix: Array, vectors: Array) -> Array:
-    """Return matrix @ vector for every vector of a batch of shape (..., N)."""
-    xp = array_namespace(vectors)  # whose matmul takes two precisions, which torch's own operator does not
-    if vectors.ndim == 1:
-        return xp.matmul(matrix, vectors)
-    return xp.matmul(vectors, xp.permute_dims(matrix, (1, 0)))
-
-
-# The optional members of the protocol, for landscapes of any origin.
-
-
-def separable(landscape: LandscapeFunction, n: int) -> Separable | None:
-    """Return `landscape` as φ_i = c_i - λp_i - T ln p_i if it says that it has that form, else None."""
-    method: Any = getattr(landscape, "separable", None)
-    return None if method is None else method(n)
-
-
-def affine(landscape: LandscapeFunction, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:
-    """Return a and B with φ = a + Bp where masses sum to `total`, if `landscape` says so, else None."""
-    method: Any = getattr(landscape, "affine", None)
-    return None if method is None else method(n, total)
-
-
-def potential(landscape: LandscapeFunction, masses: FloatArray, log_masses: FloatArray) -> FloatArray | None:
-    """Return F with ∂F/∂p_i = φ_i along a trajectory, shape (T,), if `landscape` states it, else None."""
-    method: Any = getattr(landscape, "potential", None)
-    return None if method is None else method(masses, log_masses)
-
-
-def breakpoints(source: object, t_span: tuple[float, float]) -> FloatArray:
-    """Return the times strictly inside `t_span` at which `source` says that it is not smooth, sorted.
-
-    It is a landscape or a dynamics.
-
-    Examples
-    --------
-    >>> breakpoints(Recorded([0.0, 1.0, 2.0], [[1.0], [2.0]]), (0.0, 2.0))
-    array([1.])
-    """
-    method: Any = getattr(source, "breakpoints", None)
-    if method is None:
-        return np.empty(0)
-    times = np.unique(np.asarray(method(t_span), dtype=np.float64))
-    return times[(times > t_span[0]) & (times < t_span[1])]
-
-
-def fitness_at_log_masses(landscape: LandscapeFunction, t: float, log_masses: Array) -> Array:
-    """Return the fitness at masses exp(log_masses), by the landscape's own formula in ln p if it has one.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> fitness_at_log_masses(Entropic([1.0], temperature=1.0), 0.0, np.array([-2000.0]))
-    array([2001.])
-    """
-    method: Any = getattr(landscape, "at_log_masses", None)
-    if method is not None:
-        return method(t, log_masses)
-    xp = array_namespace(log_masses)
-    return landscape(t, xp.exp(log_masses))
-
-
-def linearization(
-    landscape: LandscapeFunction, t: float, log_masses: FloatArray
-) -> DiagonalPlusLowRank | None:
-    """Return the Jacobian ∂φ_i/∂ln p_j if the landscape states it, else None.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> linearization(LinearDecay([1.0, 1.0], decay=0.5), 0.0, np.zeros(2)).diagonal
-    array([-0.5, -0.5])
-    """
-    method: Any = getattr(landscape, "linearization", None)
-    return None if method is None else method(t, log_masses)

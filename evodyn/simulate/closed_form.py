@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray, real
 from evodyn.model.dynamics import Dynamics, clip_acts
-from evodyn.model.landscapes import LandscapeFunction, breakpoints
+from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State, log_sum_exp
-from evodyn.simulate.run import Termination
-from evodyn.simulate.trajectory import Outcome, Trajectory
+from evodyn.simulate.status import Termination
+from evodyn.simulate.trajectory import Outcome, Trajectory, absorbed
 from evodyn.solvers.crossings import Interpolant, interpolants
 
 __all__ = ["applies", "run"]
@@ -148,8 +148,8 @@ def run(
     starts = [state.t, *breakpoints(landscape, (state.t, end))]
     pieces = restarts = 0
     if ledger.policy_is("absorb"):
-        state = _absorbed(state, np.flatnonzero(ledger.below & ~state.removed), ledger)
-    _save(saved, state)
+        state = absorbed(state, np.flatnonzero(ledger.below & ~state.removed), ledger)
+    saved.record(state)
     for begin, stop in zip(starts, [*starts[1:], end], strict=True):
         fitness = real(landscape(begin, np.exp(state.log_masses)))
         while state.t < stop:
@@ -170,9 +170,9 @@ def run(
             if len(tied):
                 ledger.cross(tied, until, -1)
                 if ledger.policy_is("absorb"):
-                    state = _absorbed(state, tied, ledger)
+                    state = absorbed(state, tied, ledger)
                     restarts += 1
-            _save(saved, state)
+            saved.record(state)
             if len(tied) and ledger.policy_is("stop"):
                 return _outcome(state, Termination.STOPPED_AT_EXTINCTION, pieces, restarts)
     if not np.isfinite(state.log_masses).any():
@@ -183,21 +183,6 @@ def run(
 def _outcome(state: State, termination: Termination, pieces: int, restarts: int) -> Outcome:
     reason = "fitness is constant between breakpoints: ln p is known at every time"
     return Outcome(state, termination, "closed_form", reason, steps=pieces, restarts=restarts)
-
-
-def _save(saved: Trajectory, state: State) -> None:
-    rows = saved.due(state.t)
-    if rows.start < rows.stop:
-        saved.fill(rows, state.log_masses)
-
-
-def _absorbed(state: State, groups: npt.NDArray[np.intp], ledger: Ledger) -> State:
-    if not len(groups):
-        return state
-    ledger.absorb(groups, np.exp(state.log_masses))
-    logs, removed = np.array(state.log_masses), np.array(state.removed)
-    logs[groups], removed[groups] = -np.inf, True
-    return State(state.t, logs, removed)
 
 
 def _first_fall(piece: _Piece, stop: float, ledger: Ledger) -> tuple[float, npt.NDArray[np.intp]]:
@@ -222,7 +207,7 @@ def _first_fall(piece: _Piece, stop: float, ledger: Ledger) -> tuple[float, npt.
         if heights.min() >= 0 or step <= np.spacing(t):
             break
     lowest = int(np.argmin(heights))
-    # What rounding cannot tell apart falls together, if it is falling.
+    # Groups whose heights differ by no more than rounding fall together, if they are falling.
     tied = np.flatnonzero(heights <= max(heights[lowest], 0.0) + 1e-13 * (1 + abs(ledger.level)))
     falling = tied[piece.falls(t)[tied] < 0]
     return t, falling if len(falling) else np.array([lowest])

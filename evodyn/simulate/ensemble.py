@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,18 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.core.extras import extra
 from evodyn.core.generators import Seed, member_rng, seed_of
+from evodyn.core.labels import about
 from evodyn.core.specifications import Specification
+from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.landscapes import Landscape, LandscapeFunction
+from evodyn.model.fitness import Landscape, LandscapeFunction
+from evodyn.simulate import schema
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.method import Solver
 from evodyn.simulate.problem import check_memory, validated_save_times, validated_span
-from evodyn.simulate.run import Run, Stats, Termination
+from evodyn.simulate.run import Run
 from evodyn.simulate.solve import solve
+from evodyn.simulate.status import Stats, Termination
 
 if TYPE_CHECKING:
     import xarray
@@ -134,9 +139,72 @@ class Ensemble(Specification):
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the ensemble as a labelled `xarray.Dataset` with a leading member dimension."""
-        from evodyn.simulate import files
+        import xarray
 
-        return files.labelled_ensemble(self)
+        names = (
+            "mass",
+            "log_mass",
+            "total_mass",
+            "mean_fitness",
+            "extinction_time",
+            "extinct_at_end",
+            "absorbed_mass",
+        )
+        attributes = {"mass": "masses", "log_mass": "log_masses"}
+        variables: dict[str, Any] = {}
+        for name in names:
+            values = getattr(self, attributes.get(name, name))
+            variables[name] = schema.variable(name, values, "member")
+        terminations = np.array([t.name for t in self.termination])
+        variables["termination"] = (
+            ("member",),
+            terminations,
+            about("how the member ended"),
+        )
+        evaluations = np.array([s.evaluations for s in self.stats])
+        variables["evaluations"] = (("member",), evaluations, about("evaluations"))
+        coords = schema.coordinates(self.t, self.masses.shape[-1], len(self))
+        specifications = [json.dumps(run.specification({}), sort_keys=True) for run in self.runs]
+        return xarray.Dataset(variables, coords, {"specifications": json.dumps(specifications)})
+
+    def dataset(self) -> xarray.Dataset:
+        """Return everything that makes the ensemble, as it is saved: the data of its members, stacked.
+
+        Where members have other times than the ensemble, as one has that ended early, their rows are padded
+        with NaN, and so are the crossings everywhere; the status says how many of them a member has.
+        """
+        import xarray
+
+        values = [run.saved_values() for run in self.runs]
+        if len({run.stores_log_shares for run in self.runs}) > 1:
+            raise ValueError(
+                "the ensemble has members of solve and of iterate, which store different quantities; "
+                "expected members of one kind: save each with Run.save."
+            )
+        shared = all(np.array_equal(run.t, self.t) for run in self.runs)
+        if not shared:
+            values = [{"member_time": run.t} | value for run, value in zip(self.runs, values, strict=True)]
+        variables: dict[str, Any] = {}
+        for name in values[0]:
+            padded = _padded([value[name] for value in values])
+            dims, _, labels = schema.variable(name, padded, "member")
+            if not shared:
+                dims = tuple("row" if dim == "time" else dim for dim in dims)
+            variables[name] = (dims, padded, labels)
+        if self.runs[0].stores_log_shares:  # for those who open the file without evodyn
+            variables["mass"] = (("member", "time", "group"), self.masses, about("mass", "mass"))
+        collected: list[schema.Arrays] = [{} for _ in self.runs]
+        members = [run.specification(arrays) for run, arrays in zip(self.runs, collected, strict=True)]
+        common, own = _pooled(collected)
+        counts = [{"rows": len(run.t), "crossings": len(run.crossings)} | run.status() for run in self.runs]
+        coords = schema.coordinates(self.t, self.runs[0].native.shape[-1], len(self))
+        return xarray.Dataset(
+            variables | schema.described(common) | schema.described(own, ("member",)),
+            coords,
+            schema.attributes(
+                "Ensemble", {"members": members, "seed": encode(self.seed, {}, "seed")}, counts
+            ),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the ensemble to a NetCDF file, atomically; `evodyn.load` reads it, bit for bit.
@@ -151,9 +219,7 @@ class Ensemble(Specification):
         OSError
             If the file cannot be written; the one before is then still there.
         """
-        from evodyn.simulate import files
-
-        files.save(files.ensemble_dataset(self), path)
+        schema.save(self.dataset(), path)
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -162,6 +228,38 @@ class Ensemble(Specification):
         ended = {t.name: self.termination.count(t) for t in dict.fromkeys(self.termination)}
         n = self.runs[0].native.shape[-1]
         return f"Ensemble({len(self.runs)} members, {n} groups, {len(self.t)} saved times, {ended})"
+
+
+def _padded(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return arrays stacked, the shorter ones filled up along their first axis."""
+    shape = (len(arrays), max(len(a) for a in arrays), *arrays[0].shape[1:])
+    fill = np.nan if arrays[0].dtype.kind == "f" else 0
+    stacked: npt.NDArray[Any] = np.full(shape, fill, arrays[0].dtype)
+    for k, array in enumerate(arrays):
+        stacked[k, : len(array)] = array
+    return stacked
+
+
+def _pooled(collected: list[schema.Arrays]) -> tuple[schema.Arrays, schema.Arrays]:
+    """Return the arrays that all members share, and stacks of those of which each has its own.
+
+    Those that only some have, or of which shapes differ, are stored for each member under its number; see
+    `_of_member`.
+    """
+    common: schema.Arrays = {}
+    own: schema.Arrays = {}
+    for name in dict.fromkeys(name for arrays in collected for name in arrays):
+        of_members = [(k, arrays[name]) for k, arrays in enumerate(collected) if name in arrays]
+        first = of_members[0][1]
+        if len(of_members) < len(collected) or any(
+            a.shape != first.shape or a.dtype != first.dtype for _, a in of_members
+        ):
+            common |= {f"{k}:{name}": array for k, array in of_members}
+        elif all(array.tobytes() == first.tobytes() for _, array in of_members):
+            common[name] = first
+        else:
+            own[name] = np.stack([array for _, array in of_members])
+    return common, own
 
 
 def solve_ensemble(

@@ -21,19 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray, real
-from evodyn.model.dynamics import Dynamics, Segments, cap_of
-from evodyn.model.landscapes import LandscapeFunction, linearization
+from evodyn.model.dynamics import Dynamics, cap_of
+from evodyn.model.fitness import LandscapeFunction, linearization
+from evodyn.model.populations import Segments
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.revival import finite
+from evodyn.solvers.scipy_methods import SMALLEST_RTOL
 
-__all__ = ["SMALLEST_RTOL", "Flow", "NotFiniteError", "State", "culprits"]
+__all__ = ["Flow", "NotFiniteError", "State", "culprits"]
 
 BoolArray = npt.NDArray[np.bool_]
 
 _TINY = float(np.finfo(np.float64).tiny)
-
-SMALLEST_RTOL = 100 * float(np.finfo(np.float64).eps)
-"""SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p."""
 
 _ROUNDING = 1e-13
 """Relative differences below this are rounding (of a total against its cap, say)."""

@@ -12,15 +12,14 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, real
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
-from evodyn.model.landscapes import LandscapeFunction
-from evodyn.simulate.errors import SolveError
+from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State, culprits
 from evodyn.simulate.problem import check_kinds, check_memory, check_start, validated_masses
-from evodyn.simulate.run import EndState, Run, Stats, Termination, mean_fitness_along
-from evodyn.simulate.solve import joined, keeping, resumed_ledger
+from evodyn.simulate.run import EndState, Run, SolveError, mean_fitness_along
+from evodyn.simulate.status import Stats, Termination
 
-__all__ = ["MapSettings", "iterate"]
+__all__ = ["MapSettings", "iterate", "run_steps"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -114,47 +113,10 @@ def iterate(
         logs = np.log(masses)
     check_start(dynamics, landscape, State(settings.t_start, logs, np.zeros(len(masses), dtype=bool)))
     ledger = Ledger(extinction, settings.t_start, logs)
-    return _iterated(dynamics, landscape, masses, n_steps, settings, ledger, save_start=True, throw=throw)
+    return run_steps(dynamics, landscape, masses, n_steps, settings, ledger, save_start=True, throw=throw)
 
 
-def extend_iteration(run: Run, t_end: float, *, throw: bool = True) -> Run:
-    """Continue a run of `iterate` by whole steps, to `t_end`; bit for bit what one longer run gives."""
-    settings = run.settings
-    if not isinstance(settings, MapSettings):
-        raise ValueError(f"run.settings is {settings!r}; expected the settings of a run of iterate.")
-    further = (t_end - settings.t_start) / settings.step_size - settings.steps
-    n_steps = round(further)
-    if n_steps < 1 or abs(further - n_steps) > 1e-6 * max(1.0, further):
-        raise ValueError(
-            f"t_end is {t_end!r}, {further:g} steps after the run's end; expected a whole number of steps of "
-            f"{settings.step_size!r}."
-        )
-    ledger = resumed_ledger(run, run.end_state.log_masses)
-    if settings.steps % settings.save_every:
-        # The old end was saved only because it was the end.
-        run = dataclasses.replace(
-            run,
-            t=run.t[:-1],
-            native=run.native[:-1],
-            total_mass=run.total_mass[:-1],
-            log_total_mass=run.log_total_mass[:-1],
-            mean_fitness=run.mean_fitness[:-1],
-        )
-    with keeping(run):
-        more = _iterated(
-            run.dynamics,
-            run.landscape,
-            np.array(run.end_state.masses),
-            n_steps,
-            settings,
-            ledger,
-            save_start=False,
-            throw=throw,
-        )
-    return joined(run, more)
-
-
-def _iterated(
+def run_steps(
     dynamics: Dynamics,
     landscape: LandscapeFunction,
     masses: FloatArray,
@@ -165,6 +127,7 @@ def _iterated(
     save_start: bool,
     throw: bool,
 ) -> Run:
+    """Iterate `n_steps` further steps from `masses`, and assemble the result of these."""
     first = settings.steps
     h, start = settings.step_size, settings.t_start
     threshold = ledger.extinction.threshold if ledger.extinction else 0.0

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
+
+from scipy.integrate import OdeSolver
 
 from evodyn.core import validation
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import Dynamics, clip_acts
-from evodyn.solvers.scipy_methods import LARGEST_DENSE, SOLVERS
+from evodyn.solvers.protocol import Method
+from evodyn.solvers.scipy_methods import LARGEST_DENSE, METHODS, ScipyMethod
 
-__all__ = ["METHODS", "Method", "Solver", "chosen_method"]
+__all__ = ["MethodName", "Solver", "chosen_method"]
 
-Method = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
-
-METHODS = ("auto", "closed_form", *SOLVERS)
+MethodName = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -24,13 +26,14 @@ class Solver(Specification):
 
     Parameters
     ----------
-    method : str, optional
+    method : str or subclass of scipy.integrate.OdeSolver, optional
         "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
         mutation), else "RK45", or "DOP853" for tolerances below 1e-9. Where their steps show that the
         problem is stiff it goes on with an implicit method: "LSODA" for up to a thousand groups, "BDF" for
         more than 300 whose Jacobian is known to be diagonal plus low rank. With a clip it takes "LSODA",
         or "RK23" for more than 300 groups. `Run.stats` says which and why. "closed_form" and every SciPy
-        name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one.
+        name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one. A class of your own that is built
+        like SciPy's is used as these are; a saved run stores it by its name.
     rtol, atol : float, optional
         The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
         ln p is a relative error of p already, whatever p is. (A group far below the mass at which mutation
@@ -56,14 +59,15 @@ class Solver(Specification):
     'auto'
     """
 
-    method: Method = "auto"
+    method: MethodName | type[OdeSolver] | Callable[..., Any] = "auto"
     rtol: float = 1e-8
     atol: float = 1e-10
     max_step: float = math.inf
     max_steps: int = 100_000
 
     def __post_init__(self) -> None:
-        validation.choice("method", self.method, METHODS)
+        if not callable(self.method):  # a saved run has its name only, and says so when it is called
+            validation.choice("method", self.method, ("auto", "closed_form", *METHODS))
         rtol = validation.non_negative("rtol", self.rtol)
         atol = validation.non_negative("atol", self.atol)
         if not 1e-14 <= rtol + atol <= 1:
@@ -83,14 +87,28 @@ class Solver(Specification):
         return self.rtol + self.atol
 
 
-def chosen_method(dynamics: Dynamics, n: int, solver: Solver) -> tuple[str, str]:
-    """Return the method to begin with, and why."""
-    if solver.method != "auto":
-        return solver.method, "asked for"
+def chosen_method(dynamics: Dynamics, n: int, solver: Solver) -> tuple[Method, str]:
+    """Return the method to begin with, and why.
+
+    Raises
+    ------
+    ValueError
+        If the method is a callable and no integrator.
+    """
+    asked: Any = solver.method
+    if isinstance(asked, str) and asked != "auto":
+        return METHODS[asked], "asked for"
+    if asked != "auto":
+        if not (isinstance(asked, type) and issubclass(asked, OdeSolver)):
+            raise ValueError(
+                f"method is {asked!r}; expected one of {', '.join(METHODS)}, 'auto', 'closed_form', or a "
+                "subclass of scipy.integrate.OdeSolver."
+            )
+        return ScipyMethod(asked.__name__, asked), "asked for"
     if any(clip_acts(member) for _, member in dynamics.blocks(n)):
         if n <= LARGEST_DENSE:
-            return "LSODA", "fitness has kinks where the clip acts, which mislead higher orders"
-        return "RK23", "fitness has kinks where the clip acts, and LSODA's Jacobian would be large"
+            return METHODS["LSODA"], "fitness has kinks where the clip acts, which mislead higher orders"
+        return METHODS["RK23"], "fitness has kinks where the clip acts, and LSODA's Jacobian would be large"
     # In log-masses the eighth order starts to pay only there: above, it takes as many evaluations or more.
     method = "RK45" if solver.tolerance >= 1e-9 else "DOP853"
-    return method, "no closed form, and no steps that would show the problem to be stiff"
+    return METHODS[method], "no closed form, and no steps that would show the problem to be stiff"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host
 from evodyn.model.dynamics import Dynamics, cap_of
-from evodyn.model.landscapes import LandscapeFunction, fitness_at_log_masses
+from evodyn.model.fitness import LandscapeFunction, fitness_at_log_masses
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.flow import State
 

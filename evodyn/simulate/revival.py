@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray, real
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.landscapes import LandscapeFunction, fitness_at_log_masses
+from evodyn.model.fitness import LandscapeFunction, fitness_at_log_masses
 
 __all__ = ["receivers", "revival_floor"]
 

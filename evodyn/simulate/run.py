@@ -1,9 +1,8 @@
-"""What a run returns: trajectory, extinction record, status and statistics."""
+"""What a run returns: trajectory, extinction record, status and statistics; and what it raises."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,83 +12,20 @@ import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray, real
 from evodyn.core.specifications import Specification, same_value
+from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics, mean_fitness
-from evodyn.model.landscapes import LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction
+from evodyn.simulate import schema
 from evodyn.simulate.extinction import Crossings, Extinction
+from evodyn.simulate.status import Stats, Termination
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["EndState", "Run", "Stats", "Termination"]
+__all__ = ["PARTS", "EndState", "Run", "SolveError", "mean_fitness_along"]
 
-
-class Termination(enum.Enum):
-    """How a run ended; the value says it in a sentence, with the remedy where there is one.
-
-    Examples
-    --------
-    >>> import evodyn as ed
-    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 5.0))
-    >>> run.termination is Termination.COMPLETED, run.termination.value
-    (True, 'The run reached the end of its time span.')
-    """
-
-    COMPLETED = "The run reached the end of its time span."
-    STOPPED_AT_EXTINCTION = (
-        "The run stopped at its first extinction, as its policy asks; observe instead to go on."
-    )
-    ALL_EXTINCT = (
-        "Every group was absorbed and no mass is left; lower the threshold or observe instead of absorbing."
-    )
-    STEP_LIMIT = (
-        "The step limit was reached before the end; raise Solver(max_steps=...) or loosen the tolerances."
-    )
-    SOLVER_FAILED = (
-        "The integrator or the landscape failed before the end; look at stats.message, check the "
-        "landscape near the time reached, or try another method."
-    )
-    FITNESS_NOT_FINITE = (
-        "The landscape returned a fitness that is not finite for a living group; check it near the "
-        "time reached."
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Stats:
-    """How a run was computed.
-
-    Attributes
-    ----------
-    method : str
-        "closed_form", the name of a SciPy method, or the map's scheme.
-    reason : str
-        Why this method.
-    steps : int
-        Accepted steps (pieces, for a closed form).
-    evaluations : int
-        Evaluations of the landscape by the method.
-    restarts : int
-        Times the integrator was restarted: breakpoints, absorptions, a cap reached or left, revivals.
-    projections : int
-        Group-steps in which a map's projection onto p >= 0 acted, and so created mass.
-    message : str
-        What the solver or the landscape said on failure; empty otherwise.
-
-    Examples
-    --------
-    >>> import evodyn as ed
-    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 5.0))
-    >>> run.stats.method, run.stats.restarts
-    ('closed_form', 0)
-    """
-
-    method: str
-    reason: str
-    steps: int = 0
-    evaluations: int = 0
-    restarts: int = 0
-    projections: int = 0
-    message: str = ""
+PARTS = ("dynamics", "landscape", "extinction", "settings")
+"""The fields of a run that say what was run."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -239,15 +175,60 @@ class Run(Specification):
         --------
         evodyn.load : the inverse, bit for bit.
         """
-        from evodyn.simulate import files
-
-        files.save(files.dataset(self), path)
+        schema.save(self.dataset(), path)
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the run as a labelled `xarray.Dataset` with masses, log-masses and every record."""
-        from evodyn.simulate import files
+        result = self.dataset()
+        for name, values in (("mass", self.masses), ("log_mass", self.log_masses)):
+            if name not in result:
+                result[name] = schema.variable(name, values)
+        return result
 
-        return files.labelled(self)
+    def dataset(self) -> xarray.Dataset:
+        """Return everything that makes the run, as it is saved."""
+        import xarray
+
+        arrays: schema.Arrays = {}
+        specification = self.specification(arrays)
+        variables = {name: schema.variable(name, value) for name, value in self.saved_values().items()}
+        return xarray.Dataset(
+            variables | schema.described(arrays),
+            schema.coordinates(self.t, self.native.shape[-1]),
+            schema.attributes("Run", specification, self.status()),
+        )
+
+    def saved_values(self) -> schema.Arrays:
+        """Return the data of the run by the names that they have in files."""
+        return {
+            "log_share" if self.stores_log_shares else "mass": self.native,
+            "total_mass": self.total_mass,
+            "log_total_mass": self.log_total_mass,
+            "mean_fitness": self.mean_fitness,
+            "extinction_time": self.extinction_time,
+            "extinct_at_end": self.extinct_at_end,
+            "crossing_group": np.asarray(self.crossings["group"]),
+            "crossing_time": np.asarray(self.crossings["time"]),
+            "crossing_direction": np.asarray(self.crossings["direction"]),
+            "absorbed_mass": self.absorbed_mass,
+            "end_log_mass": self.end_state.log_masses,
+            "end_mass": self.end_state.masses,
+            "removed": self.end_state.removed,
+        }
+
+    def specification(self, arrays: schema.Arrays) -> dict[str, Any]:
+        """Return what was run as JSON, its arrays entered into `arrays`."""
+        return {name: encode(getattr(self, name), arrays, name) for name in PARTS}
+
+    def status(self) -> dict[str, Any]:
+        """Return how the run went, as JSON."""
+        return {
+            "t_span": self.t_span,
+            "end_time": self.end_state.t,
+            "termination": self.termination.name,
+            "stats": dataclasses.asdict(self.stats),
+            "blocks": [block.stop - block.start for block, _ in self.dynamics.blocks(self.native.shape[-1])],
+        }
 
     def __repr__(self) -> str:
         n = self.native.shape[-1]
@@ -256,6 +237,38 @@ class Run(Specification):
             f"Run({type(self.dynamics).__name__}, {n} groups, t = {self.t_span[0]:g} to {self.t_span[1]:g}, "
             f"{len(self.t)} saved times, {extinct} extinct at the end, {self.termination.name})"
         )
+
+
+class SolveError(RuntimeError):
+    """A run that began from valid input and could not be finished.
+
+    Attributes
+    ----------
+    result : Run
+        Everything computed up to the failure, with its `termination`.
+    time : float
+        The time reached.
+    groups : tuple of int
+        The groups concerned (those with non-finite fitness, say); may be empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import evodyn as ed
+    >>> def breaks(t, masses):
+    ...     return np.array([1.0, 0.0]) if t < 2 else np.array([np.nan, 0.0])
+    >>> try:
+    ...     ed.solve(ed.Replicator(), breaks, [1.0, 1.0], (0.0, 5.0))
+    ... except SolveError as error:
+    ...     print(error.groups, error.result.termination.name, bool(1.9 < error.time < 2.1))
+    (0,) FITNESS_NOT_FINITE True
+    """
+
+    def __init__(self, message: str, *, result: Run, time: float, groups: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.result = result
+        self.time = time
+        self.groups = groups
 
 
 _SUCCESSES = (Termination.COMPLETED, Termination.STOPPED_AT_EXTINCTION, Termination.ALL_EXTINCT)

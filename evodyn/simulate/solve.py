@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.landscapes import LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate import closed_form
-from evodyn.simulate.errors import SolveError
+from evodyn.simulate.course import Course
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State, log_sum_exp
-from evodyn.simulate.integration import Integration
+from evodyn.simulate.integration import integrate
 from evodyn.simulate.method import Solver, chosen_method
 from evodyn.simulate.problem import (
     check_kinds,
@@ -27,11 +24,12 @@ from evodyn.simulate.problem import (
     validated_save_times,
     validated_span,
 )
-from evodyn.simulate.run import EndState, Run, Stats, Termination, mean_fitness_along
+from evodyn.simulate.run import EndState, Run, SolveError, mean_fitness_along
+from evodyn.simulate.status import Stats, Termination
 from evodyn.simulate.trajectory import Outcome, Trajectory
-from evodyn.solvers.scipy_methods import EXPLICIT
+from evodyn.solvers.scipy_methods import METHODS
 
-__all__ = ["Solver", "extend", "solve"]
+__all__ = ["run_from", "solve"]
 
 _SMALL = 1e-280
 """Totals above it lose nothing to the underflow of the masses summed."""
@@ -120,135 +118,10 @@ def solve(
         state = State(start, np.log(masses), np.zeros(len(masses), dtype=bool))
     check_start(dynamics, landscape, state)
     ledger = Ledger(extinction, start, state.log_masses)
-    return _run(dynamics, landscape, state, masses, times, end, ledger, solver, throw=throw)
+    return run_from(dynamics, landscape, state, masses, times, end, ledger, solver, throw=throw)
 
 
-def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, throw: bool = True) -> Run:
-    """Continue a run to a later time.
-
-    It goes on from the stored log-masses, so that groups far below the smallest float are not lost, and
-    from the extinction record as it stands.
-
-    Parameters
-    ----------
-    run : Run
-        A result of `solve` or `iterate` that was not stopped by a failure.
-    t_end : float
-        New end, after the old one. For `iterate`, a whole number of steps later.
-    save_at : array_like, optional
-        Further times to save, after the old end (for `solve`); as many equally spaced ones as before, by
-        default. A run of `iterate` goes on with its `save_every`.
-    throw : bool, optional
-        As for `solve`.
-
-    Returns
-    -------
-    Run
-        The whole run, from the first start to `t_end`.
-
-    Raises
-    ------
-    ValueError
-        If `t_end` is not after the run's end, or the run ended in a failure or at an extinction.
-
-    Examples
-    --------
-    >>> import evodyn as ed
-    >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 500.0))
-    >>> longer = ed.extend(run, 1000.0)
-    >>> longer.log_masses[-1].round(6).tolist()
-    [0.693147, -999.306853]
-    """
-    from evodyn.simulate.iterate import MapSettings, extend_iteration
-
-    if not isinstance(run, Run):
-        raise ValueError(f"run is {type(run).__name__}; expected a Run, the result of solve or iterate.")
-    if run.termination not in (Termination.COMPLETED, Termination.ALL_EXTINCT):
-        raise ValueError(
-            f"run ended as {run.termination.name}; expected a completed run. {run.termination.value}"
-        )
-    t_end = validation.finite("t_end", t_end)
-    if not t_end > run.t_span[1]:
-        raise ValueError(f"t_end is {t_end!r}; expected a time after the run's end at {run.t_span[1]!r}.")
-    if isinstance(run.settings, MapSettings):
-        if save_at is not None:
-            raise ValueError(
-                "save_at is given for a run of iterate; expected None: it saves every save_every steps."
-            )
-        return extend_iteration(run, t_end, throw=throw)
-    start = run.t_span[1]
-    times = (
-        np.linspace(start, t_end, max(len(run.t), 2))[1:]
-        if save_at is None
-        else validated_save_times(save_at, start, t_end)
-    )
-    if len(times) and times[0] <= run.t[-1]:
-        raise ValueError(
-            f"save_at begins at {float(times[0])!r}; expected times after {float(run.t[-1])!r}, "
-            "which is saved already."
-        )
-    state = State(start, run.end_state.log_masses, run.end_state.removed)
-    ledger = resumed_ledger(run, state.log_masses)
-    if not isinstance(run.settings, Solver):
-        raise ValueError(f"run.settings is {run.settings!r}; expected the Solver of a run of solve.")
-    with keeping(run):
-        more = _run(
-            run.dynamics,
-            run.landscape,
-            state,
-            run.end_state.masses,
-            times,
-            t_end,
-            ledger,
-            run.settings,
-            throw=throw,
-        )
-    return joined(run, more)
-
-
-@contextlib.contextmanager
-def keeping(run: Run) -> Iterator[None]:
-    """Put what was there before in front of what a failing continuation has got."""
-    try:
-        yield
-    except SolveError as error:
-        whole = joined(run, error.result)
-        raise SolveError(str(error), result=whole, time=error.time, groups=error.groups) from error.__cause__
-
-
-def resumed_ledger(run: Run, log_masses: FloatArray) -> Ledger:
-    """Return the extinction record of `run`, ready to be continued."""
-    ledger = Ledger(run.extinction, run.t_span[1], log_masses)
-    ledger.first = np.array(run.extinction_time)
-    ledger.below = np.array(run.extinct_at_end)
-    ledger.absorbed_mass = np.array(run.absorbed_mass)
-    ledger.removed = np.array(run.end_state.removed)
-    ledger.parts = [run.crossings]
-    return ledger
-
-
-def joined(run: Run, more: Run) -> Run:
-    """Return one run from a run and its continuation."""
-    stats = dataclasses.replace(
-        more.stats,
-        steps=run.stats.steps + more.stats.steps,
-        evaluations=run.stats.evaluations + more.stats.evaluations,
-        restarts=run.stats.restarts + more.stats.restarts + 1,
-        projections=run.stats.projections + more.stats.projections,
-    )
-    return dataclasses.replace(
-        more,
-        t_span=(run.t_span[0], more.t_span[1]),
-        stats=stats,
-        t=np.concatenate((run.t, more.t)),
-        native=np.concatenate((run.native, more.native)),
-        total_mass=np.concatenate((run.total_mass, more.total_mass)),
-        log_total_mass=np.concatenate((run.log_total_mass, more.log_total_mass)),
-        mean_fitness=np.concatenate((run.mean_fitness, more.mean_fitness)),
-    )
-
-
-def _run(
+def run_from(
     dynamics: Dynamics,
     landscape: LandscapeFunction,
     state: State,
@@ -274,7 +147,8 @@ def _run(
             outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger)
         else:
             method, reason = chosen_method(dynamics, len(masses), solver)
-            outcome = Integration(dynamics, landscape, end, saved, ledger, solver, method, reason).run(state)
+            course = Course(dynamics, landscape, state, end, saved, ledger, solver, method, reason)
+            outcome = integrate(course, state)
     if outcome.termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: the rest of the run is known.
         outcome.state = dataclasses.replace(outcome.state, t=end)
@@ -282,7 +156,11 @@ def _run(
     if throw and not run.succeeded:
         at = f"at t = {outcome.state.t:g}"
         who = f" Groups: {', '.join(map(str, outcome.groups[:10]))}." if outcome.groups else ""
-        stiff = outcome.termination is Termination.STEP_LIMIT and outcome.method in EXPLICIT
+        stiff = (
+            outcome.termination is Termination.STEP_LIMIT
+            and outcome.method in METHODS
+            and METHODS[outcome.method].explicit
+        )
         advice = " If the problem is stiff, method='LSODA' takes longer steps." if stiff else ""
         raise SolveError(
             f"{run.termination.value}{advice} Reached {at} with {outcome.method}.{who} "

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
+from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State
-from evodyn.simulate.run import Termination
+from evodyn.simulate.status import Termination
 
-__all__ = ["Outcome", "Trajectory"]
+__all__ = ["Outcome", "Trajectory", "absorbed"]
 
 
 class Trajectory:
@@ -29,6 +31,22 @@ class Trajectory:
         """Fill the rows that were due."""
         self.log_masses[rows] = log_masses
         self.next = max(self.next, rows.stop)
+
+    def record(self, state: State) -> None:
+        """Fill the rows due at a state with it."""
+        rows = self.due(state.t)
+        if rows.start < rows.stop:
+            self.fill(rows, state.log_masses)
+
+
+def absorbed(state: State, groups: npt.NDArray[np.intp], ledger: Ledger) -> State:
+    """Return `state` with `groups` set to exactly zero, for good, and book it."""
+    if not len(groups):
+        return state
+    ledger.absorb(groups, np.exp(state.log_masses))
+    logs, removed = np.array(state.log_masses), np.array(state.removed)
+    logs[groups], removed[groups] = -np.inf, True
+    return State(state.t, logs, removed)
 
 
 @dataclasses.dataclass

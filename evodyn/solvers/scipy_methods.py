@@ -8,7 +8,9 @@ the cost of shorter steps.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,24 +19,15 @@ import scipy.sparse
 from scipy.integrate import BDF, DOP853, LSODA, RK23, RK45, OdeSolver, Radau
 
 from evodyn.core.arrays import FloatArray
-from evodyn.model.structure import DiagonalPlusLowRank
+from evodyn.solvers.protocol import Jacobian, System
 
-__all__ = [
-    "EXPLICIT",
-    "LARGEST_DENSE",
-    "ONE_STEP",
-    "SOLVERS",
-    "WATCHED",
-    "StiffnessWatch",
-    "absolute_tolerance",
-    "solve_by_structure",
-    "structure_arguments",
-]
+__all__ = ["LARGEST_DENSE", "METHODS", "SMALLEST_RTOL", "ScipyMethod", "ScipyStepper"]
 
 LARGEST_DENSE = 300
 """Most components for which an implicit method measures a dense Jacobian though the structure is known."""
 
-Jacobian = Callable[[float, FloatArray], DiagonalPlusLowRank]
+SMALLEST_RTOL = 100 * float(np.finfo(np.float64).eps)
+"""SciPy's smallest; it multiplies |ln p|, which says nothing about the accuracy of p."""
 
 
 class _MaximumNorm:
@@ -79,60 +72,138 @@ class MaximumDOP853(_MaximumNorm, DOP853):
         return _rounded(abs(h) * fifth**2 / math.hypot(fifth, 0.1 * third)) if fifth else 0.0
 
 
-SOLVERS: dict[str, type[OdeSolver]] = {
-    "RK45": MaximumRK45,
-    "RK23": MaximumRK23,
-    "DOP853": MaximumDOP853,
-    "Radau": Radau,
-    "BDF": BDF,
-    "LSODA": LSODA,
-}
-"""The integrators by the names that SciPy gives them."""
+@dataclasses.dataclass(frozen=True)
+class ScipyMethod:
+    """One of SciPy's integrators, or a class of a user's own that is built like them.
 
-EXPLICIT = ("RK45", "RK23", "DOP853")
-"""Methods that control the largest error, and reject a step in which a velocity is NaN."""
-
-ONE_STEP = (*EXPLICIT, "Radau")
-"""Methods whose interpolants are less accurate than the ends of their steps."""
-
-
-def absolute_tolerance(method: str, tolerance: float, n: int) -> float:
-    """Return the `atol` with which a method keeps the error of each of `n` components below `tolerance`."""
-    return tolerance if method in EXPLICIT else tolerance / math.sqrt(max(n, 1))
-
-
-_STABLE = {"RK45": 3.25, "DOP853": 6.1}
-"""Where the negative real axis leaves each pair's region of stability, about."""
-
-WATCHED = tuple(_STABLE)
-"""Methods whose steps show whether the problem is stiff."""
-
-
-class StiffnessWatch:
-    """Tells from its steps that an explicit method is held back by stability, not by accuracy.
-
-    The two last stages of a Dormand-Prince step stand at the same time: the difference of their slopes
-    over that of their arguments estimates the largest rate. Steps as long as stability allows, fifteen of
-    them without six others in a row, are a sign of stiffness (Hairer and Wanner 1996, section IV.2).
+    Parameters
+    ----------
+    name : str
+    solver : type of scipy.integrate.OdeSolver
+    explicit, one_step : bool
+        See `evodyn.solvers.protocol.Method`.
+    stability : float, optional
+        Where the negative real axis leaves the region of stability, about, if it ends with two stages at
+        the same time.
     """
 
-    def __init__(self, method: str) -> None:
-        self.limit = _STABLE[method]
-        self.stiff = self.others = 0
+    name: str
+    solver: type[OdeSolver]
+    explicit: bool = False
+    one_step: bool = True
+    stability: float = math.inf
 
-    def sees(self, stepper: Any) -> bool:
-        """Take the step that `stepper` has just made into account; tell whether the problem is stiff."""
-        h, last = stepper.h_previous, stepper.n_stages - 1
-        argument = stepper.y_old + h * (stepper.K[:last].T @ stepper.A[last, :last])
-        slopes = stepper._size(stepper.f - stepper.K[last])
-        apart = stepper._size(stepper.y - argument)
-        if h * slopes > self.limit * apart:
-            self.stiff, self.others = self.stiff + 1, 0
-        else:
-            self.others += 1
-            if self.others == 6:
-                self.stiff = 0
-        return self.stiff >= 15
+    @property
+    def tells_stiffness(self) -> bool:
+        """Whether steps show that stability held them back."""
+        return math.isfinite(self.stability)
+
+    def tolerance(self, bound: float, n: int, *, drift_free: bool) -> float:
+        """Return the tolerance with which the error of each of `n` components stays below `bound`."""
+        if self.explicit:
+            return bound
+        tolerance = bound / math.sqrt(max(n, 1))
+        # An error of ln p_i is that of u_i less the mean over all, which may be as large again.
+        return 0.5 * tolerance if drift_free else tolerance
+
+    def start(
+        self,
+        system: System,
+        t: float,
+        y: FloatArray,
+        stop: float,
+        *,
+        longest: float = math.inf,
+        first: float | None = None,
+    ) -> ScipyStepper:
+        """Begin at `t` and `y`, to go to `stop` in steps of at most `longest`, `first` the first."""
+        multistep = self.solver is LSODA
+        arguments: dict[str, Any] = {
+            "rtol": system.rtol if multistep else SMALLEST_RTOL,
+            "atol": system.atol,
+            "max_step": min(system.max_step, longest),
+        }
+        if first is not None:
+            arguments["first_step"] = first
+        structure = None if self.explicit else system.jacobian
+        if structure is not None:
+            unused = scipy.sparse.csc_array((len(y), len(y)))
+            arguments |= _banded(structure) if multistep else {"jac": unused}
+        inner: Any = self.solver(system.rhs, t, y, stop, **arguments)
+        if not multistep:
+            # SciPy's constructors of the implicit methods take a single number only.
+            inner.rtol = system.rtol
+            if structure is not None:
+                _solve_by_structure(inner, structure)
+        if self.explicit:
+            inner.drift_free = system.drift_free
+            inner.fun = system.rhs  # without SciPy's two wrappers: ours counts, and returns arrays
+        return ScipyStepper(inner, self.stability, warns=multistep)
+
+
+class ScipyStepper:
+    """A SciPy integrator at work."""
+
+    def __init__(self, inner: Any, stability: float, *, warns: bool) -> None:
+        self.inner = inner
+        self.stability = stability
+        self.warns = warns
+
+    @property
+    def t(self) -> float:
+        """Where it stands."""
+        return float(self.inner.t)
+
+    @property
+    def y(self) -> FloatArray:
+        """The state there, shape (n,)."""
+        return np.array(self.inner.y)
+
+    @property
+    def status(self) -> str:
+        """Either "running", "finished" or "failed"."""
+        return str(self.inner.status)
+
+    def step(self) -> str:
+        """Take one step; return what the method has to say, empty if nothing."""
+        if not self.warns:
+            return self.inner.step() or ""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            message = self.inner.step()
+        return message or "; ".join(str(w.message) for w in caught)
+
+    def interpolant(self) -> Callable[[FloatArray], FloatArray]:
+        """Return the states, shape (m, n), at times, shape (m,), within the last step."""
+        inner = self.inner.dense_output()
+        return lambda t: inner(t).T
+
+    def held_back(self) -> bool:
+        """Tell whether the last step was as long as stability allows.
+
+        The two last stages of a Dormand-Prince step stand at the same time: the difference of their slopes
+        over that of their arguments estimates the largest rate.
+        """
+        inner = self.inner
+        h, last = inner.h_previous, inner.n_stages - 1
+        argument = inner.y_old + h * (inner.K[:last].T @ inner.A[last, :last])
+        slopes = inner._size(inner.f - inner.K[last])
+        apart = inner._size(inner.y - argument)
+        return bool(h * slopes > self.stability * apart)
+
+
+METHODS: dict[str, ScipyMethod] = {
+    method.name: method
+    for method in (
+        ScipyMethod("RK45", MaximumRK45, explicit=True, stability=3.25),
+        ScipyMethod("RK23", MaximumRK23, explicit=True),
+        ScipyMethod("DOP853", MaximumDOP853, explicit=True, stability=6.1),
+        ScipyMethod("Radau", Radau),
+        ScipyMethod("BDF", BDF, one_step=False),
+        ScipyMethod("LSODA", LSODA, one_step=False),
+    )
+}
+"""The integrators by the names that SciPy gives them."""
 
 
 class _Matrix:
@@ -165,21 +236,21 @@ class _Matrix:
         return solve
 
 
-def structure_arguments(method: str, jacobian: Jacobian, n: int) -> dict[str, Any]:
-    """Return what keeps SciPy's constructor of an implicit method from measuring a dense Jacobian."""
-    if method != "LSODA":
-        return {"jac": scipy.sparse.csc_array((n, n))}
+def _banded(jacobian: Jacobian) -> dict[str, Any]:
+    """Return what keeps LSODA from measuring a dense Jacobian: it is given the diagonal alone.
+
+    Measured by moving all components at once, the diagonal would be the row sums.
+    """
 
     def diagonal(t: float, y: FloatArray) -> FloatArray:
         structure = jacobian(t, y)
         own: FloatArray = structure.diagonal + (structure.left * structure.right).sum(axis=1)
         return own[None]
 
-    # The diagonal has to be given: measured by moving all components at once it would be the row sums.
     return {"lband": 0, "uband": 0, "jac": diagonal}
 
 
-def solve_by_structure(stepper: Any, jacobian: Jacobian) -> None:
+def _solve_by_structure(stepper: Any, jacobian: Jacobian) -> None:
     """Let BDF or Radau solve its linear systems by the structure of the Jacobian, in O(N)."""
 
     def matrix(t: float, y: FloatArray, f: Any = None) -> _Matrix:

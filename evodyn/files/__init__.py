@@ -1,0 +1,1 @@
+"""Results come back from files."""

@@ -1,0 +1,87 @@
+"""What the phases of one run share: the problem, how it is solved, and what is recorded."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.fitness import LandscapeFunction, breakpoints
+from evodyn.simulate.changes import SampledTimes
+from evodyn.simulate.extinction import Ledger
+from evodyn.simulate.flow import State
+from evodyn.simulate.method import Solver
+from evodyn.simulate.revival import receivers
+from evodyn.simulate.trajectory import Trajectory
+from evodyn.solvers.protocol import Method
+from evodyn.solvers.scipy_methods import METHODS
+
+__all__ = ["Course"]
+
+
+class Course:
+    """The course of one integration, from `begin` to `end`.
+
+    Its method may change where the problem turns out to be stiff, its stops grow by the changes in time that
+    are found, and it counts.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        landscape: LandscapeFunction,
+        begin: State,
+        end: float,
+        saved: Trajectory,
+        ledger: Ledger,
+        solver: Solver,
+        method: Method,
+        reason: str,
+    ) -> None:
+        self.dynamics = dynamics
+        self.landscape = landscape
+        self.start, self.end = begin.t, end
+        self.saved = saved
+        self.ledger = ledger
+        self.solver = solver
+        self.method = self.begun_with = method
+        self.reason = reason
+        self.steps = self.evaluations = self.phases = 0
+        span = (begin.t, end)
+        declared = np.union1d(breakpoints(landscape, span), breakpoints(dynamics, span))
+        self.stops: list[float] = [*declared.tolist(), end]
+        self.receives = self._receivers(begin)
+
+    @functools.cached_property
+    def watched(self) -> SampledTimes | None:
+        """The times at which to look for changes that nobody has declared; None where nothing can change."""
+        steady = getattr(self.landscape, "autonomous", None) and self.dynamics.autonomous
+        return None if steady else SampledTimes(self.start, self.end)
+
+    def next_stop(self, t: float) -> float:
+        """Return the first stop after `t`."""
+        return next(stop for stop in self.stops if stop > t)
+
+    def stop_at(self, t: float) -> None:
+        """Let a phase end at `t`."""
+        self.stops.append(t)
+        self.stops.sort()
+
+    def turn_stiff(self, t: float, *, structured: bool) -> None:
+        """Go on with an implicit method."""
+        self.method = METHODS["BDF" if structured else "LSODA"]
+        name = self.begun_with.name
+        self.reason = f"the problem is stiff: {name} was held back by stability at t = {t:.3g}"
+
+    def _receivers(self, state: State) -> npt.NDArray[np.bool_]:
+        """Return which groups inflow may reach within the run."""
+        if self.dynamics.autonomous:
+            times = np.array([state.t])
+        else:
+            edges = np.array([state.t, *self.stops])
+            middles = (edges[1:] + edges[:-1]) / 2
+            samples = SampledTimes(self.start, self.end).within(state.t, self.end)
+            times = np.concatenate((edges[:-1], middles, samples))
+        return receivers(self.dynamics, self.landscape, state.t, state.log_masses, times)
