@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 import evodyn
-from tests.scripts import WARNINGS
+from tests.scripts import COPY, WARNINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -71,9 +73,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_packages_and_studies_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     info = f"evodyn-{evodyn.__version__}.dist-info"
     code = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    code |= {f"evodyn_studies/{path.name}" for path in (ROOT / "studies").glob("*.py")}
     data = {f"nn_bridge/data/{path.name}" for path in (ROOT / "nn_bridge" / "data").iterdir()}
     about = {
         f"{info}/{name}"
@@ -92,6 +95,51 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: zipfile.ZipFil
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "License-Expression: MIT AND CC-BY-SA-3.0" in metadata
     assert "Requires-Python: >=3.11" in metadata
+
+
+TASKS = """
+import dataclasses, importlib, inspect, json, sys
+from evodyn.sweeps.points import code_of
+sys.path.insert(0, sys.argv[1])
+found = {}
+for name in sys.argv[3:]:
+    module = importlib.import_module(sys.argv[2] + name)
+    own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+    points = [kind for kind in own if inspect.isclass(kind) and dataclasses.is_dataclass(kind)]
+    for task in filter(inspect.isfunction, own):
+        found[f"{name}:{task.__qualname__}"] = code_of(task, points)
+print(json.dumps(found))
+"""
+
+
+def test_installed_studies_go_on_with_the_points_of_a_clone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path / "installed")
+    arguments = ["--groups", "8", "--t-end", "20", "--seeds", "1", "--heterogeneity", "1", "--decay", "0"]
+    paths = {"PYTHONPATH": str(tmp_path / "installed"), "COLUMNS": "200"}
+
+    def run(*command: str) -> str:
+        line = [sys.executable, *WARNINGS, *command, *arguments]
+        done = subprocess.run(
+            line, cwd=tmp_path, env=os.environ | paths, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return " ".join(done.stderr.split())
+
+    folder = tmp_path / "results" / "extinction" / "heterogeneity-1.0_decay-0.0_groups-8_t_end-20.0_seeds-1"
+    assert "0 of 1 points reused" in run("-m", "evodyn_studies.extinction")
+    installed = (folder / "extinction.csv").read_bytes()
+    assert "1 of 1 points reused" in run(str(COPY / "studies" / "extinction.py"), "--out", str(folder))
+    assert (folder / "extinction.csv").read_bytes() == installed
+    # The code of every function is the same by either name.
+    names = [
+        path.stem for path in (ROOT / "studies").glob("[a-z]*.py") if "nn_bridge" not in path.read_text()
+    ]
+    by_name = [
+        json.loads(python(TASKS, str(folder), package, *names))
+        for folder, package in ((tmp_path / "installed", "evodyn_studies."), (ROOT / "studies", ""))
+    ]
+    assert by_name[0] == by_name[1]
+    assert {"extinction:simulate", "noise:duel", "fixed_points:confront"} <= set(by_name[0])
 
 
 MNIST = (
