@@ -63,10 +63,10 @@ __all__ = [
     "comparison",
     "dynamics",
     "progress",
+    "row_table",
     "shown",
     "stacked",
     "table",
-    "table_of_cells",
     "write_csv",
     "write_json",
     "write_netcdf",
@@ -381,38 +381,30 @@ def dynamics(
 
 
 def table(
+    title: str, columns: Iterable[str], lines: Iterable[Sequence[str]], *, left: int = 1, merge: bool = False
+) -> Table:
+    """Return a table, its first columns aligned to the left; `merge` leaves out a repeated first cell."""
+    width = min(len(title) + 1, 80)
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, min_width=width)
+    for k, name in enumerate(columns):
+        made.add_column(name, justify="left" if k < left else "right", no_wrap=True)
+    former = None
+    for first, *others in lines:
+        made.add_row("" if merge and first == former else first, *others)
+        former = first
+    return made
+
+
+def row_table(
     title: str, columns: Mapping[str, str], rows: Iterable[Row], *, left: int = 1, merge: bool = False
 ) -> Table:
-    """Return a table of rows: heading -> format of its cells, with the rows' keys as fields.
+    """Return a table of rows: heading -> format of its cells, with the keys of a row as fields.
 
-    The first `left` columns are aligned to the left; `merge` leaves out a repeated first cell. A number that
-    there is not, NaN or infinite, is a dash.
+    A cell is a dash where a number is not finite.
     """
-    lines, former = [], None
-    for row in rows:
-        first, *others = (cell.format_map(row) for cell in columns.values())
-        shown = ("–" if re.search(r"\b(nan|inf)", cell) else cell for cell in others)
-        lines.append(("" if merge and first == former else first, *shown))
-        former = first
-    return table_of_cells(title, tuple(columns), lines, left=left)
-
-
-def table_of_cells(
-    title: str, headings: Sequence[str], lines: Iterable[Sequence[str]], *, left: int = 1
-) -> Table:
-    """Return a table of cells that are text already; the first `left` columns are aligned to the left."""
-    made = Table(
-        title=title,
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        pad_edge=False,
-        min_width=min(len(title) + 1, 80),
-    )
-    for k, name in enumerate(headings):
-        made.add_column(name, justify="left" if k < left else "right", no_wrap=True)
-    for line in lines:
-        made.add_row(*line)
-    return made
+    cells = ([cell.format_map(row) for cell in columns.values()] for row in rows)
+    lines = (["–" if re.search(r"\b(nan|inf)\b", cell) else cell for cell in line] for line in cells)
+    return table(title, columns, lines, left=left, merge=merge)
 
 
 def comparison(title: str, rows: Sequence[Row], *, digits: int = 6) -> Table:
@@ -424,7 +416,7 @@ def comparison(title: str, rows: Sequence[Row], *, digits: int = 6) -> Table:
         "simulation": f"{{simulation:.{digits}g}}",
         "difference": "{difference:+.1e}",
     }
-    return table(title, columns, rows, left=2, merge=True)
+    return row_table(title, columns, rows, left=2, merge=True)
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path, *, specification: Row, provenance: str) -> None:

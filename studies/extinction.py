@@ -307,7 +307,7 @@ def tables(rows: list[Row], *, groups: int, seeds: int, t_end: float) -> list[Ta
     }
     parts = itertools.groupby(rows, lambda row: tuple(row[axis] for axis in AXES[:3]))
     return [
-        _shared.table(
+        _shared.row_table(
             f"{kind}, {dynamics}, λ = {decay:g}: {groups} groups, {seeds} seeds, t = {t_end:g}",
             columns,
             (row | {name: row[f"time_q{q:g}"] for name, q in TIMES.items()} for row in part),

@@ -533,7 +533,7 @@ def rate_table(rows: list[Row]) -> Table:
         "difference": "{difference:.0e}",
     }
     title = "Decay rates -d ln p/dt of the dying: median, and largest relative difference"
-    return _shared.table(title, columns, rows, merge=True)
+    return _shared.row_table(title, columns, rows, merge=True)
 
 
 def sparsity_table(rows: list[Row], groups: int, populations: int) -> Table:
@@ -547,7 +547,7 @@ def sparsity_table(rows: list[Row], groups: int, populations: int) -> Table:
         "95 % interval": "{low:.2%}–{high:.2%}",
     }
     title = f"Extinct at equilibrium, λ = {MAIN_DECAY:g}: {populations} populations of {groups} groups"
-    return _shared.table(title, columns, rows, merge=True)
+    return _shared.row_table(title, columns, rows, merge=True)
 
 
 def correction_table(rows: list[Row], sizes: Sequence[int]) -> Table:
@@ -560,7 +560,7 @@ def correction_table(rows: list[Row], sizes: Sequence[int]) -> Table:
     }
     title = f"Finite size: simulation - theory = a + b/N at h = 1, N = {sizes[0]} to {sizes[-1]}"
     halves = [{f"{name}_half": 1.96 * row[f"{name}_error"] for name in ("limit", "slope")} for row in rows]
-    return _shared.table(title, columns, [row | half for row, half in zip(rows, halves, strict=True)])
+    return _shared.row_table(title, columns, [row | half for row, half in zip(rows, halves, strict=True)])
 
 
 def mutation_table(rows: list[Row]) -> Table:
@@ -571,7 +571,7 @@ def mutation_table(rows: list[Row]) -> Table:
         "simulation": "{simulation:.6g}",
         "rel. diff.": "{difference:+.0e}",
     }
-    return _shared.table("Mutation (Eq. 8, target 1)", columns, rows)
+    return _shared.row_table("Mutation (Eq. 8, target 1)", columns, rows)
 
 
 if __name__ == "__main__":

@@ -460,7 +460,7 @@ def comparison_table(rows: list[Row]) -> Table:
     }
     title = "Mean fitness at rest; diff.: largest of a mass, relative to the largest mass"
     first = [row | {"worst": worst(row)} for row in rows if not row["member"]]
-    return _shared.table(title, columns, first, left=2, merge=True)
+    return _shared.row_table(title, columns, first, left=2, merge=True)
 
 
 def verdict_table(verdicts: list[xr.Dataset]) -> Table:
@@ -484,7 +484,7 @@ def verdict_table(verdicts: list[xr.Dataset]) -> Table:
         "ratio": "{ratio}",
     }
     title = "Verdicts, and what perturbations of every rest point do"
-    return _shared.table(title, columns, rows, left=2, merge=True)
+    return _shared.row_table(title, columns, rows, left=2, merge=True)
 
 
 def notes(rows: list[Row], seeds: int, judged: xr.Dataset) -> list[str]:

@@ -284,7 +284,7 @@ def printed(number: int, rows: Sequence[Row], seed: int) -> Table:
         if row["seed"] == seed
     ]
     title = f"Table {number}: {what}, seed {seed}"
-    return narrow(_shared.table_of_cells(title, (HEADINGS[key], "dynamics", *headings), lines, left=2))
+    return narrow(_shared.table(title, (HEADINGS[key], "dynamics", *headings), lines, left=2))
 
 
 def printed_intervals(number: int, intervals: Sequence[Row], seeds: int) -> Table:
@@ -300,7 +300,7 @@ def printed_intervals(number: int, intervals: Sequence[Row], seeds: int) -> Tabl
             lines.append((f"{row[key]:g}", row["dynamics"], quantity, *numbers, *halves, inside))
     title = f"Table {number} over {seeds} seeds, with half-widths of the 95 % intervals"
     columns = (HEADINGS[key], "dynamics", "", "paper", "mean", "of mean", "of a run", "paper within")
-    return narrow(_shared.table_of_cells(title, columns, lines, left=3))
+    return narrow(_shared.table(title, columns, lines, left=3))
 
 
 def printed_cost(half: Row) -> Table:
@@ -311,7 +311,7 @@ def printed_cost(half: Row) -> Table:
         shown = [f"{1e3 * v:.3f} ms" if name == "latency" else f"{v:,}" for v in (before, after)]
         lines.append((name.replace("_", " "), *shown, f"{after / before:.1%}"))
     columns = ("cost", "before", "after", "ratio")
-    table = _shared.table_of_cells("Half of the groups removed (replicator)", columns, lines)
+    table = _shared.table("Half of the groups removed (replicator)", columns, lines)
     if not lines:
         table.caption = "A whole layer died out: there is no smaller network."
     return table

@@ -598,7 +598,7 @@ def tables(rows: list[Row]) -> list[Table]:
         "p": "{p_value:.2g}",
     }
     return [
-        _shared.table(title, columns, [row for row in rows if row["part"] == part])
+        _shared.row_table(title, columns, [row for row in rows if row["part"] == part])
         for part, title in titles.items()
     ]
 

@@ -170,7 +170,7 @@ def table(rows: Sequence[Row]) -> Table:
         )
     columns = ("signal, dynamics" + (" seed" if several else ""), "step", "same", "masses", "distance")
     title = "Recorded signals, replayed by maps and by the flow"
-    made = _shared.table_of_cells(title, (*columns, "bound", "order"), lines)
+    made = _shared.table(title, (*columns, "bound", "order"), lines)
     made.padding = (0, 1, 0, 0)
     return made
 

@@ -266,7 +266,7 @@ def printed(rows: list[Row], specification: Row) -> Table:
         "simulation": "{simulation:.4g}",
         "diff.": "{worst:+.1e}",
     }
-    return _shared.table(
+    return _shared.row_table(
         f"{s['groups']} groups, {s['kind']}, h = {s['heterogeneity']:g}, seed {s['seed']}; "
         f"extinct below {s['threshold']:g}",
         columns,

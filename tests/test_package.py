@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 import evodyn
-from tests.scripts import WARNINGS
+from tests.scripts import COPY, WARNINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -72,7 +73,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_holds_the_packages_and_the_studies_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_packages_and_studies_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     info = f"evodyn-{evodyn.__version__}.dist-info"
     code = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     code |= {f"evodyn_studies/{path.name}" for path in (ROOT / "studies").glob("*.py")}
@@ -94,6 +95,51 @@ def test_the_wheel_holds_the_packages_and_the_studies_and_nothing_else(wheel: zi
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "License-Expression: MIT AND CC-BY-SA-3.0" in metadata
     assert "Requires-Python: >=3.11" in metadata
+
+
+TASKS = """
+import dataclasses, importlib, inspect, json, sys
+from evodyn.sweeps.points import code_of
+sys.path.insert(0, sys.argv[1])
+found = {}
+for name in sys.argv[3:]:
+    module = importlib.import_module(sys.argv[2] + name)
+    own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+    points = [kind for kind in own if inspect.isclass(kind) and dataclasses.is_dataclass(kind)]
+    for task in filter(inspect.isfunction, own):
+        found[f"{name}:{task.__qualname__}"] = code_of(task, points)
+print(json.dumps(found))
+"""
+
+
+def test_installed_studies_go_on_with_the_points_of_a_clone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path / "installed")
+    arguments = ["--groups", "8", "--t-end", "20", "--seeds", "1", "--heterogeneity", "1", "--decay", "0"]
+    paths = {"PYTHONPATH": str(tmp_path / "installed"), "COLUMNS": "200"}
+
+    def run(*command: str) -> str:
+        line = [sys.executable, *WARNINGS, *command, *arguments]
+        done = subprocess.run(
+            line, cwd=tmp_path, env=os.environ | paths, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return " ".join(done.stderr.split())
+
+    folder = tmp_path / "results" / "extinction" / "heterogeneity-1.0_decay-0.0_groups-8_t_end-20.0_seeds-1"
+    assert "0 of 1 points reused" in run("-m", "evodyn_studies.extinction")
+    installed = (folder / "extinction.csv").read_bytes()
+    assert "1 of 1 points reused" in run(str(COPY / "studies" / "extinction.py"), "--out", str(folder))
+    assert (folder / "extinction.csv").read_bytes() == installed
+    # The code of every function is the same by either name.
+    names = [
+        path.stem for path in (ROOT / "studies").glob("[a-z]*.py") if "nn_bridge" not in path.read_text()
+    ]
+    by_name = [
+        json.loads(python(TASKS, str(folder), package, *names))
+        for folder, package in ((tmp_path / "installed", "evodyn_studies."), (ROOT / "studies", ""))
+    ]
+    assert by_name[0] == by_name[1]
+    assert {"extinction:simulate", "noise:duel", "fixed_points:confront"} <= set(by_name[0])
 
 
 MNIST = (
@@ -172,7 +218,7 @@ def test_everything_imported_is_declared() -> None:
     core = distributions(PROJECT["project"]["dependencies"])
     developing = [[entry for entry in group if isinstance(entry, str)] for group in groups.values()]
     declared = core.union(*map(distributions, [*extras.values(), *developing]))
-    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "style"}
+    ours = {*PACKAGES, *SCRIPTS, "tests", "_shared", "_former", "style"}
     for folder in (*PACKAGES, *SCRIPTS, "tests"):
         for file in (ROOT / folder).rglob("*.py"):
             foreign = imported_modules(file) - set(sys.stdlib_module_names) - ours
@@ -187,7 +233,7 @@ def test_scripts_share_one_module_and_do_not_import_each_other(folder: str) -> N
     files = list((ROOT / folder).glob("*.py"))
     assert files
     shared = "_shared" if folder == "studies" else "style"
-    names = {file.stem for file in files} - {shared, "__init__"}
+    names = {file.stem for file in files} - {shared, "_former"}
     for file in files:
         assert not imported_modules(file) & (names | {"studies", "paper_figures"}), file.name
     # The checker sees an import where there is one.
@@ -223,28 +269,3 @@ def test_no_file_is_pickled_and_nothing_is_downloaded() -> None:
                 assert node.value.id != "pickle" or node.attr in allowed, file
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in ast.unparse(node), file
-
-
-def test_an_installed_study_runs_and_writes_where_the_user_stands(
-    wheel: zipfile.ZipFile, tmp_path: Path
-) -> None:
-    wheel.extractall(tmp_path / "site")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "evodyn_studies.extinction",
-            "--smoke",
-            "--seeds",
-            "1",
-            "--heterogeneity",
-            "1",
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("results/quick/extinction/**/extinction.csv"))

@@ -28,9 +28,9 @@ def code_digest(function: Any, classes: Iterable[type] = ()) -> str:
 
     Counted are instructions, default values, what closures hold, the functions and classes of the
     function's own module that are named in the code (also in tables, and so on from there), and the values
-    of that module's constants. Comments, docstrings, layout, the file and the module's name do not count. Of
-    other modules only the names count: their code has a version of its own. Bytecode differs between
-    versions of Python.
+    of that module's constants. Comments, docstrings, layout, the file, and the names of the module and of
+    its package do not count. Of other modules only the names count: their code has a version of its own.
+    Bytecode differs between versions of Python.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def code_digest(function: Any, classes: Iterable[type] = ()) -> str:
     >>> code_digest(one) == code_digest(one), code_digest(one) == code_digest(two)
     (True, False)
     """
-    reader = _Reader(function.__module__)
+    reader = _Reader(function.__module__, getattr(function, "__globals__", {}).get("__package__") or "")
     own = [kind for kind in classes if kind.__module__ == function.__module__]
     described = [reader.described(function), [reader.described(kind) for kind in own]]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
@@ -62,8 +62,9 @@ def code_digest(function: Any, classes: Iterable[type] = ()) -> str:
 class _Reader:
     """Describes objects in lists and strings; every function, class and container once."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, package: str) -> None:
         self.module = module
+        self.beside = f"{package}."
         self.seen: dict[int, Any] = {}
         """Objects by identity, kept alive so that identities stay unique."""
 
@@ -79,13 +80,17 @@ class _Reader:
         owner = value if hasattr(value, "__qualname__") else kind
         name = owner.__qualname__
         if owner.__module__ != self.module:  # whose name does not count
-            name = f"{owner.__module__}:{name}"
+            name = f"{self._seen_from_here(owner.__module__)}:{name}"
         if isinstance(value, tuple):  # whether equal ones are one object depends on how they were compiled
             return [name, *map(self.described, value)]
         if id(value) in self.seen:
             return ["again", name]
         self.seen[id(value)] = value
         return [name, *self._content(value)]
+
+    def _seen_from_here(self, module: str) -> str:
+        """Return the name of another module, relative to the package of one's own if it belongs to that."""
+        return str(module).removeprefix(self.beside)
 
     def _content(self, value: Any) -> Iterator[Any]:
         """Yield what is inside of an object, as far as it is of the module or a container."""
@@ -105,7 +110,7 @@ class _Reader:
         elif isinstance(value, staticmethod | classmethod):
             yield self.described(value.__func__)
         elif isinstance(value, ModuleType):
-            yield value.__name__
+            yield self._seen_from_here(value.__name__)
         elif isinstance(value, type):
             if value.__module__ == self.module:
                 yield from self._class(value)
