@@ -243,7 +243,7 @@ def test_the_study_runs_on_a_cluster_that_is_already_there(
 ) -> None:
     distributed: Any = importlib.import_module("distributed")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         extinction(tmp_path, *BOTH, "--scheduler", cluster.scheduler_address)
     assert same_result(finished[0], tmp_path)
@@ -318,7 +318,7 @@ LONELY = """
 import time
 from distributed import LocalCluster
 if __name__ == "__main__":
-    cluster = LocalCluster(n_workers={workers}, threads_per_worker=1, dashboard_address=None)
+    cluster = LocalCluster(n_workers={workers}, threads_per_worker=1, dashboard_address=":0")
     print(cluster.scheduler_address, flush=True)
     time.sleep(60)
 """

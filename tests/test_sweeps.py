@@ -113,7 +113,7 @@ def test_an_existing_dask_cluster_gives_the_same_bits(tmp_path: Path) -> None:
     distributed: Any = importlib.import_module("distributed")
     serial = sweep(random_walk, SEEDS, tmp_path / "serial")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         remote = sweep(random_walk, SEEDS, tmp_path / "remote", scheduler=cluster.scheduler_address)
         with pytest.raises(SweepError, match="seed 3 is odd"):
@@ -487,7 +487,7 @@ def test_the_code_of_a_script_travels_to_a_cluster(tmp_path: Path) -> None:
         )
     )
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         script(tmp_path / "loose_task.py", tmp_path / "points", cluster.scheduler_address)
     found = [xr.load_dataset(file, engine="h5netcdf") for file in sorted((tmp_path / "points").glob("*.nc"))]

@@ -245,7 +245,7 @@ def test_workers_change_nothing(tmp_path: Path, source: Source, alone: list[xr.D
 
 def test_a_cluster_changes_nothing(tmp_path: Path, source: Source, alone: list[xr.Dataset]) -> None:
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         found = run_all(PAIR, tmp_path, source, scheduler=cluster.scheduler_address)
     assert all(map(same, found, alone))
