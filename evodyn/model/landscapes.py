@@ -1,16 +1,6 @@
 """Landscapes whose formula is explicit: constant, decaying, entropic, redundant, seasonal, recorded.
 
-A landscape is any callable ``landscape(t, masses) -> fitness`` with arrays of shape (..., N). Those here
-are frozen specifications that work on arrays of any array-API library, and they add with ``+``, plain
-callables on either side included. A landscape may also define
-
-- ``breakpoints(t_span)``: times at which it is not smooth; the integrator restarts there (a change that is
-  not declared is seen where it lasts for 1 % of the time span or longer);
-- ``at_log_masses(t, log_masses)``: the same fitness from log-masses, for landscapes in ln p;
-- ``linearization(t, log_masses)``: the Jacobian ∂φ_i/∂ln p_j as `DiagonalPlusLowRank`;
-- ``autonomous``: whether fitness does not depend on time (None, or nothing: that is found out);
-- ``separable(n)``, ``affine(n, total)``, ``potential(masses, log_masses)``: forms of fitness that have rest
-  points in closed form or climb a function, as the methods of `Landscape` say.
+What every landscape is, and may define, is said in `evodyn.landscapes`.
 """
 
 from __future__ import annotations
