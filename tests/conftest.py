@@ -1,6 +1,8 @@
 """Settings shared by all tests."""
 
+import sys
 from collections import Counter
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -13,6 +15,14 @@ hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=6
 hypothesis.settings.register_profile("brief", deadline=None, max_examples=12, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _figures_forget_what_others_read() -> Iterator[None]:
+    """Empty the list of files read for a figure, which scripts keep for their process."""
+    yield
+    if "style" in sys.modules:
+        sys.modules["style"]._sources.clear()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -65,7 +65,6 @@ def drawn(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Figure:
     save = style.save
     monkeypatch.setattr(style, "save", keep)
     monkeypatch.setattr(style, "FIGURES", folder)
-    monkeypatch.setattr(style, "_sources", [])  # of this figure, whatever was read in this process before
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--quick"])
     with plt.rc_context():
         script.main()

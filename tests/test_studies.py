@@ -214,7 +214,7 @@ def test_a_study_that_is_ended_leaves_no_workers_and_no_lock(
     process, workers = begun(tmp_path)
     assert len(workers) >= 2
     process.send_signal(how)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert how == signal.SIGKILL or "Interrupted. What is finished is kept" in err
     assert "Traceback" not in err
@@ -235,7 +235,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(tmp_path: 
     assert living.exists()
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
 
 def test_the_study_runs_on_a_cluster_that_is_already_there(
