@@ -112,6 +112,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_installed_studies_go_on_with_the_points_of_a_clone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "installed")
     arguments = ["--groups", "8", "--t-end", "20", "--seeds", "1", "--heterogeneity", "1", "--decay", "0"]
