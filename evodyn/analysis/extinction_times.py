@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["asymptotic_extinction_times", "exact_extinction_times"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,6 @@ import scipy.stats
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.equilibria import closed_forms as rest_points
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["error_threshold", "mutation_mass_floor", "protective_mutation_rate"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -14,9 +14,6 @@ import scipy.stats
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.model.laws import KINDS, pareto_shape, two_class_levels
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["equilibrium_sparsity"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from evodyn.core.generators import member_rng, seed_of
 from evodyn.model.dynamics import Dynamics, inflow_targets
 from evodyn.model.equations import Replicator
 from evodyn.model.fitness import LandscapeFunction, breakpoints, separable
+from evodyn.noise.runs import DRAWS, Recorder, StochasticRuns, check_landscape, per_group
 from evodyn.simulate.problem import (
     check_kinds,
     check_memory,
@@ -22,11 +23,7 @@ from evodyn.simulate.problem import (
     validated_span,
 )
 
-if TYPE_CHECKING:
-    pass
-from evodyn.noise.runs import DRAWS, Recorder, StochasticRuns, check_landscape, per_group
-
-__all__ = ["CALCULI", "Calculus", "check_landscape", "fitness_noise"]
+__all__ = ["CALCULI", "Calculus", "fitness_noise"]
 
 Calculus = Literal["ito", "stratonovich"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,11 @@ from evodyn.core.arrays import FloatArray, host, real
 from evodyn.core.generators import seed_of
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
+from evodyn.noise.runs import StochasticRuns, check_landscape, iterated, per_group
 from evodyn.simulate.problem import (
     check_kinds,
     validated_masses,
 )
-
-if TYPE_CHECKING:
-    pass
-from evodyn.noise.runs import StochasticRuns, check_landscape, iterated, per_group
 
 __all__ = ["noisy_iterate"]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy.typing as npt
 import scipy.stats
 
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-
-if TYPE_CHECKING:
-    pass
 from evodyn.noise.environment import CALCULI, Calculus
 from evodyn.noise.runs import per_group
 

@@ -19,15 +19,12 @@ from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate import schema
 from evodyn.simulate.flow import State
-from evodyn.simulate.problem import (
-    check_memory,
-    check_start,
-)
+from evodyn.simulate.problem import check_memory, check_start
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["DRAWS", "Recorder", "StochasticRuns", "iterated", "per_group"]
+__all__ = ["DRAWS", "Recorder", "StochasticRuns", "check_landscape", "iterated", "per_group"]
 
 DRAWS = 1 << 20  # random numbers drawn at once, at most
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,10 @@ from evodyn.core.arrays import FloatArray, host, real
 from evodyn.core.generators import member_rng, seed_of
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction
+from evodyn.noise.runs import StochasticRuns, check_landscape, iterated
 from evodyn.simulate.problem import (
     check_kinds,
 )
-
-if TYPE_CHECKING:
-    pass
-from evodyn.noise.runs import StochasticRuns, check_landscape, iterated
 
 __all__ = ["fixation_probability", "wright_fisher", "wright_fisher_matrix"]
 
