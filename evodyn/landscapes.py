@@ -9,6 +9,7 @@ callables on either side included. A landscape may also define
 - ``at_log_masses(t, log_masses)``: the same fitness from log-masses, for landscapes in ln p;
 - ``linearization(t, log_masses)``: the Jacobian ∂φ_i/∂ln p_j as `DiagonalPlusLowRank`;
 - ``autonomous``: whether fitness does not depend on time (None, or nothing: that is found out);
+- ``kernel(t, n)``: the `NormalForm` of fitness until the next breakpoint, which is compiled;
 - ``separable(n)``, ``affine(n, total)``, ``potential(masses, log_masses)``: forms of fitness that have rest
   points in closed form or climb a function, as the methods of `Landscape` say.
 """
@@ -25,6 +26,7 @@ from evodyn.model.fitness import (
 from evodyn.model.games import MatrixGame
 from evodyn.model.landscapes import Constant, Entropic, LinearDecay, Recorded, Redundancy, Seasonal
 from evodyn.model.laws import contributions
+from evodyn.model.normal_form import NormalForm, Swing
 from evodyn.model.structure import DiagonalPlusLowRank
 
 __all__ = [
@@ -35,11 +37,13 @@ __all__ = [
     "LandscapeFunction",
     "LinearDecay",
     "MatrixGame",
+    "NormalForm",
     "Recorded",
     "Redundancy",
     "Seasonal",
     "Separable",
     "Sum",
+    "Swing",
     "breakpoints",
     "contributions",
     "fitness_at_log_masses",

@@ -12,6 +12,7 @@ import numpy as np
 
 from evodyn.core.arrays import Array, FloatArray, array_namespace, is_foreign
 from evodyn.core.specifications import Specification
+from evodyn.model.normal_form import NormalForm
 from evodyn.model.structure import DiagonalPlusLowRank
 
 __all__ = [
@@ -75,6 +76,11 @@ class Landscape(Specification, ABC):
         """Return fitness of n groups as φ_i = c_i - λp_i - T ln p_i, if it has that form at all times."""
         return None
 
+    def kernel(self, t: float, n: int) -> NormalForm | None:
+        """Return fitness of n groups in the form that is compiled, if it has it from `t` to the next breakpoint."""
+        form = self.separable(n)
+        return None if form is None else NormalForm(form.contribution, form.decay, form.temperature)
+
     def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:
         """Return a and B with φ = a + Bp where masses sum to `total`, if fitness always has that form."""
         form = self.separable(n)
@@ -109,6 +115,7 @@ _SAYS_OF_FITNESS = frozenset(
         "affine",
         "at_log_masses",
         "autonomous",
+        "kernel",
         "linearization",
         "piecewise_constant",
         "potential",
@@ -263,6 +270,9 @@ class Sum(Landscape):
     def separable(self, n: int) -> Separable | None:
         return functools.reduce(_both, [separable(term, n) for term in self.terms])
 
+    def kernel(self, t: float, n: int) -> NormalForm | None:
+        return functools.reduce(_both, [kernel(term, t, n) for term in self.terms])
+
     def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:
         forms = [affine(term, n, total) for term in self.terms]
         if any(form is None for form in forms):
@@ -283,6 +293,12 @@ def separable(landscape: LandscapeFunction, n: int) -> Separable | None:
     """Return `landscape` as φ_i = c_i - λp_i - T ln p_i if it says that it has that form, else None."""
     method: Any = getattr(landscape, "separable", None)
     return None if method is None else method(n)
+
+
+def kernel(landscape: LandscapeFunction, t: float, n: int) -> NormalForm | None:
+    """Return the fitness of n groups from `t` to the next breakpoint as it is compiled, None if it is not."""
+    method: Any = getattr(landscape, "kernel", None)
+    return None if method is None else method(t, n)
 
 
 def affine(landscape: LandscapeFunction, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:

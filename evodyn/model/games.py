@@ -11,6 +11,7 @@ import numpy.typing as npt
 from evodyn.core import validation
 from evodyn.core.arrays import Array, FloatArray, array_namespace, host, like
 from evodyn.model.fitness import Landscape
+from evodyn.model.normal_form import NormalForm
 from evodyn.model.structure import DiagonalPlusLowRank
 
 __all__ = ["MatrixGame"]
@@ -55,6 +56,9 @@ class MatrixGame(Landscape):
         shares = np.exp(log_masses - np.logaddexp.reduce(log_masses))
         fitness = self.payoff @ shares
         return DiagonalPlusLowRank(np.zeros(len(shares)), self.payoff - fitness[:, None], np.diag(shares))
+
+    def kernel(self, t: float, n: int) -> NormalForm:
+        return NormalForm(np.zeros(n), payoff=host(self.payoff))
 
     def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray]:
         return np.zeros(n), host(self.payoff) / total

@@ -14,6 +14,7 @@ from evodyn.core import validation
 from evodyn.core.arrays import Array, FloatArray, array_namespace, host, like
 from evodyn.model.fitness import Landscape, Separable, check_groups, group_count
 from evodyn.model.games import matrix_times, square_matrix
+from evodyn.model.normal_form import NormalForm, Swing
 from evodyn.model.structure import DiagonalPlusLowRank
 
 __all__ = ["Constant", "Entropic", "LinearDecay", "Recorded", "Redundancy", "Seasonal"]
@@ -247,6 +248,9 @@ class Redundancy(Landscape):
             np.zeros(len(log_masses)), -self.strength * self.similarity, np.diag(np.exp(log_masses))
         )
 
+    def kernel(self, t: float, n: int) -> NormalForm:
+        return NormalForm(_one_row(self.contribution, n), competition=-self.strength * host(self.similarity))
+
     def affine(self, n: int, total: float) -> tuple[FloatArray, FloatArray]:
         return np.array(_one_row(self.contribution, n)), -self.strength * host(self.similarity)
 
@@ -309,6 +313,11 @@ class Seasonal(Landscape):
         xp = array_namespace(masses)
         swing = like(self.amplitude, masses) * xp.sin(angle + xp.zeros_like(masses))
         return like(self.contribution, masses) + swing
+
+    def kernel(self, t: float, n: int) -> NormalForm:
+        amplitude, phase = _one_row(self.amplitude, n), _one_row(self.phase, n)
+        swing = Swing(2 * math.pi / self.period, amplitude * np.cos(phase), amplitude * np.sin(phase))
+        return NormalForm(_one_row(self.contribution, n), swings=(swing,))
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
         return DiagonalPlusLowRank.diagonal_only(np.zeros(len(log_masses)))
@@ -414,6 +423,9 @@ class Recorded(Landscape):
             self.index(end)
         inside: FloatArray = self.times[(self.times > t_span[0]) & (self.times < t_span[1])]
         return inside
+
+    def kernel(self, t: float, n: int) -> NormalForm:
+        return NormalForm(_one_row(self.contributions[self.index(t)], n), decay=self.decay)
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
         return DiagonalPlusLowRank.diagonal_only(-self.decay * np.exp(log_masses))

@@ -49,6 +49,8 @@ class Course:
         self.method = self.begun_with = method
         self.reason = reason
         self.steps = self.evaluations = self.phases = 0
+        self.may_compile = solver.compiles
+        self.travelled: list[str] = []
         span = (begin.t, end)
         declared = np.union1d(breakpoints(landscape, span), breakpoints(dynamics, span))
         self.stops: list[float] = [*declared.tolist(), end]
@@ -68,6 +70,24 @@ class Course:
         """Let a phase end at `t`."""
         self.stops.append(t)
         self.stops.sort()
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the next phase may be integrated by compiled methods."""
+        return self.may_compile and self.method is self.begun_with
+
+    def travel(self, explicit: int, implicit: int) -> None:
+        """Count the steps of a compiled phase."""
+        self.steps += explicit + implicit
+        names = (("Tsit5", explicit), ("Rodas5P", implicit))
+        self.travelled += [name for name, steps in names if steps and name not in self.travelled]
+
+    @property
+    def ran_on(self) -> tuple[str, str]:
+        """The name of the methods that made the run, and why they were chosen."""
+        if not self.travelled or self.method is not self.begun_with:
+            return self.method.name, self.reason
+        return " and ".join(self.travelled), "compiled: fitness is in the normal form"
 
     def turn_stiff(self, t: float, *, structured: bool) -> None:
         """Go on with an implicit method."""

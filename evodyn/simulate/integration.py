@@ -78,8 +78,7 @@ def _outcome(
     return Outcome(
         state,
         termination,
-        course.method.name,
-        course.reason,
+        *course.ran_on,
         course.steps,
         course.evaluations,
         max(course.phases - 1, 0),

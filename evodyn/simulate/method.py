@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -10,8 +11,10 @@ from typing import Any, Literal
 from scipy.integrate import OdeSolver
 
 from evodyn.core import validation
+from evodyn.core.extras import extra
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import Dynamics, clip_acts
+from evodyn.solvers.compilation import ready
 from evodyn.solvers.protocol import Method
 from evodyn.solvers.scipy_methods import LARGEST_DENSE, METHODS, ScipyMethod
 
@@ -45,6 +48,11 @@ class Solver(Specification):
         what is on for 1 % of `t_span` or longer is seen. What is on for less may be passed over once the
         system has settled: lower `max_step` to that length, or declare the times in a method
         ``breakpoints(t_span)`` of the landscape, the dynamics or the callable mutation rate.
+    compiled : bool, optional
+        Whether "auto" may use the compiled methods, "Tsit5" with "Rodas5P" where the problem is stiff, for
+        fitness that has a `NormalForm` and totals that are known. They need numba (the extra "fast"). By
+        default they are used where their code lies ready, which ``python -m evodyn.compile`` sees to once;
+        with True they are compiled now if need be.
     max_steps : int, optional
         Most accepted steps of a run. Every single step has a cap on its evaluations, too.
 
@@ -64,6 +72,7 @@ class Solver(Specification):
     atol: float = 1e-10
     max_step: float = math.inf
     max_steps: int = 100_000
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.method):  # a saved run has its name only, and says so when it is called
@@ -80,6 +89,25 @@ class Solver(Specification):
             max_step=validation.positive("max_step", self.max_step, infinite=True),
             max_steps=validation.count("max_steps", self.max_steps),
         )
+        if self.compiled is not None and not isinstance(self.compiled, bool):
+            raise ValueError(f"compiled is {self.compiled!r}; expected True, False, or None to use what is ready.")
+
+    @property
+    def compiles(self) -> bool:
+        """Whether compiled methods are used where they know the problem.
+
+        Raises
+        ------
+        ImportError
+            If they were asked for and numba is not there; it names the extra.
+        """
+        if self.method != "auto" or self.compiled is False:
+            return False
+        if self.compiled is None:
+            return ready()
+        with extra("fast", user="Solver(compiled=True)"):
+            importlib.import_module("numba")
+        return True
 
     @property
     def tolerance(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import cap_of, clip_acts
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.changes import SEEN, first_jump, overlooked
+from evodyn.simulate.compiled import compiled_form, initial_shares, journeys
 from evodyn.simulate.course import Course
 from evodyn.simulate.flow import Flow, State, log_sum_exp
 from evodyn.simulate.revival import revival_floor
@@ -114,12 +115,61 @@ class Phase:
             self.state = State(self.stop, flow.log_masses(self.stop, y), self.state.removed)
             course.saved.record(self.state)
             return self.state, None
+        form = compiled_form(flow) if course.compiles else None
         try:
-            ended = self._steps(rhs, y)
+            ended = self._steps(rhs, y) if form is None else self._travel(form, rhs)
         finally:
             course.evaluations += rhs.evaluations
             self._flush()
         return self.state, ended
+
+    def _travel(self, form: Any, rhs: RightHandSide) -> Termination | None:
+        """Integrate in one compiled call; return what ends the run, or None where only the phase ends."""
+        course, flow, ledger, saved = self.course, self.flow, self.ledger, self.course.saved
+        rows = saved.due(self.stop)
+        y = initial_shares(flow, form)
+        states = np.empty((rows.stop - rows.start, len(y)))
+        observes = ledger.watching and ledger.policy_is("observe")
+        module = journeys()
+        journey = module.travel(
+            form,
+            y,
+            self.state.t,
+            self.stop,
+            self.last_step if course.phases > 1 else 0.0,
+            self.solver.max_step,
+            self.solver.max_steps - course.steps,
+            self.solver.tolerance,
+            np.array(saved.times[rows]),
+            states,
+            module.Watch(ledger.level, ledger.below[flow.log_living], not observes),
+        )
+        course.travel(journey.explicit, journey.implicit)
+        rhs.evaluations += journey.evaluations
+        self.last_step, self.latest = journey.step, (journey.t, y)
+        self.kept = [(saved.times[rows.start : rows.start + journey.rows], states[: journey.rows])]
+        saved.next += journey.rows
+        crossings = list(
+            zip(
+                journey.times.tolist(),
+                flow.log_living[journey.groups].tolist(),
+                journey.directions.tolist(),
+                strict=True,
+            )
+        )
+        if journey.ending == module.FALLEN:
+            self._flush()
+            return self._fallen(self.state, crossings)[1]
+        ledger.cross(*_columns(crossings))
+        if journey.ending == module.LIMITED:
+            return Termination.STEP_LIMIT
+        if journey.ending == module.STIFF:
+            course.turn_stiff(journey.t, structured=self.structured)
+        elif journey.ending == module.LOST:
+            flow.velocity(journey.t, y)  # which says whose fitness it is that is not finite
+            self.message = f"No step from t = {journey.t:g} was accepted."
+            return Termination.SOLVER_FAILED
+        return None
 
     def _steps(self, rhs: RightHandSide, y: FloatArray) -> Termination | None:
         """Take steps; return what ends the run, or None where only the phase ends."""
@@ -361,20 +411,27 @@ class Phase:
         self, step: Step, crossings: list[tuple[float, int, int]], first_fall: tuple[float, int, int]
     ) -> tuple[State, Termination | None]:
         """Cut the step at the first extinction, and stop or absorb."""
-        ledger, course = self.ledger, self.course
         time = first_fall[0]
         at = self._state_at(step, time)
+        rows = self.course.saved.due(np.nextafter(time, -np.inf))
+        self._save(step, rows, time, at.log_masses)
+        return self._fallen(at, crossings)
+
+    def _fallen(
+        self, at: State, crossings: list[tuple[float, int, int]]
+    ) -> tuple[State, Termination | None]:
+        """Stop or absorb at the first extinction among `crossings`, which leads to the state `at`."""
+        ledger, course = self.ledger, self.course
+        time, first = min((t, group) for t, group, direction in crossings if direction < 0)
         falling = {group for t, group, direction in crossings if direction < 0}
         # Groups that cannot be told apart from the first at the tolerance fall with it.
         tied = [
             group
             for group in sorted(falling)
-            if group == first_fall[1] or at.log_masses[group] - ledger.level <= self.solver.tolerance
+            if group == first or at.log_masses[group] - ledger.level <= self.solver.tolerance
         ]
         ledger.cross(*_columns([row for row in crossings if row[0] < time and row[1] not in tied]))
         ledger.cross(tied, time, -1)
-        rows = course.saved.due(np.nextafter(time, -np.inf))
-        self._save(step, rows, time, at.log_masses)
         if ledger.policy_is("absorb"):
             at = absorbed(at, np.array(tied), ledger)
         course.saved.record(at)

@@ -1,0 +1,36 @@
+"""``python -m evodyn.compile``: compile the methods of integration once, for all later runs of this user."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evodyn.core.extras import extra
+from evodyn.model.equations import Replicator
+from evodyn.model.landscapes import LinearDecay
+from evodyn.simulate.method import Solver
+from evodyn.simulate.solve import solve
+from evodyn.solvers.compilation import folder
+
+__all__ = ["compile_methods"]
+
+
+def compile_methods() -> None:
+    """Compile the methods of integration and keep the result in the user's cache.
+
+    Raises
+    ------
+    ImportError
+        If numba is missing; it names the extra.
+
+    Examples
+    --------
+    >>> compile_methods()    # doctest: +SKIP
+    """
+    with extra("fast", user="evodyn.compile"):
+        solve(Replicator(), LinearDecay([1.0, 0.0], 1.0), np.ones(2), (0.0, 1.0), solver=Solver(compiled=True))
+    (folder() / "done").touch()
+
+
+if __name__ == "__main__":
+    compile_methods()
+    print(f"Compiled; the code is kept in {folder()}.")

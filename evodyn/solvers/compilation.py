@@ -1,0 +1,51 @@
+"""How kernels are compiled, and where the result is kept: with numba, of the "fast" extra.
+
+Compiled code is kept in a folder named after the sources of all kernels, because numba's own cache does not notice
+that a function which a kernel calls has changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SOURCES", "compiled", "folder", "ready"]
+
+SOURCES = ("compilation.py", "tableaus.py", "kernels.py", "interpolants.py", "journeys.py")
+"""The files of which compiled code is made."""
+
+
+@functools.cache
+def folder() -> Path:
+    """Return where the compiled code of these sources is kept: in NUMBA_CACHE_DIR, or the user's cache."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256(b"".join((here / name).read_bytes() for name in SOURCES)).hexdigest()
+    home = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "evodyn" / digest[:16]
+
+
+def ready() -> bool:
+    """Tell whether kernels can be used at once: numba is there, and they were compiled before."""
+    return (folder() / "done").exists() and importlib.util.find_spec("numba") is not None
+
+
+def compiled(**options: Any) -> Any:
+    """Return a decorator that compiles a function and keeps the result in `folder`."""
+    numba: Any = importlib.import_module("numba")
+
+    def decorate(function: Any) -> Any:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(folder())
+        try:
+            return numba.njit(error_model="numpy", nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # no folder can be written to: compile in every process
+            return numba.njit(error_model="numpy", nogil=True, **options)(function)
+        finally:
+            numba.config.CACHE_DIR = before
+
+    return decorate

@@ -1,0 +1,198 @@
+"""Compiled interpolants of a step, as quintics in Bernstein's form, and where they cross a level."""
+
+from __future__ import annotations
+
+import math
+
+from evodyn.solvers.kernels import (
+    DENSE,
+    IMPLICIT,
+    add_interactions,
+    extremes,
+    ordered,
+    subtract,
+    sums,
+    totals_at,
+)
+
+__all__ = [
+    "NODES",
+    "enter_bounds",
+    "enter_crossings",
+    "enter_level",
+    "explicit_interpolant",
+    "implicit_interpolant",
+    "second_derivatives",
+    "values_at",
+]
+
+NODES = 6
+"""Coefficients of a polynomial of degree five."""
+
+
+@sums
+def _curved(diagonal, drift, velocity, out):
+    for i in range(out.size):
+        out[i] = diagonal[i] * velocity[i] + drift[i]
+
+
+@sums
+def _mean_slope(sizes, velocity, curved):
+    """Return the mean of v² + dG/dt, the rate of change of the mean of G."""
+    total, product = 0.0, 0.0
+    for i in range(sizes.size):
+        total += sizes[i]
+        product += sizes[i] * (curved[i] + velocity[i] * velocity[i])
+    return product / total
+
+
+@ordered
+def second_derivatives(form, work, sizes, velocity, out):
+    """Enter the second derivative of u; `linearize` has been called."""
+    _curved(work.diagonal, work.drift, velocity, out)
+    if form.interaction.size > 0:
+        _second_of_interactions(form, work, sizes, velocity, out)
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        subtract(out[a:b], _mean_slope(sizes[a:b], velocity[a:b], out[a:b]))
+
+
+@ordered
+def _second_of_interactions(form, work, sizes, velocity, out):
+    """Add the rate of change of what interactions add to fitness; shares sum to 1."""
+    everything, change = 0.0, 0.0
+    for k in range(form.loss.size):
+        everything += work.totals[k]
+        change += work.totals[k] * work.changes[k]
+    for k in range(form.loss.size):
+        factor, growth = work.totals[k], work.changes[k]
+        if form.of_shares:
+            factor, growth = factor / everything, growth - change / everything
+        for i in range(form.starts[k], form.starts[k + 1]):
+            work.argument[i] = factor * sizes[i] * (velocity[i] + growth)
+    add_interactions(form, work.argument, out)
+
+
+@sums
+def explicit_interpolant(h, u, new, f0, f1, s0, s1, curve):
+    """Enter the quintics with these values, slopes and second derivatives at both ends."""
+    for i in range(u.size):
+        curve[0, i] = u[i]
+        curve[1, i] = u[i] + 0.2 * h * f0[i]
+        curve[2, i] = u[i] + 0.4 * h * f0[i] + 0.05 * h * h * s0[i]
+        curve[3, i] = new[i] - 0.4 * h * f1[i] + 0.05 * h * h * s1[i]
+        curve[4, i] = new[i] - 0.2 * h * f1[i]
+        curve[5, i] = new[i]
+
+
+@sums
+def implicit_interpolant(u, new, k, curve):
+    """Enter the interpolant of Rodas5P, which is of degree four."""
+    for i in range(u.size):
+        d1, d2, d3 = 0.0, 0.0, 0.0
+        for j in range(IMPLICIT):
+            stage = k[j, i]
+            d1 += DENSE[0, j] * stage
+            d2 += DENSE[1, j] * stage
+            d3 += DENSE[2, j] * stage
+        # Coefficients of the powers of θ, then Bernstein's.
+        p1, p2, p3, p4 = new[i] - u[i] + d1, d2 - d1, d3 - d2, -d3
+        curve[0, i] = u[i]
+        curve[1, i] = u[i] + 0.2 * p1
+        curve[2, i] = u[i] + 0.4 * p1 + 0.1 * p2
+        curve[3, i] = u[i] + 0.6 * p1 + 0.3 * p2 + 0.1 * p3
+        curve[4, i] = u[i] + 0.8 * p1 + 0.6 * p2 + 0.4 * p3 + 0.2 * p4
+        curve[5, i] = new[i]
+
+
+@sums
+def values_at(curve, x, row):
+    """Enter the values at the place x in [0, 1]."""
+    y = 1.0 - x
+    b0, b1, b2 = y**5, 5.0 * x * y**4, 10.0 * x * x * y**3
+    b3, b4, b5 = 10.0 * x**3 * y * y, 5.0 * x**4 * y, x**5
+    for i in range(row.size):
+        row[i] = (
+            b0 * curve[0, i] + b1 * curve[1, i] + b2 * curve[2, i]
+            + b3 * curve[3, i] + b4 * curve[4, i] + b5 * curve[5, i]
+        )  # fmt: skip
+
+
+@ordered
+def enter_level(form, work, k, t, h, level, out):
+    """Enter the level of ln x in a block: the threshold over a total mass that changes, as a quintic."""
+    for end in range(2):
+        totals_at(form, t + end * h, work.totals, work.changes)
+        total, change = work.totals[k], work.changes[k]
+        curved = -form.loss[k] * form.targets[k] / total * change if form.targets[k] > 0.0 else 0.0
+        place, sign = 5 * end, 1.0 - 2.0 * end
+        value = level - math.log(total)
+        out[place] = value
+        out[int(place + sign)] = value - sign * 0.2 * h * change
+        out[int(place + 2 * sign)] = value - sign * 0.4 * h * change - 0.05 * h * h * curved
+
+
+@extremes
+def enter_bounds(curve, level, a, b, lowest, highest):
+    """Enter bounds of every group's curve above the level."""
+    for i in range(a, b):
+        c0, c1, c2 = curve[0, i] - level[0], curve[1, i] - level[1], curve[2, i] - level[2]
+        c3, c4, c5 = curve[3, i] - level[3], curve[4, i] - level[4], curve[5, i] - level[5]
+        lowest[i] = min(min(min(c0, c1), min(c2, c3)), min(c4, c5))
+        highest[i] = max(max(max(c0, c1), max(c2, c3)), max(c4, c5))
+
+
+@ordered
+def _variations(b):
+    """Return how often the sign of the coefficients changes; zero counts as above."""
+    found = 0
+    for m in range(NODES - 1):
+        if (b[m] < 0.0) != (b[m + 1] < 0.0):
+            found += 1
+    return found
+
+
+@ordered
+def _halved(b, first, second):
+    """Enter the coefficients of both halves (de Casteljau)."""
+    for m in range(NODES):
+        second[m] = b[m]
+    for m in range(NODES):
+        first[m] = second[0]
+        for j in range(NODES - 1 - m):
+            second[j] = 0.5 * (second[j] + second[j + 1])
+    # What is left runs from the middle to the end, backwards.
+    for m in range(NODES):
+        second[m] = b[m]
+    for m in range(NODES):
+        last = second[NODES - 1 - m]
+        for j in range(NODES - 1 - m):
+            second[j] = 0.5 * (second[j] + second[j + 1])
+        second[NODES - 1 - m] = last
+
+
+@ordered
+def enter_crossings(b, roots, falls, stack):
+    """Enter where a polynomial changes its sign on [0, 1], in order; return how often."""
+    found, depth = 0, 1
+    stack[0, :NODES] = b
+    stack[0, NODES], stack[0, NODES + 1] = 0.0, 1.0
+    while depth > 0:
+        depth -= 1
+        left, right = stack[depth, NODES], stack[depth, NODES + 1]
+        piece = stack[depth, :NODES].copy()
+        variations = _variations(piece)
+        if variations == 0 or found == roots.size:
+            continue
+        middle = 0.5 * (left + right)
+        if right - left < 1e-15 or not left < middle < right:
+            if (piece[0] < 0.0) != (piece[NODES - 1] < 0.0):
+                roots[found], falls[found] = right, piece[0] >= 0.0
+                found += 1
+            continue
+        # The later half first, so that the earlier one is looked at next.
+        _halved(piece, stack[depth + 1, :NODES], stack[depth, :NODES])
+        stack[depth, NODES], stack[depth, NODES + 1] = middle, right
+        stack[depth + 1, NODES], stack[depth + 1, NODES + 1] = left, middle
+        depth += 2
+    return found

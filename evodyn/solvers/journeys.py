@@ -1,0 +1,343 @@
+"""A whole integration in one compiled call: step lengths, switching, rows of a trajectory, crossings of a level."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evodyn.core.arrays import FloatArray
+from evodyn.solvers.interpolants import (
+    NODES,
+    enter_bounds,
+    enter_crossings,
+    enter_level,
+    explicit_interpolant,
+    implicit_interpolant,
+    second_derivatives,
+    values_at,
+)
+from evodyn.solvers.kernels import (
+    EXPLICIT,
+    IMPLICIT,
+    Work,
+    explicit_step,
+    implicit_step,
+    linearize,
+    ordered,
+    rates,
+    sums,
+)
+
+__all__ = ["ARRIVED", "FALLEN", "LIMITED", "LOST", "STIFF", "Journey", "Watch", "travel"]
+
+ARRIVED, LIMITED, FALLEN, LOST, STIFF = range(5)
+"""How a journey ended: at its stop, at the step limit, at a group's fall, where velocities are not finite, or where
+it is stiff and there is no Jacobian."""
+
+_SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0
+
+
+class Watch(NamedTuple):
+    """Which crossings to look for.
+
+    Attributes
+    ----------
+    level : float
+        ln of the threshold; -inf to look for none.
+    below : bool array, shape (N,)
+        Who is below it; kept up to date.
+    halts : bool
+        Whether the journey ends at the first fall.
+    """
+
+    level: float
+    below: Any
+    halts: bool
+
+
+class Journey(NamedTuple):
+    """How far a journey got.
+
+    Attributes
+    ----------
+    ending : int
+    t, step : float
+        The time reached, and the length of the step to take next.
+    rows : int
+        Rows filled.
+    explicit, implicit, rejected, evaluations : int
+    times, groups, directions : array
+        Crossings, in order of steps.
+    """
+
+    ending: int
+    t: float
+    step: float
+    rows: int
+    explicit: int
+    implicit: int
+    rejected: int
+    evaluations: int
+    times: FloatArray
+    groups: Any
+    directions: Any
+
+
+@ordered
+def _grown(array, size):
+    larger = np.empty(max(size, 2 * array.size), array.dtype)
+    larger[: array.size] = array
+    return larger
+
+
+@sums
+def _sum(values):
+    total = 0.0
+    for i in range(values.size):
+        total += values[i]
+    return total
+
+
+@sums
+def _normalise(u, sizes, shift, factor):
+    for i in range(u.size):
+        u[i] -= shift
+        sizes[i] *= factor
+
+
+@ordered
+def _normalised(form, u, sizes):
+    """Let the shares of every block sum to 1, and their sizes with them."""
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        total = _sum(sizes[a:b])
+        _normalise(u[a:b], sizes[a:b], math.log(total), 1.0 / total)
+
+
+@ordered
+def _rounded(norm):
+    """Return `norm` to eight binary digits, so that rounding errors do not move the ends of steps."""
+    if norm == 0.0 or not math.isfinite(norm):
+        return norm
+    mantissa, exponent = math.frexp(norm)
+    return math.ldexp(np.floor(256.0 * mantissa + 0.5) / 256.0, exponent)
+
+
+@ordered
+def _first_step(velocity, tolerance):
+    fastest = 0.0
+    for i in range(velocity.size):
+        fastest = max(fastest, abs(velocity[i]))
+    return 0.5 * tolerance ** (1.0 / 6.0) / fastest if fastest > 0.0 else math.inf
+
+
+@sums
+def _apart(k, argument, new):
+    """Return the largest rate of change that the two last stages of an explicit step show."""
+    slopes, arguments = 0.0, 0.0
+    for i in range(new.size):
+        slopes = max(slopes, abs(k[EXPLICIT - 1, i] - k[EXPLICIT - 2, i]))
+        arguments = max(arguments, abs(new[i] - argument[i]))
+    return slopes / arguments if arguments > 0.0 else 0.0
+
+
+@ordered
+def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch):
+    """Integrate `u`, changed in place, from `t` to `stop`; see `Journey`.
+
+    Parameters
+    ----------
+    form : Form
+    u : array, shape (N,)
+        Logarithms of shares.
+    t, stop : float
+    first : float
+        The first step; 0 to choose it.
+    longest, most : float and int
+        Longest step and most steps.
+    tolerance : float
+        Bound on the local error of every ln p.
+    save_at, rows : array, shape (T,) and (T, N)
+        Times from `t` to `stop` at which to enter u.
+    watch : Watch
+    """
+    n, blocks = u.size, form.loss.size
+    work = Work(
+        np.empty((8, n)), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n),
+        np.empty(blocks), np.empty(blocks), np.empty(8),
+    )  # fmt: skip
+    velocity, velocity_new, new = np.empty(n), np.empty(n), np.empty(n)
+    sizes, sizes_new, second, second_new = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    curve, lowest, highest = np.empty((NODES, n)), np.empty(n), np.empty(n)
+    level, own = np.empty(NODES), np.empty(NODES)
+    roots, falls, stack = np.empty(NODES), np.empty(NODES, np.bool_), np.empty((128, NODES + 2))
+    times, groups, directions = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
+    below = watch.below.copy()
+    watching, structured = watch.level > -math.inf, form.interaction.size == 0
+    crossed = row = explicit = implicit = rejected = signs = others = 0
+    while row < save_at.size and save_at[row] <= t:
+        rows[row] = u
+        row += 1
+    rates(form, work, t, u, sizes, velocity)
+    _normalised(form, u, sizes)
+    evaluations = 1
+    stiffest = linearize(form, work, t, sizes)
+    # Whether the second derivative is known, which only interpolants need.
+    curved = False
+    h = first if first > 0.0 else _first_step(velocity, tolerance)
+    stiff, before, ending = False, 1.0, ARRIVED
+    while t < stop:
+        if explicit + implicit >= most:
+            ending = LIMITED
+            break
+        h = min(h, longest)
+        last = t + h * (1.0 + 1e-10) >= stop
+        length = stop - t if last else h
+        if not length > 4.0 * np.spacing(abs(t)) and not last:
+            ending = LOST
+            break
+        if stiff:
+            sizes_new[:] = sizes
+            error = implicit_step(form, work, t, length, u, velocity, new, sizes_new)
+            evaluations += IMPLICIT - 1
+        else:
+            work.stages[0, :] = velocity
+            error = explicit_step(form, work, t, length, u, new, sizes_new)
+            evaluations += EXPLICIT - 1
+        error = _rounded(error / tolerance)
+        if not error <= 1.0:
+            rejected += 1
+            h = length * (max(_LEAST, _SAFETY * error**-0.2) if math.isfinite(error) else 0.1)
+            before = 0.0
+            if not length > 4.0 * np.spacing(abs(t)):
+                ending = LOST
+                break
+            continue
+
+        # What the step leads to.
+        t_new = stop if last else t + length
+        if stiff:
+            implicit += 1
+            evaluations += 1
+            rates(form, work, t_new, new, sizes_new, velocity_new)
+        else:
+            explicit += 1
+            velocity_new[:] = work.stages[EXPLICIT - 1]
+            if not structured:
+                stiffest = _apart(work.stages, work.argument, new)
+        _normalised(form, new, sizes_new)
+        due = row
+        while due < save_at.size and save_at[due] <= t_new:
+            due += 1
+        inside = watching or (due > row and save_at[row] < t_new)
+        if inside and not stiff and not curved:
+            linearize(form, work, t, sizes)
+            second_derivatives(form, work, sizes, velocity, second)
+        largest = linearize(form, work, t_new, sizes_new)
+        curved = inside and not stiff
+        if curved:
+            second_derivatives(form, work, sizes_new, velocity_new, second_new)
+
+        # What happened within it.
+        if inside:
+            if stiff:
+                implicit_interpolant(u, new, work.stages, curve)
+            else:
+                explicit_interpolant(length, u, new, velocity, velocity_new, second, second_new, curve)
+        begun, fall = crossed, math.inf
+        if watching:
+            for k in range(blocks):
+                a, b = form.starts[k], form.starts[k + 1]
+                enter_level(form, work, k, t, length, watch.level, level)
+                enter_bounds(curve, level, a, b, lowest, highest)
+                for i in range(a, b):
+                    if not (lowest[i] < 0.0 and highest[i] >= 0.0):
+                        continue
+                    for m in range(NODES):
+                        own[m] = curve[m, i] - level[m]
+                    for m in range(enter_crossings(own, roots, falls, stack)):
+                        # A group that starts at the level is on record on the side to which it goes.
+                        if falls[m] == below[i]:
+                            continue
+                        if crossed == times.size:
+                            times = _grown(times, 64)
+                            groups, directions = _grown(groups, 64), _grown(directions, 64)
+                        times[crossed], groups[crossed] = roots[m], i
+                        directions[crossed] = -1 if falls[m] else 1
+                        below[i] = falls[m]
+                        crossed += 1
+                        if falls[m]:
+                            fall = min(fall, roots[m])
+        cut = watch.halts and fall < math.inf
+        while row < due and (not cut or save_at[row] < t + fall * length):
+            if save_at[row] == t_new:
+                rows[row] = new
+            else:
+                values_at(curve, (save_at[row] - t) / length, rows[row])
+            row += 1
+        for m in range(begun, crossed):
+            times[m] = t + times[m] * length
+        if cut:
+            # The state at the fall by a step that ends there, which is more accurate than any interpolant.
+            h, length = length, fall * length
+            if length > 0.0:
+                if stiff:
+                    linearize(form, work, t, sizes)
+                    sizes_new[:] = sizes
+                    implicit_step(form, work, t, length, u, velocity, new, sizes_new)
+                else:
+                    work.stages[0, :] = velocity
+                    explicit_step(form, work, t, length, u, new, sizes_new)
+                rates(form, work, t + length, new, sizes_new, velocity_new)
+                _normalised(form, new, sizes_new)
+                u[:] = new
+                t = t + length
+            ending = FALLEN
+            break
+
+        # How to go on.
+        if stiff:
+            factor = _SAFETY * error**-0.2 if error > 0.0 else _MOST
+        else:
+            factor = _SAFETY * error**-0.14 * max(before, 1e-4) ** 0.08 if error > 0.0 else _MOST
+        factor = min(_MOST if before > 0.0 else 1.0, max(_LEAST, factor))
+        before = max(error, 1e-4)
+        if not last or factor < 1.0:
+            h = length * factor
+        if structured:
+            stiffest = largest
+            if stiff:
+                stiff = length * stiffest >= 1.0
+            else:
+                signs = signs + 1 if length * stiffest > 2.0 else 0
+                if signs == 2:
+                    stiff, signs = True, 0
+        elif length * stiffest > 3.25:
+            signs, others = signs + 1, 0
+        else:
+            others += 1
+            if others == 6:
+                signs = 0
+        u[:] = new
+        t = t_new
+        velocity, velocity_new = velocity_new, velocity
+        sizes, sizes_new = sizes_new, sizes
+        second, second_new = second_new, second
+        if signs == 15 and t < stop:
+            ending = STIFF
+            break
+    return Journey(
+        ending,
+        t,
+        h,
+        row,
+        explicit,
+        implicit,
+        rejected,
+        evaluations,
+        times[:crossed],
+        groups[:crossed],
+        directions[:crossed],
+    )

@@ -1,0 +1,492 @@
+"""Compiled steps of selection in log-shares, for fitness in the normal form; needs numba.
+
+The state of a block is u = ln x with shares x that sum to 1, and du_i/dt = G_i - Σ x_j G_j, where
+G_i = c_i - λp_i - T ln x_i + swings + interactions + m_i/p_i and p = P(t) x with a known total P(t). Its Jacobian
+is a diagonal plus one column for each block, so that an implicit step costs about as much as an explicit one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from evodyn.core.arrays import FloatArray
+from evodyn.solvers.compilation import compiled
+from evodyn.solvers.tableaus import RODAS5P, TSIT5
+
+__all__ = ["Form", "Work", "explicit_step", "implicit_step", "rates", "totals_at"]
+
+ordered = compiled()
+# Sums may be taken in any order, which lets the compiler use vectors; NaN and infinity keep their meaning.
+sums = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"})
+# The largest of numbers among which there is no NaN.
+extremes = compiled(fastmath={"reassoc", "contract", "nnan", "nsz"})
+
+A, C, ERROR = TSIT5.a, TSIT5.c, TSIT5.error
+RA, RG, RC, RD, DENSE, GAMMA = RODAS5P.a, RODAS5P.g, RODAS5P.c, RODAS5P.d, RODAS5P.dense, RODAS5P.gamma
+EXPLICIT, IMPLICIT = 7, 8
+"""Stages of the two methods."""
+
+
+class Form(NamedTuple):
+    """Fitness and inflow in the normal form, as kernels read them: all arrays contiguous and writable.
+
+    Attributes
+    ----------
+    starts : int array, shape (K + 1,)
+        Where blocks begin and end.
+    contribution : array, shape (N,)
+        c_i, less what all groups of a block may as well do without.
+    decay, temperature : float
+        λ and T.
+    frequencies : array, shape (S,)
+        Angular frequencies of swings.
+    sines, cosines : array, shape (S, N)
+        Their amplitudes.
+    interaction : array, shape (N, N) or (0, 0)
+        B of the fitness B p, or B x where `of_shares`.
+    of_shares : bool
+    inflow : array, shape (N,) or (0,)
+        m_i, mass per unit of time.
+    log_totals, loss, targets : array, shape (K,)
+        ln P at `begin`, and rate and target of its relaxation.
+    begin : float
+    """
+
+    starts: Any
+    contribution: FloatArray
+    decay: float
+    temperature: float
+    frequencies: FloatArray
+    sines: FloatArray
+    cosines: FloatArray
+    interaction: FloatArray
+    of_shares: bool
+    inflow: FloatArray
+    log_totals: FloatArray
+    loss: FloatArray
+    targets: FloatArray
+    begin: float
+
+
+class Work(NamedTuple):
+    """Memory of the steps.
+
+    Attributes
+    ----------
+    stages : array, shape (8, N)
+    base, argument, error : array, shape (N,)
+        Fitness that does not depend on a group's own mass, the argument of a stage, and the error of a step.
+    diagonal, column, drift : array, shape (N,)
+        The Jacobian, and the derivative with respect to time.
+    totals, changes : array, shape (K,)
+        Total masses and their relative rates of change.
+    weights : array, shape (8,)
+    """
+
+    stages: FloatArray
+    base: FloatArray
+    argument: FloatArray
+    error: FloatArray
+    diagonal: FloatArray
+    column: FloatArray
+    drift: FloatArray
+    totals: FloatArray
+    changes: FloatArray
+    weights: FloatArray
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float_of_bits(typing_context: Any, bits: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _bits_of_float(typing_context: Any, number: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _in_wide_vectors(typing_context: Any) -> Any:
+    """Let the calling function use vectors of eight numbers, on processors that have them."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # llvmlite knows attributes without values only.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_constant(types.int64, 0)
+
+    return types.int64(), generate
+
+
+# e^r = 1 + r + r² Σ E_k r^k for |r| <= ln(2)/2, to 2e-17: interpolation at Chebyshev's places.
+E0, E1, E2, E3, E4 = (
+    0.5000000000000001,
+    0.16666666666666669,
+    0.04166666666662413,
+    0.008333333333330062,
+    (0.0013888888917213717),
+)
+E5, E6, E7, E8, E9 = (
+    0.00019841269863053618,
+    2.4801521295954376e-05,
+    2.7557268459997064e-06,
+    (2.7620088445409746e-07),
+    2.510038549551032e-08,
+)
+_SHIFT = 1.5 * 2.0**52  # a number that leaves room for the integer part only
+
+
+# Not inlined by numba, which would let the order of its operations be changed; the compiler inlines it later.
+@compiled(fastmath={"contract"})
+def exponential(x):
+    """Return exp(x) to rounding, by a polynomial that the compiler vectorises; 0 below -708, NaN for NaN."""
+    y = x if not (x < -708.0) else -708.0
+    y = y if not (y > 709.0) else 709.0
+    shifted = y * 1.4426950408889634 + _SHIFT
+    n = shifted - _SHIFT
+    r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10
+    s = E9 * r + E8
+    s = s * r + E7
+    s = s * r + E6
+    s = s * r + E5
+    s = s * r + E4
+    s = s * r + E3
+    s = s * r + E2
+    s = s * r + E1
+    s = s * r + E0
+    s = s * r * r + r
+    s = (s + 1.0) * _float_of_bits((_bits_of_float(shifted) + 1023) << 52)
+    return s if not (x < -708.0) else 0.0
+
+
+@ordered
+def totals_at(form, t, totals, changes):
+    """Enter total masses and their relative rates of change."""
+    for k in range(form.loss.size):
+        loss, target, elapsed = form.loss[k], form.targets[k], t - form.begin
+        total = math.exp(form.log_totals[k])
+        if loss > 0.0:
+            total = total * math.exp(-loss * elapsed) - target * math.expm1(-loss * elapsed)
+        totals[k] = total
+        changes[k] = loss * (target / total - 1.0) if loss > 0.0 and target > 0.0 else -loss
+
+
+@sums
+def _alone(x, base, decay, temperature, sizes, out):
+    """Enter exp(x) and G of a block without inflow; return the sums of x and xG."""
+    _in_wide_vectors()
+    total, product = 0.0, 0.0
+    for i in range(x.size):
+        size = exponential(x[i])
+        growth = base[i] - decay * size - temperature * x[i]
+        sizes[i] = size
+        out[i] = growth
+        total += size
+        product += size * growth
+    return total, product
+
+
+@sums
+def _renewed(x, base, decay, temperature, inflow, scale, sizes, out):
+    """Enter exp(x) and G of a block with inflow; return the sums of x and xG."""
+    _in_wide_vectors()
+    total, product = 0.0, 0.0
+    for i in range(x.size):
+        size = exponential(x[i])
+        size = size if not (size < 1e-300) else 1e-300
+        growth = base[i] - decay * size - temperature * x[i] + inflow[i] / (scale * size)
+        sizes[i] = size
+        out[i] = growth
+        total += size
+        product += size * growth
+    return total, product
+
+
+@sums
+def subtract(out, value):
+    for i in range(out.size):
+        out[i] -= value
+
+
+@sums
+def _swung(form, t, base):
+    """Enter contributions and swings."""
+    n = base.size
+    for i in range(n):
+        base[i] = form.contribution[i]
+    for s in range(form.frequencies.size):
+        sine, cosine = math.sin(form.frequencies[s] * t), math.cos(form.frequencies[s] * t)
+        sines, cosines = form.sines[s], form.cosines[s]
+        for i in range(n):
+            base[i] += sine * sines[i] + cosine * cosines[i]
+
+
+@sums
+def add_interactions(form, scaled, base):
+    """Add interactions with masses (or shares) `scaled`."""
+    for i in range(base.size):
+        row, value = form.interaction[i], 0.0
+        for j in range(scaled.size):
+            value += row[j] * scaled[j]
+        base[i] += value
+
+
+@ordered
+def rates(form, work, t, x, sizes, out):
+    """Enter exp(x) and du/dt."""
+    totals_at(form, t, work.totals, work.changes)
+    base = form.contribution
+    if form.frequencies.size > 0 or form.interaction.size > 0:
+        base = work.base
+        _swung(form, t, base)
+    if form.interaction.size > 0:
+        _scaled(form, work.totals, x, out)
+        add_interactions(form, out, base)
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        scale = work.totals[k]
+        decay = form.decay * scale
+        if form.inflow.size > 0:
+            total, product = _renewed(
+                x[a:b], base[a:b], decay, form.temperature, form.inflow[a:b], scale, sizes[a:b], out[a:b]
+            )
+        else:
+            total, product = _alone(x[a:b], base[a:b], decay, form.temperature, sizes[a:b], out[a:b])
+        subtract(out[a:b], product / total)
+
+
+@sums
+def _scaled(form, totals, x, scaled):
+    """Enter what interactions act on: masses, or shares of the total of all blocks."""
+    everything = 0.0
+    for k in range(totals.size):
+        everything += totals[k]
+    for k in range(totals.size):
+        factor = totals[k] / everything if form.of_shares else totals[k]
+        for i in range(form.starts[k], form.starts[k + 1]):
+            scaled[i] = factor * exponential(x[i])
+
+
+@sums
+def advance(u, k, weights, count, out):
+    """Enter u + Σ weights_j k_j over the first `count` stages."""
+    _in_wide_vectors()
+    w = weights
+    k0, k1, k2, k3, k4, k5, k6 = k[0], k[1], k[2], k[3], k[4], k[5], k[6]
+    n = u.size
+    if count == 0:
+        for i in range(n):
+            out[i] = u[i]
+    elif count == 1:
+        for i in range(n):
+            out[i] = u[i] + w[0] * k0[i]
+    elif count == 2:
+        for i in range(n):
+            out[i] = u[i] + (w[0] * k0[i] + w[1] * k1[i])
+    elif count == 3:
+        for i in range(n):
+            out[i] = u[i] + (w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i])
+    elif count == 4:
+        for i in range(n):
+            out[i] = u[i] + (w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i])
+    elif count == 5:
+        for i in range(n):
+            out[i] = u[i] + (w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i] + w[4] * k4[i])
+    elif count == 6:
+        for i in range(n):
+            out[i] = u[i] + (
+                w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i] + w[4] * k4[i] + w[5] * k5[i]
+            )
+    else:
+        for i in range(n):
+            out[i] = u[i] + (
+                w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i] + w[4] * k4[i] + w[5] * k5[i]
+                + w[6] * k6[i]
+            )  # fmt: skip
+
+
+@ordered
+def explicit_step(form, work, t, h, u, new, sizes):
+    """Enter the state after a step of Tsitouras' 5(4) pair, its exponential, and, as last stage, its velocity.
+
+    The first stage is the velocity at the start. Return the size of the error.
+    """
+    k, w = work.stages, work.weights
+    for stage in range(1, EXPLICIT):
+        for j in range(stage):
+            w[j] = h * A[stage, j]
+        argument = new if stage == EXPLICIT - 1 else work.argument
+        advance(u, k, w, stage, argument)
+        rates(form, work, t + C[stage] * h, argument, sizes, k[stage])
+    for j in range(EXPLICIT):
+        w[j] = h * ERROR[j]
+    _zeros(work.error)
+    advance(work.error, k, w, EXPLICIT, work.error)
+    return size_of(form, sizes, work.error)
+
+
+@sums
+def _zeros(out):
+    for i in range(out.size):
+        out[i] = 0.0
+
+
+@extremes
+def _largest(values, centre):
+    worst = 0.0
+    for i in range(values.size):
+        worst = max(worst, abs(values[i] - centre))
+    return worst
+
+
+@sums
+def _weighted(sizes, values):
+    total, product = 0.0, 0.0
+    for i in range(values.size):
+        total += sizes[i]
+        product += sizes[i] * values[i]
+    return product / total
+
+
+@ordered
+def size_of(form, sizes, values):
+    """Return the largest |value - mean| over blocks with weighted means, NaN if one is not finite.
+
+    What all groups of a block have in common changes no share.
+    """
+    worst = 0.0
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        centre = _weighted(sizes[a:b], values[a:b])
+        if not math.isfinite(centre):
+            return math.nan
+        worst = max(worst, _largest(values[a:b], centre))
+    return worst
+
+
+@sums
+def _slopes(sizes, decay, temperature, diagonal):
+    for i in range(sizes.size):
+        diagonal[i] = -decay * sizes[i] - temperature
+
+
+@sums
+def _slopes_renewed(sizes, decay, temperature, inflow, scale, diagonal):
+    for i in range(sizes.size):
+        diagonal[i] = -decay * sizes[i] - temperature - inflow[i] / (scale * sizes[i])
+
+
+@sums
+def _scaled_up(values, factor, others):
+    for i in range(values.size):
+        values[i] = factor * others[i]
+
+
+@ordered
+def linearize(form, work, t, sizes):
+    """Enter dG_i/du_i and, less its mean, the derivative with respect to time; return the largest -dG_i/du_i.
+
+    Interactions are left out.
+    """
+    totals_at(form, t, work.totals, work.changes)
+    stiffest = 0.0
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        scale, own, drift = work.totals[k], work.diagonal[a:b], work.drift[a:b]
+        decay = form.decay * scale
+        if form.inflow.size > 0:
+            _slopes_renewed(sizes[a:b], decay, 0.0, form.inflow[a:b], scale, own)
+        else:
+            _slopes(sizes[a:b], decay, 0.0, own)
+        _scaled_up(drift, work.changes[k], own)
+        if form.temperature > 0.0:
+            subtract(own, form.temperature)
+        stiffest = max(stiffest, _largest(own, 0.0))
+    for s in range(form.frequencies.size):
+        frequency = form.frequencies[s]
+        add(work.drift, frequency * math.cos(frequency * t), form.sines[s])
+        add(work.drift, -frequency * math.sin(frequency * t), form.cosines[s])
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        subtract(work.drift[a:b], _weighted(sizes[a:b], work.drift[a:b]))
+    return stiffest
+
+
+@sums
+def _slopes_of_mean(sizes, velocity, diagonal, column):
+    """Enter the derivatives of the mean of G, given shares."""
+    for i in range(sizes.size):
+        column[i] = sizes[i] * (velocity[i] + diagonal[i])
+
+
+@sums
+def _weights(shift, diagonal, column, right):
+    """Return Σ w r/E and Σ w/E with E = shift - diagonal."""
+    above, below = 0.0, 0.0
+    for i in range(diagonal.size):
+        weight = column[i] / (shift - diagonal[i])
+        above += weight * right[i]
+        below += weight
+    return above, below
+
+
+@sums
+def _divided(shift, diagonal, common, right):
+    for i in range(diagonal.size):
+        right[i] = (right[i] - common) / (shift - diagonal[i])
+
+
+@ordered
+def _solved(form, work, shift, right):
+    """Solve (shift - J) k = right in place, where J is diag(diagonal) - 1 columnᵀ in every block."""
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        diagonal = work.diagonal[a:b]
+        above, below = _weights(shift, diagonal, work.column[a:b], right[a:b])
+        _divided(shift, diagonal, above / (1.0 + below), right[a:b])
+
+
+@sums
+def add(values, factor, others):
+    for i in range(values.size):
+        values[i] += factor * others[i]
+
+
+@ordered
+def implicit_step(form, work, t, h, u, velocity, new, sizes):
+    """Enter the state after a step of Rodas5P; return the size of the error.
+
+    `linearize` has been called for shares `sizes`, which the last stage's replace.
+    """
+    k, w = work.stages, work.weights
+    _slopes_of_mean(sizes, velocity, work.diagonal, work.column)
+    for stage in range(IMPLICIT):
+        for j in range(stage):
+            w[j] = RA[stage, j]
+        own = k[stage]
+        if stage == 0:
+            _zeros(own)
+            add(own, 1.0, velocity)
+        else:
+            advance(u, k, w, stage, work.argument)
+            rates(form, work, t + RC[stage] * h, work.argument, sizes, own)
+        for j in range(stage):
+            w[j] = RG[stage, j] / h
+        advance(own, k, w, stage, own)
+        if RD[stage] != 0.0:
+            add(own, RD[stage] * h, work.drift)
+        _solved(form, work, 1.0 / (GAMMA * h), own)
+    w[0] = 1.0
+    advance(work.argument, k[IMPLICIT - 1 :], w, 1, new)
+    return size_of(form, sizes, k[IMPLICIT - 1])
