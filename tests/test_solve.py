@@ -785,7 +785,14 @@ def test_the_closed_form_is_exact_at_any_time() -> None:
 def test_a_stiff_problem_is_told_by_its_jacobian() -> None:
     # 768 groups whose density term is a million times faster than selection between them.
     c = landscapes.contributions("lognormal", n=64, heterogeneity=0.1, rng=1)
-    run = ed.solve(REPLICATOR, landscapes.LinearDecay(c, 1e4), np.ones(64), (0.0, 100.0), save_at=[100.0])
+    run = ed.solve(
+        REPLICATOR,
+        landscapes.LinearDecay(c, 1e4),
+        np.ones(64),
+        (0.0, 100.0),
+        save_at=[100.0],
+        solver=ed.Solver(compiled=False),
+    )
     assert run.stats.method == "LSODA" and "stiff" in run.stats.reason
     level = (c.sum() - 1e4 * 64) / 64
     np.testing.assert_allclose(run.masses[-1], (c - level) / 1e4, rtol=1e-7)

@@ -241,7 +241,12 @@ def test_stiff_competition_of_many_groups_takes_few_steps() -> None:
     n = 400
     fitness = np.random.default_rng(0).normal(size=n)
     run = ed.solve(
-        REPLICATOR, landscapes.LinearDecay(fitness, 0.3), np.ones(n), (0.0, 1e5), save_at=[0.0, 1e5]
+        REPLICATOR,
+        landscapes.LinearDecay(fitness, 0.3),
+        np.ones(n),
+        (0.0, 1e5),
+        save_at=[0.0, 1e5],
+        solver=ed.Solver(compiled=False),
     )
     assert run.stats.method == "BDF" and run.stats.steps < 1500
     result = ed.equilibrium(REPLICATOR, landscapes.LinearDecay(fitness, 0.3), total_mass=n)
@@ -251,7 +256,8 @@ def test_stiff_competition_of_many_groups_takes_few_steps() -> None:
 def test_many_groups_without_stiffness_keep_the_explicit_method() -> None:
     n = 10_000
     landscape = landscapes.LinearDecay(np.random.default_rng(0).normal(size=n), 1.0)
-    run = ed.solve(REPLICATOR, landscape, np.ones(n), (0.0, 3.0), save_at=[3.0], solver=ed.Solver(rtol=1e-5))
+    solver = ed.Solver(rtol=1e-5, compiled=False)
+    run = ed.solve(REPLICATOR, landscape, np.ones(n), (0.0, 3.0), save_at=[3.0], solver=solver)
     assert run.stats.method == "RK45" and run.stats.evaluations < 400
 
 

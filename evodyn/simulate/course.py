@@ -92,7 +92,7 @@ class Course:
     def turn_stiff(self, t: float, *, structured: bool) -> None:
         """Go on with an implicit method."""
         self.method = METHODS["BDF" if structured else "LSODA"]
-        name = self.begun_with.name
+        name = "Tsit5" if self.travelled else self.begun_with.name
         self.reason = f"the problem is stiff: {name} was held back by stability at t = {t:.3g}"
 
     def _receivers(self, state: State) -> npt.NDArray[np.bool_]:

@@ -22,6 +22,7 @@ from evodyn.solvers.kernels import (
     EXPLICIT,
     IMPLICIT,
     Work,
+    centre,
     explicit_step,
     implicit_step,
     linearize,
@@ -36,6 +37,8 @@ ARRIVED, LIMITED, FALLEN, LOST, STIFF = range(5)
 """How a journey ended: at its stop, at the step limit, at a group's fall, where velocities are not finite, or where
 it is stiff and there is no Jacobian."""
 
+ROUNDING = 100 * 2.0**-52
+"""What multiplies |u| in the tolerance: differences of large numbers know no better."""
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0
 
 
@@ -165,7 +168,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     """
     n, blocks = u.size, form.loss.size
     work = Work(
-        np.empty((8, n)), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n),
+        np.empty((8, n)), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n),
         np.empty(blocks), np.empty(blocks), np.empty(8),
     )  # fmt: skip
     velocity, velocity_new, new = np.empty(n), np.empty(n), np.empty(n)
@@ -188,6 +191,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     curved = False
     h = first if first > 0.0 else _first_step(velocity, tolerance)
     stiff, before, ending = False, 1.0, ARRIVED
+    slack = ROUNDING / tolerance
     while t < stop:
         if explicit + implicit >= most:
             ending = LIMITED
@@ -199,12 +203,11 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             ending = LOST
             break
         if stiff:
-            sizes_new[:] = sizes
-            error = implicit_step(form, work, t, length, u, velocity, new, sizes_new)
+            error = implicit_step(form, work, t, length, u, velocity, sizes, slack, new, sizes_new)
             evaluations += IMPLICIT - 1
         else:
             work.stages[0, :] = velocity
-            error = explicit_step(form, work, t, length, u, new, sizes_new)
+            error = explicit_step(form, work, t, length, u, slack, new, sizes_new)
             evaluations += EXPLICIT - 1
         error = _rounded(error / tolerance)
         if not error <= 1.0:
@@ -222,6 +225,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             implicit += 1
             evaluations += 1
             rates(form, work, t_new, new, sizes_new, velocity_new)
+            centre(form, sizes_new, velocity_new)
         else:
             explicit += 1
             velocity_new[:] = work.stages[EXPLICIT - 1]
@@ -285,11 +289,10 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             if length > 0.0:
                 if stiff:
                     linearize(form, work, t, sizes)
-                    sizes_new[:] = sizes
-                    implicit_step(form, work, t, length, u, velocity, new, sizes_new)
+                    implicit_step(form, work, t, length, u, velocity, sizes, slack, new, sizes_new)
                 else:
                     work.stages[0, :] = velocity
-                    explicit_step(form, work, t, length, u, new, sizes_new)
+                    explicit_step(form, work, t, length, u, slack, new, sizes_new)
                 rates(form, work, t + length, new, sizes_new, velocity_new)
                 _normalised(form, new, sizes_new)
                 u[:] = new

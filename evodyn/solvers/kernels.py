@@ -82,8 +82,8 @@ class Work(NamedTuple):
     stages : array, shape (8, N)
     base, argument, error : array, shape (N,)
         Fitness that does not depend on a group's own mass, the argument of a stage, and the error of a step.
-    diagonal, column, drift : array, shape (N,)
-        The Jacobian, and the derivative with respect to time.
+    diagonal, drift : array, shape (N,)
+        dG_i/du_i, and the derivative of G with respect to time.
     totals, changes : array, shape (K,)
         Total masses and their relative rates of change.
     weights : array, shape (8,)
@@ -94,7 +94,6 @@ class Work(NamedTuple):
     argument: FloatArray
     error: FloatArray
     diagonal: FloatArray
-    column: FloatArray
     drift: FloatArray
     totals: FloatArray
     changes: FloatArray
@@ -317,7 +316,7 @@ def advance(u, k, weights, count, out):
 
 
 @ordered
-def explicit_step(form, work, t, h, u, new, sizes):
+def explicit_step(form, work, t, h, u, slack, new, sizes):
     """Enter the state after a step of Tsitouras' 5(4) pair, its exponential, and, as last stage, its velocity.
 
     The first stage is the velocity at the start. Return the size of the error.
@@ -333,7 +332,7 @@ def explicit_step(form, work, t, h, u, new, sizes):
         w[j] = h * ERROR[j]
     _zeros(work.error)
     advance(work.error, k, w, EXPLICIT, work.error)
-    return size_of(form, sizes, work.error)
+    return size_of(form, sizes, work.error, u, slack)
 
 
 @sums
@@ -359,11 +358,19 @@ def _weighted(sizes, values):
     return product / total
 
 
-@ordered
-def size_of(form, sizes, values):
-    """Return the largest |value - mean| over blocks with weighted means, NaN if one is not finite.
+@extremes
+def _largest_error(values, centre, u, slack):
+    worst = 0.0
+    for i in range(values.size):
+        worst = max(worst, abs(values[i] - centre) / (1.0 + slack * abs(u[i])))
+    return worst
 
-    What all groups of a block have in common changes no share.
+
+@ordered
+def size_of(form, sizes, values, u, slack):
+    """Return the largest error, over 1 + slack |u|, with the mean of a block as zero; NaN if one is not finite.
+
+    What all groups of a block have in common changes no share. The slack admits the rounding of u.
     """
     worst = 0.0
     for k in range(form.loss.size):
@@ -371,7 +378,7 @@ def size_of(form, sizes, values):
         centre = _weighted(sizes[a:b], values[a:b])
         if not math.isfinite(centre):
             return math.nan
-        worst = max(worst, _largest(values[a:b], centre))
+        worst = max(worst, _largest_error(values[a:b], centre, u[a:b], slack))
     return worst
 
 
@@ -391,6 +398,14 @@ def _slopes_renewed(sizes, decay, temperature, inflow, scale, diagonal):
 def _scaled_up(values, factor, others):
     for i in range(values.size):
         values[i] = factor * others[i]
+
+
+@ordered
+def centre(form, sizes, values):
+    """Subtract the mean of every block once more."""
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        subtract(values[a:b], _weighted(sizes[a:b], values[a:b]))
 
 
 @ordered
@@ -417,27 +432,19 @@ def linearize(form, work, t, sizes):
         frequency = form.frequencies[s]
         add(work.drift, frequency * math.cos(frequency * t), form.sines[s])
         add(work.drift, -frequency * math.sin(frequency * t), form.cosines[s])
-    for k in range(form.loss.size):
-        a, b = form.starts[k], form.starts[k + 1]
-        subtract(work.drift[a:b], _weighted(sizes[a:b], work.drift[a:b]))
+    centre(form, sizes, work.drift)
     return stiffest
 
 
 @sums
-def _slopes_of_mean(sizes, velocity, diagonal, column):
-    """Enter the derivatives of the mean of G, given shares."""
-    for i in range(sizes.size):
-        column[i] = sizes[i] * (velocity[i] + diagonal[i])
-
-
-@sums
-def _weights(shift, diagonal, column, right):
-    """Return Σ w r/E and Σ w/E with E = shift - diagonal."""
+def _weights(shift, diagonal, shares, velocity, right):
+    """Return the two sums of which the ratio is what the rank-one part of the Jacobian subtracts."""
     above, below = 0.0, 0.0
     for i in range(diagonal.size):
-        weight = column[i] / (shift - diagonal[i])
-        above += weight * right[i]
-        below += weight
+        weight = shares[i] / (shift - diagonal[i])
+        above += weight * (velocity[i] + diagonal[i]) * right[i]
+        # Shares sum to 1: this is 1 + Σ weight (velocity + diagonal), which would be a small difference.
+        below += weight * (velocity[i] + shift)
     return above, below
 
 
@@ -448,13 +455,16 @@ def _divided(shift, diagonal, common, right):
 
 
 @ordered
-def _solved(form, work, shift, right):
-    """Solve (shift - J) k = right in place, where J is diag(diagonal) - 1 columnᵀ in every block."""
+def _solved(form, work, shift, shares, velocity, right):
+    """Solve (shift - J) k = right in place.
+
+    In every block J is diag(diagonal) less the row of slopes of the mean, shares (velocity + diagonal).
+    """
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
         diagonal = work.diagonal[a:b]
-        above, below = _weights(shift, diagonal, work.column[a:b], right[a:b])
-        _divided(shift, diagonal, above / (1.0 + below), right[a:b])
+        above, below = _weights(shift, diagonal, shares[a:b], velocity[a:b], right[a:b])
+        _divided(shift, diagonal, above / below, right[a:b])
 
 
 @sums
@@ -464,13 +474,12 @@ def add(values, factor, others):
 
 
 @ordered
-def implicit_step(form, work, t, h, u, velocity, new, sizes):
-    """Enter the state after a step of Rodas5P; return the size of the error.
+def implicit_step(form, work, t, h, u, velocity, shares, slack, new, sizes):
+    """Enter the state after a step of Rodas5P, and the last stage's exponential; return the size of the error.
 
-    `linearize` has been called for shares `sizes`, which the last stage's replace.
+    `linearize` has been called for `shares`, which are those at the start.
     """
     k, w = work.stages, work.weights
-    _slopes_of_mean(sizes, velocity, work.diagonal, work.column)
     for stage in range(IMPLICIT):
         for j in range(stage):
             w[j] = RA[stage, j]
@@ -481,12 +490,14 @@ def implicit_step(form, work, t, h, u, velocity, new, sizes):
         else:
             advance(u, k, w, stage, work.argument)
             rates(form, work, t + RC[stage] * h, work.argument, sizes, own)
+            # A mean of growth that is wrong by its rounding would move the total, to which growth is stiff.
+            centre(form, sizes, own)
         for j in range(stage):
             w[j] = RG[stage, j] / h
         advance(own, k, w, stage, own)
         if RD[stage] != 0.0:
             add(own, RD[stage] * h, work.drift)
-        _solved(form, work, 1.0 / (GAMMA * h), own)
+        _solved(form, work, 1.0 / (GAMMA * h), shares, velocity, own)
     w[0] = 1.0
     advance(work.argument, k[IMPLICIT - 1 :], w, 1, new)
-    return size_of(form, sizes, k[IMPLICIT - 1])
+    return size_of(form, sizes, k[IMPLICIT - 1], u, slack)
