@@ -27,7 +27,9 @@ def compile_methods() -> None:
     >>> compile_methods()    # doctest: +SKIP
     """
     with extra("fast", user="evodyn.compile"):
-        solve(Replicator(), LinearDecay([1.0, 0.0], 1.0), np.ones(2), (0.0, 1.0), solver=Solver(compiled=True))
+        solve(
+            Replicator(), LinearDecay([1.0, 0.0], 1.0), np.ones(2), (0.0, 1.0), solver=Solver(compiled=True)
+        )
     (folder() / "done").touch()
 
 

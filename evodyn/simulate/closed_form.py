@@ -164,8 +164,7 @@ def run(
                 else:
                     until, tied = _record(piece, stop, ledger)
             rows = saved.due(np.nextafter(until, -np.inf))
-            if rows.start < rows.stop:
-                saved.fill(rows, piece.log_masses(saved.times[rows]))
+            saved.fill(rows, functools.partial(piece.log_masses, saved.times[rows]))
             state = State(until, piece.log_masses(np.array([until]))[0], state.removed)
             if len(tied):
                 ledger.cross(tied, until, -1)

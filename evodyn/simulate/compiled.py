@@ -53,7 +53,9 @@ def compiled_form(flow: Flow) -> Any:
         float(form.temperature),
         np.array([swing.frequency for swing in swings], dtype=np.float64),
         np.array([swing.sines[rows] for swing in swings], dtype=np.float64).reshape(len(swings), len(living)),
-        np.array([swing.cosines[rows] for swing in swings], dtype=np.float64).reshape(len(swings), len(living)),
+        np.array([swing.cosines[rows] for swing in swings], dtype=np.float64).reshape(
+            len(swings), len(living)
+        ),
         np.zeros((0, 0)) if interaction is None else np.array(interaction[np.ix_(living, living)]),
         of_shares,
         np.array(inflow[living]) if flows_in else np.zeros(0),

@@ -90,7 +90,9 @@ class Solver(Specification):
             max_steps=validation.count("max_steps", self.max_steps),
         )
         if self.compiled is not None and not isinstance(self.compiled, bool):
-            raise ValueError(f"compiled is {self.compiled!r}; expected True, False, or None to use what is ready.")
+            raise ValueError(
+                f"compiled is {self.compiled!r}; expected True, False, or None to use what is ready."
+            )
 
     @property
     def compiles(self) -> bool:

@@ -304,8 +304,8 @@ class Phase:
             times = np.concatenate([times for times, _ in self.kept])
             states = np.concatenate([states for _, states in self.kept])
             saved = self.course.saved
-            rows = slice(saved.next - len(times), saved.next)
-            saved.log_masses[rows] = self.flow.log_masses(times, states)
+            rows, flow = slice(saved.next - len(times), saved.next), self.flow
+            saved.fill(rows, lambda: flow.log_masses(times, states))
         self.state = State(t, self.flow.log_masses(t, y), self.state.removed)
         self.kept, self.latest = [], None
 
@@ -417,9 +417,7 @@ class Phase:
         self._save(step, rows, time, at.log_masses)
         return self._fallen(at, crossings)
 
-    def _fallen(
-        self, at: State, crossings: list[tuple[float, int, int]]
-    ) -> tuple[State, Termination | None]:
+    def _fallen(self, at: State, crossings: list[tuple[float, int, int]]) -> tuple[State, Termination | None]:
         """Stop or absorb at the first extinction among `crossings`, which leads to the state `at`."""
         ledger, course = self.ledger, self.course
         time, first = min((t, group) for t, group, direction in crossings if direction < 0)

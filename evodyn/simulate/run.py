@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,37 @@ class Run(Specification):
 
     def __post_init__(self) -> None:
         _freeze(self)
+
+    @classmethod
+    def with_pending(cls, pending: Mapping[str, Callable[[], FloatArray]], **fields: Any) -> Run:
+        """Return a run of these fields, and of others that are computed when they are looked at."""
+        run = object.__new__(cls)
+        run._set(**fields, _pending=dict(pending))
+        _freeze(run, fields)
+        return run
+
+    def __getattr__(self, name: str) -> Any:
+        pending = self.__dict__.get("_pending", {})
+        if name not in pending:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._set(**{name: pending[name]()})
+        _freeze(self, (name,))
+        del pending[name]
+        return self.__dict__[name]
+
+    def fields(self) -> dict[str, Any]:
+        self._settle()
+        return super().fields()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        return self.__dict__
+
+    def _settle(self) -> None:
+        """Compute what has not been looked at."""
+        for name in tuple(self.__dict__.get("_pending", ())):
+            getattr(self, name)
+        self.__dict__.pop("_pending", None)
 
     @functools.cached_property
     def masses(self) -> FloatArray:
@@ -274,9 +306,10 @@ class SolveError(RuntimeError):
 _SUCCESSES = (Termination.COMPLETED, Termination.STOPPED_AT_EXTINCTION, Termination.ALL_EXTINCT)
 
 
-def _freeze(result: Specification) -> None:
+def _freeze(result: Specification, names: Iterable[str] | None = None) -> None:
     """Make the arrays of a result read-only, on copies of those that others hold."""
-    for name, value in result.fields().items():
+    for name in result.fields() if names is None else names:
+        value = getattr(result, name)
         if isinstance(value, np.ndarray) and value.flags.writeable:
             copy = np.array(value) if type(value) is np.ndarray else value.copy()
             copy.flags.writeable = False

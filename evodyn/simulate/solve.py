@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.fitness import LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction, kernel
 from evodyn.simulate import closed_form
 from evodyn.simulate.course import Course
 from evodyn.simulate.extinction import Extinction, Ledger
-from evodyn.simulate.flow import State, log_sum_exp
+from evodyn.simulate.flow import State
 from evodyn.simulate.integration import integrate
 from evodyn.simulate.method import Solver, chosen_method
 from evodyn.simulate.problem import (
@@ -24,15 +24,12 @@ from evodyn.simulate.problem import (
     validated_save_times,
     validated_span,
 )
-from evodyn.simulate.run import EndState, Run, SolveError, mean_fitness_along
+from evodyn.simulate.run import EndState, Run, SolveError
 from evodyn.simulate.status import Stats, Termination
-from evodyn.simulate.trajectory import Outcome, Trajectory
+from evodyn.simulate.trajectory import Outcome, Table, Trajectory
 from evodyn.solvers.scipy_methods import METHODS
 
 __all__ = ["run_from", "solve"]
-
-_SMALL = 1e-280
-"""Totals above it lose nothing to the underflow of the masses summed."""
 
 
 def solve(
@@ -181,40 +178,40 @@ def _assembled(
     solver: Solver,
     outcome: Outcome,
 ) -> Run:
-    final = outcome.state
-    times, logs = saved.times, saved.log_masses
-    if outcome.termination is Termination.ALL_EXTINCT:
-        logs[saved.next :] = -np.inf
-    elif outcome.termination is not Termination.COMPLETED:
-        times, logs = times[: saved.next], logs[: saved.next]
-        if not len(times) or times[-1] < final.t:
-            times = np.append(times, final.t)
-            logs = np.vstack((logs, final.log_masses))
-    n = logs.shape[-1]
-    blocks = dynamics.blocks(n)
-    log_totals = np.empty((len(times), len(blocks)))
-    native = np.array(logs)
-    with np.errstate(over="ignore"):  # beyond the largest float masses are infinite; logarithms are not
-        masses, last_masses = np.exp(logs), np.exp(final.log_masses)
-        for k, (groups, _) in enumerate(blocks):
-            total = _log_totals(masses[:, groups], logs[:, groups])
-            native[:, groups] -= np.where(np.isfinite(total), total, 0.0)
-            log_totals[:, k] = total[:, 0]
-        totals = np.exp(log_totals)
-    with np.errstate(all="ignore"):
-        partial = outcome.termination is not Termination.COMPLETED
-        means = mean_fitness_along(dynamics, landscape, times, masses, logs, partial=partial)
-    return Run(
+    final, n = outcome.state, saved.groups
+    whole = outcome.termination in (Termination.COMPLETED, Termination.ALL_EXTINCT)
+    times = saved.times if whole else saved.times[: saved.next]
+    ends_between = not whole and (not len(times) or times[-1] < final.t)
+
+    def log_masses() -> FloatArray:
+        logs = saved.log_masses
+        if outcome.termination is Termination.ALL_EXTINCT:
+            logs[saved.next :] = -np.inf
+        logs = logs[: len(times)]
+        return np.vstack((logs, final.log_masses)) if ends_between else logs
+
+    table = Table(
+        dynamics,
+        landscape,
+        np.append(times, final.t) if ends_between else times,
+        log_masses,
+        partial=outcome.termination is not Termination.COMPLETED,
+    )
+    with np.errstate(over="ignore"):
+        last_masses = np.exp(final.log_masses)
+    run = Run.with_pending(
+        {
+            "native": table.native,
+            "total_mass": table.total_mass,
+            "log_total_mass": table.log_total_mass,
+            "mean_fitness": table.mean_fitness,
+        },
         dynamics=dynamics,
         landscape=landscape,
         extinction=ledger.extinction,
         settings=solver,
         t_span=(start, final.t),
-        t=times,
-        native=native,
-        total_mass=dynamics.shaped(totals),
-        log_total_mass=dynamics.shaped(log_totals),
-        mean_fitness=means,
+        t=table.times,
         extinction_time=ledger.first,
         extinct_at_end=ledger.below if ledger.watching else np.isneginf(final.log_masses),
         crossings=ledger.crossings,
@@ -231,11 +228,6 @@ def _assembled(
         end_state=EndState(final.t, final.log_masses, last_masses, final.removed),
         stores_log_shares=True,
     )
-
-
-def _log_totals(masses: FloatArray, logs: FloatArray) -> FloatArray:
-    """Return ln P, shape (T, 1), from the masses themselves where no sum over- or underflows."""
-    totals: FloatArray = masses.sum(axis=-1, keepdims=True)
-    if (totals > _SMALL).all() and np.isfinite(totals).all():
-        return np.log(totals)
-    return log_sum_exp(logs)
+    if kernel(landscape, start, n) is None:
+        run.mean_fitness  # noqa: B018 - what a function of a user's raises is raised here
+    return run

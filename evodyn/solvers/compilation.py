@@ -1,7 +1,7 @@
 """How kernels are compiled, and where the result is kept: with numba, of the "fast" extra.
 
-Compiled code is kept in a folder named after the sources of all kernels, because numba's own cache does not notice
-that a function which a kernel calls has changed.
+Compiled code is kept in a folder named after the sources of all kernels, because numba's own cache does not
+notice that a function which a kernel calls has changed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ def folder() -> Path:
     return Path(home) / "evodyn" / digest[:16]
 
 
+@functools.cache
+def _numba_is_there() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
 def ready() -> bool:
     """Tell whether kernels can be used at once: numba is there, and they were compiled before."""
-    return (folder() / "done").exists() and importlib.util.find_spec("numba") is not None
+    return _numba_is_there() and (folder() / "done").exists()
 
 
 def compiled(**options: Any) -> Any:
