@@ -1,8 +1,9 @@
-"""The compiled methods, each by itself, and beside what they are tied to: the same problem by SciPy's methods."""
+"""The compiled methods, each by itself, and beside what they are tied to: SciPy's methods."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -148,7 +149,7 @@ class Kernel:
 def kernel() -> Kernel:
     from evodyn.solvers import kernels
 
-    n, k = 6, 2
+    n = 6
     rng = np.random.default_rng(1)
     u = np.concatenate([np.log(rng.dirichlet(np.ones(size))) for size in (4, 2)])
     form = kernels.Form(
@@ -156,9 +157,7 @@ def kernel() -> Kernel:
         rng.normal(size=(2, n)), np.zeros((0, 0)), False, rng.uniform(0.1, 0.3, n), np.log([3.0, 2.0]),
         np.array([0.4, 0.2]), np.array([1.0, 2.0]), 0.0,
     )  # fmt: skip
-    empty = [np.empty(n) for _ in range(5)]
-    work = kernels.Work(np.empty((8, n)), *empty, np.empty(k), np.empty(k), np.empty(8))
-    return Kernel(form, kernels, work, u)
+    return Kernel(form, kernels, kernels.memory(n, 2), u)
 
 
 @pytest.mark.parametrize("stiff", [False, True])
@@ -170,7 +169,7 @@ def test_both_methods_converge_at_order_five(kernel: Kernel, stiff: bool) -> Non
 
 
 def test_the_exponential_is_exact_to_rounding() -> None:
-    from evodyn.solvers.kernels import exponential
+    from evodyn.solvers.vectors import exponential
 
     points = np.concatenate((np.linspace(-708.0, 700.0, 20_011), np.linspace(-1e-3, 1e-3, 1001)))
     values = np.array([exponential(x) for x in points])
@@ -275,6 +274,12 @@ def test_auto_compiles_only_what_lies_ready(monkeypatch: pytest.MonkeyPatch) -> 
     assert name(ed.Solver()) == "Tsit5" and name(ed.Solver(compiled=False)) == "RK45"
     with pytest.raises(ValueError, match="compiled is 1"):
         ed.Solver(compiled=1)  # type: ignore[arg-type]
+
+
+def test_what_needs_numba_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match="fast"):
+        ed.solve(REPLICATOR, LANDSCAPES["decay"], P0, (0.0, 1.0), solver=COMPILED)
 
 
 def test_an_extended_run_is_the_longer_one() -> None:

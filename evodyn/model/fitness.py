@@ -77,7 +77,7 @@ class Landscape(Specification, ABC):
         return None
 
     def kernel(self, t: float, n: int) -> NormalForm | None:
-        """Return fitness of n groups in the form that is compiled, if it has it from `t` to the next breakpoint."""
+        """Return fitness of n groups from `t` to the next breakpoint, in the form that is compiled."""
         form = self.separable(n)
         return None if form is None else NormalForm(form.contribution, form.decay, form.temperature)
 

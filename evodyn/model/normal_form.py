@@ -1,10 +1,8 @@
-"""The form of fitness that compiled methods know: what a landscape answers when it is asked for its kernel."""
+"""The form of fitness that compiled methods know, and that a landscape states as its kernel."""
 
 from __future__ import annotations
 
 import dataclasses
-
-import numpy as np
 
 from evodyn.core.arrays import FloatArray
 
@@ -63,11 +61,6 @@ class NormalForm:
     swings: tuple[Swing, ...] = ()
     competition: FloatArray | None = None
     payoff: FloatArray | None = None
-
-    @classmethod
-    def nothing(cls, n: int) -> NormalForm:
-        """Return the form of no fitness at all."""
-        return cls(np.zeros(n))
 
     def __add__(self, other: NormalForm) -> NormalForm:
         return NormalForm(

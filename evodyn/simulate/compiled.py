@@ -1,8 +1,11 @@
-"""Phases of a run that are integrated in one compiled call: fitness in the normal form, known total masses."""
+"""What compiled methods are told of a flow, where they know it."""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import importlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,14 +13,85 @@ import numpy as np
 from evodyn.core.arrays import FloatArray
 from evodyn.model.fitness import kernel
 from evodyn.model.normal_form import NormalForm
-from evodyn.simulate.flow import Flow
+from evodyn.simulate.course import Course
+from evodyn.simulate.flow import Flow, State
 
-__all__ = ["compiled_form", "initial_shares", "journeys"]
+__all__ = ["Ending", "Passage", "compiled_form", "travel"]
 
 
-def journeys() -> Any:
-    """Return the compiled methods, which take a moment to load."""
-    return importlib.import_module("evodyn.solvers.journeys")
+class Ending(enum.Enum):
+    """How a compiled phase ended; the values are those of `evodyn.solvers.journeys`."""
+
+    ARRIVED = 0
+    LIMITED = 1
+    FALLEN = 2
+    LOST = 3
+    STIFF = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """What came of a compiled phase.
+
+    Attributes
+    ----------
+    ending : Ending
+    t, y : float and numpy.ndarray, shape (n,)
+        The time and the log-shares reached.
+    step : float
+        The step to take next.
+    states : numpy.ndarray, shape (T, n)
+        Log-shares at the saved times that were due.
+    crossings : list of (float, int, int)
+        Time, group and direction.
+    explicit, implicit, evaluations : int
+        Steps by method, and evaluations of fitness.
+    """
+
+    ending: Ending
+    t: float
+    y: FloatArray
+    step: float
+    states: FloatArray
+    crossings: list[tuple[float, int, int]]
+    explicit: int
+    implicit: int
+    evaluations: int
+
+
+def travel(form: Any, flow: Flow, course: Course, state: State, stop: float, first: float) -> Passage:
+    """Integrate a flow, known as `form`, from `state` to `stop`, with `first` as the first step of a restart."""
+    journeys: Any = importlib.import_module("evodyn.solvers.journeys")
+    ledger, living = course.ledger, flow.log_living
+    times = np.array(course.saved.times[course.saved.due(stop)])
+    y, states = _initial_shares(flow, form), np.empty((len(times), len(living)))
+    halts = ledger.watching and not ledger.policy_is("observe")
+    journey = journeys.travel(
+        form,
+        y,
+        state.t,
+        stop,
+        first if course.phases > 1 else 0.0,
+        course.solver.max_step,
+        course.solver.max_steps - course.steps,
+        course.solver.tolerance,
+        times,
+        states,
+        journeys.Watch(ledger.level, ledger.below[living], halts),
+    )
+    groups = living[journey.groups]
+    crossings = zip(journey.times.tolist(), groups.tolist(), journey.directions.tolist(), strict=True)
+    return Passage(
+        Ending(journey.ending),
+        journey.t,
+        y,
+        journey.step,
+        states[: journey.rows],
+        list(crossings),
+        journey.explicit,
+        journey.implicit,
+        journey.evaluations,
+    )
 
 
 def compiled_form(flow: Flow) -> Any:
@@ -66,10 +140,10 @@ def compiled_form(flow: Flow) -> Any:
     )
 
 
-def initial_shares(flow: Flow, form: Any) -> FloatArray:
+def _initial_shares(flow: Flow, form: Any) -> FloatArray:
     """Return ln x of every living group in its block."""
     u = np.array(flow.initial)
-    for a, b in zip(form.starts[:-1], form.starts[1:], strict=True):
+    for a, b in itertools.pairwise(form.starts):
         part = u[a:b]
         top = part.max()
         part -= top + np.log(np.exp(part - top).sum())
@@ -91,7 +165,7 @@ def _interaction(form: NormalForm, flow: Flow) -> tuple[FloatArray | None, bool]
 def _less_mean(contribution: FloatArray, y: FloatArray, starts: Any) -> FloatArray:
     """Return contributions less their mean in every block: what all share would only be rounded."""
     relative = np.array(contribution)
-    for a, b in zip(starts[:-1], starts[1:], strict=True):
+    for a, b in itertools.pairwise(starts):
         if a < b:
             weights = np.exp(y[a:b] - y[a:b].max())
             relative[a:b] -= (weights @ relative[a:b]) / weights.sum()

@@ -13,7 +13,7 @@ from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import cap_of, clip_acts
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.changes import SEEN, first_jump, overlooked
-from evodyn.simulate.compiled import compiled_form, initial_shares, journeys
+from evodyn.simulate.compiled import Ending, compiled_form, travel
 from evodyn.simulate.course import Course
 from evodyn.simulate.flow import Flow, State, log_sum_exp
 from evodyn.simulate.revival import revival_floor
@@ -125,49 +125,25 @@ class Phase:
 
     def _travel(self, form: Any, rhs: RightHandSide) -> Termination | None:
         """Integrate in one compiled call; return what ends the run, or None where only the phase ends."""
-        course, flow, ledger, saved = self.course, self.flow, self.ledger, self.course.saved
-        rows = saved.due(self.stop)
-        y = initial_shares(flow, form)
-        states = np.empty((rows.stop - rows.start, len(y)))
-        observes = ledger.watching and ledger.policy_is("observe")
-        module = journeys()
-        journey = module.travel(
-            form,
-            y,
-            self.state.t,
-            self.stop,
-            self.last_step if course.phases > 1 else 0.0,
-            self.solver.max_step,
-            self.solver.max_steps - course.steps,
-            self.solver.tolerance,
-            np.array(saved.times[rows]),
-            states,
-            module.Watch(ledger.level, ledger.below[flow.log_living], not observes),
-        )
-        course.travel(journey.explicit, journey.implicit)
-        rhs.evaluations += journey.evaluations
-        self.last_step, self.latest = journey.step, (journey.t, y)
-        self.kept = [(saved.times[rows.start : rows.start + journey.rows], states[: journey.rows])]
-        saved.next += journey.rows
-        crossings = list(
-            zip(
-                journey.times.tolist(),
-                flow.log_living[journey.groups].tolist(),
-                journey.directions.tolist(),
-                strict=True,
-            )
-        )
-        if journey.ending == module.FALLEN:
+        course, ledger, saved = self.course, self.ledger, self.course.saved
+        passage = travel(form, self.flow, course, self.state, self.stop, self.last_step)
+        course.travel(passage.explicit, passage.implicit)
+        rhs.evaluations += passage.evaluations
+        self.last_step, self.latest = passage.step, (passage.t, passage.y)
+        rows = len(passage.states)
+        self.kept = [(saved.times[saved.next : saved.next + rows], passage.states)]
+        saved.next += rows
+        if passage.ending is Ending.FALLEN:
             self._flush()
-            return self._fallen(self.state, crossings)[1]
-        ledger.cross(*_columns(crossings))
-        if journey.ending == module.LIMITED:
+            return self._fallen(self.state, passage.crossings)[1]
+        ledger.cross(*_columns(passage.crossings))
+        if passage.ending is Ending.LIMITED:
             return Termination.STEP_LIMIT
-        if journey.ending == module.STIFF:
-            course.turn_stiff(journey.t, structured=self.structured)
-        elif journey.ending == module.LOST:
-            flow.velocity(journey.t, y)  # which says whose fitness it is that is not finite
-            self.message = f"No step from t = {journey.t:g} was accepted."
+        if passage.ending is Ending.STIFF:
+            course.turn_stiff(passage.t, structured=self.structured)
+        elif passage.ending is Ending.LOST:
+            self.flow.velocity(passage.t, passage.y)  # which says whose fitness it is that is not finite
+            self.message = f"No step from t = {passage.t:g} was accepted."
             return Termination.SOLVER_FAILED
         return None
 

@@ -96,12 +96,12 @@ class Table:
 
     @functools.cached_property
     def log_masses(self) -> FloatArray:
-        """ln p_i, shape (T, N)."""
+        """Log-masses, shape (T, N)."""
         return self.source()
 
     @functools.cached_property
     def masses(self) -> FloatArray:
-        """p_i, shape (T, N)."""
+        """Masses, shape (T, N)."""
         with np.errstate(over="ignore"):  # beyond the largest float masses are infinite; logarithms are not
             return np.exp(self.log_masses)
 

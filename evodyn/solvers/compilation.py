@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["SOURCES", "compiled", "folder", "ready"]
 
-SOURCES = ("compilation.py", "tableaus.py", "kernels.py", "interpolants.py", "journeys.py")
+SOURCES = ("compilation.py", "tableaus.py", "vectors.py", "kernels.py", "interpolants.py", "journeys.py")
 """The files of which compiled code is made."""
 
 

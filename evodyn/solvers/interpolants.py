@@ -8,12 +8,9 @@ from evodyn.solvers.kernels import (
     DENSE,
     IMPLICIT,
     add_interactions,
-    extremes,
-    ordered,
-    subtract,
-    sums,
     totals_at,
 )
+from evodyn.solvers.vectors import extremes, ordered, subtract, sums
 
 __all__ = [
     "NODES",

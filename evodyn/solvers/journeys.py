@@ -1,4 +1,4 @@
-"""A whole integration in one compiled call: step lengths, switching, rows of a trajectory, crossings of a level."""
+"""A whole integration in one compiled call: steps, switching of methods, rows of a trajectory, crossings."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from evodyn.solvers.interpolants import (
 from evodyn.solvers.kernels import (
     EXPLICIT,
     IMPLICIT,
-    Work,
     centre,
     explicit_step,
     implicit_step,
     linearize,
-    ordered,
+    memory,
     rates,
-    sums,
 )
+from evodyn.solvers.vectors import ordered, sums
 
 __all__ = ["ARRIVED", "FALLEN", "LIMITED", "LOST", "STIFF", "Journey", "Watch", "travel"]
 
 ARRIVED, LIMITED, FALLEN, LOST, STIFF = range(5)
-"""How a journey ended: at its stop, at the step limit, at a group's fall, where velocities are not finite, or where
-it is stiff and there is no Jacobian."""
+"""How a journey ended: at its stop, at the step limit, at a group's fall, where no step is accepted because
+velocities are not finite, or where it is stiff and there is no Jacobian."""
 
 ROUNDING = 100 * 2.0**-52
 """What multiplies |u| in the tolerance: differences of large numbers know no better."""
@@ -167,10 +166,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     watch : Watch
     """
     n, blocks = u.size, form.loss.size
-    work = Work(
-        np.empty((8, n)), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n),
-        np.empty(blocks), np.empty(blocks), np.empty(8),
-    )  # fmt: skip
+    work = memory(n, blocks)
     velocity, velocity_new, new = np.empty(n), np.empty(n), np.empty(n)
     sizes, sizes_new, second, second_new = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     curve, lowest, highest = np.empty((NODES, n)), np.empty(n), np.empty(n)

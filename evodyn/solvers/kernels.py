@@ -1,8 +1,8 @@
 """Compiled steps of selection in log-shares, for fitness in the normal form; needs numba.
 
 The state of a block is u = ln x with shares x that sum to 1, and du_i/dt = G_i - Σ x_j G_j, where
-G_i = c_i - λp_i - T ln x_i + swings + interactions + m_i/p_i and p = P(t) x with a known total P(t). Its Jacobian
-is a diagonal plus one column for each block, so that an implicit step costs about as much as an explicit one.
+G_i = c_i - λp_i - T ln x_i + swings + interactions + m_i/p_i and p = P(t) x with a known total P(t). Its
+Jacobian is a diagonal plus rank one for each block: implicit steps cost about as much as explicit ones.
 """
 
 from __future__ import annotations
@@ -11,21 +11,34 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from evodyn.core.arrays import FloatArray
-from evodyn.solvers.compilation import compiled
 from evodyn.solvers.tableaus import RODAS5P, TSIT5
+from evodyn.solvers.vectors import (
+    add,
+    advance,
+    clear,
+    enter_multiples,
+    exponential,
+    in_wide_vectors,
+    largest,
+    largest_error,
+    ordered,
+    subtract,
+    sums,
+    weighted_mean,
+)
 
-__all__ = ["Form", "Work", "explicit_step", "implicit_step", "rates", "totals_at"]
-
-ordered = compiled()
-# Sums may be taken in any order, which lets the compiler use vectors; NaN and infinity keep their meaning.
-sums = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"})
-# The largest of numbers among which there is no NaN.
-extremes = compiled(fastmath={"reassoc", "contract", "nnan", "nsz"})
+__all__ = [
+    "Form",
+    "Work",
+    "explicit_step",
+    "implicit_step",
+    "linearize",
+    "memory",
+    "rates",
+    "totals_at",
+]
 
 A, C, ERROR = TSIT5.a, TSIT5.c, TSIT5.error
 RA, RG, RC, RD, DENSE, GAMMA = RODAS5P.a, RODAS5P.g, RODAS5P.c, RODAS5P.d, RODAS5P.dense, RODAS5P.gamma
@@ -100,73 +113,13 @@ class Work(NamedTuple):
     weights: FloatArray
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of_bits(typing_context: Any, bits: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits_of_float(typing_context: Any, number: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(64))
-
-    return types.int64(types.float64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _in_wide_vectors(typing_context: Any) -> Any:
-    """Let the calling function use vectors of eight numbers, on processors that have them."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        # llvmlite knows attributes without values only.
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_constant(types.int64, 0)
-
-    return types.int64(), generate
-
-
-# e^r = 1 + r + r² Σ E_k r^k for |r| <= ln(2)/2, to 2e-17: interpolation at Chebyshev's places.
-E0, E1, E2, E3, E4 = (
-    0.5000000000000001,
-    0.16666666666666669,
-    0.04166666666662413,
-    0.008333333333330062,
-    (0.0013888888917213717),
-)
-E5, E6, E7, E8, E9 = (
-    0.00019841269863053618,
-    2.4801521295954376e-05,
-    2.7557268459997064e-06,
-    (2.7620088445409746e-07),
-    2.510038549551032e-08,
-)
-_SHIFT = 1.5 * 2.0**52  # a number that leaves room for the integer part only
-
-
-# Not inlined by numba, which would let the order of its operations be changed; the compiler inlines it later.
-@compiled(fastmath={"contract"})
-def exponential(x):
-    """Return exp(x) to rounding, by a polynomial that the compiler vectorises; 0 below -708, NaN for NaN."""
-    y = x if not (x < -708.0) else -708.0
-    y = y if not (y > 709.0) else 709.0
-    shifted = y * 1.4426950408889634 + _SHIFT
-    n = shifted - _SHIFT
-    r = (y - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10
-    s = E9 * r + E8
-    s = s * r + E7
-    s = s * r + E6
-    s = s * r + E5
-    s = s * r + E4
-    s = s * r + E3
-    s = s * r + E2
-    s = s * r + E1
-    s = s * r + E0
-    s = s * r * r + r
-    s = (s + 1.0) * _float_of_bits((_bits_of_float(shifted) + 1023) << 52)
-    return s if not (x < -708.0) else 0.0
+@ordered
+def memory(n, blocks):
+    """Return memory for `n` groups in `blocks` blocks."""
+    return Work(
+        np.empty((8, n)), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n),
+        np.empty(blocks), np.empty(blocks), np.empty(8),
+    )  # fmt: skip
 
 
 @ordered
@@ -184,7 +137,7 @@ def totals_at(form, t, totals, changes):
 @sums
 def _alone(x, base, decay, temperature, sizes, out):
     """Enter exp(x) and G of a block without inflow; return the sums of x and xG."""
-    _in_wide_vectors()
+    in_wide_vectors()
     total, product = 0.0, 0.0
     for i in range(x.size):
         size = exponential(x[i])
@@ -199,7 +152,7 @@ def _alone(x, base, decay, temperature, sizes, out):
 @sums
 def _renewed(x, base, decay, temperature, inflow, scale, sizes, out):
     """Enter exp(x) and G of a block with inflow; return the sums of x and xG."""
-    _in_wide_vectors()
+    in_wide_vectors()
     total, product = 0.0, 0.0
     for i in range(x.size):
         size = exponential(x[i])
@@ -210,12 +163,6 @@ def _renewed(x, base, decay, temperature, inflow, scale, sizes, out):
         total += size
         product += size * growth
     return total, product
-
-
-@sums
-def subtract(out, value):
-    for i in range(out.size):
-        out[i] -= value
 
 
 @sums
@@ -277,47 +224,9 @@ def _scaled(form, totals, x, scaled):
             scaled[i] = factor * exponential(x[i])
 
 
-@sums
-def advance(u, k, weights, count, out):
-    """Enter u + Σ weights_j k_j over the first `count` stages."""
-    _in_wide_vectors()
-    w = weights
-    k0, k1, k2, k3, k4, k5, k6 = k[0], k[1], k[2], k[3], k[4], k[5], k[6]
-    n = u.size
-    if count == 0:
-        for i in range(n):
-            out[i] = u[i]
-    elif count == 1:
-        for i in range(n):
-            out[i] = u[i] + w[0] * k0[i]
-    elif count == 2:
-        for i in range(n):
-            out[i] = u[i] + (w[0] * k0[i] + w[1] * k1[i])
-    elif count == 3:
-        for i in range(n):
-            out[i] = u[i] + (w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i])
-    elif count == 4:
-        for i in range(n):
-            out[i] = u[i] + (w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i])
-    elif count == 5:
-        for i in range(n):
-            out[i] = u[i] + (w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i] + w[4] * k4[i])
-    elif count == 6:
-        for i in range(n):
-            out[i] = u[i] + (
-                w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i] + w[4] * k4[i] + w[5] * k5[i]
-            )
-    else:
-        for i in range(n):
-            out[i] = u[i] + (
-                w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i] + w[4] * k4[i] + w[5] * k5[i]
-                + w[6] * k6[i]
-            )  # fmt: skip
-
-
 @ordered
 def explicit_step(form, work, t, h, u, slack, new, sizes):
-    """Enter the state after a step of Tsitouras' 5(4) pair, its exponential, and, as last stage, its velocity.
+    """Enter the state after a step of Tsitouras' pair, its exponential and, as the last stage, its velocity.
 
     The first stage is the velocity at the start. Return the size of the error.
     """
@@ -330,55 +239,25 @@ def explicit_step(form, work, t, h, u, slack, new, sizes):
         rates(form, work, t + C[stage] * h, argument, sizes, k[stage])
     for j in range(EXPLICIT):
         w[j] = h * ERROR[j]
-    _zeros(work.error)
+    clear(work.error)
     advance(work.error, k, w, EXPLICIT, work.error)
     return size_of(form, sizes, work.error, u, slack)
 
 
-@sums
-def _zeros(out):
-    for i in range(out.size):
-        out[i] = 0.0
-
-
-@extremes
-def _largest(values, centre):
-    worst = 0.0
-    for i in range(values.size):
-        worst = max(worst, abs(values[i] - centre))
-    return worst
-
-
-@sums
-def _weighted(sizes, values):
-    total, product = 0.0, 0.0
-    for i in range(values.size):
-        total += sizes[i]
-        product += sizes[i] * values[i]
-    return product / total
-
-
-@extremes
-def _largest_error(values, centre, u, slack):
-    worst = 0.0
-    for i in range(values.size):
-        worst = max(worst, abs(values[i] - centre) / (1.0 + slack * abs(u[i])))
-    return worst
-
-
 @ordered
 def size_of(form, sizes, values, u, slack):
-    """Return the largest error, over 1 + slack |u|, with the mean of a block as zero; NaN if one is not finite.
+    """Return the largest error over 1 + slack |u|, or NaN if one is not finite.
 
-    What all groups of a block have in common changes no share. The slack admits the rounding of u.
+    Errors are taken less their mean in a block: what all its groups have in common changes no share. The
+    slack admits the rounding of u.
     """
     worst = 0.0
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
-        centre = _weighted(sizes[a:b], values[a:b])
+        centre = weighted_mean(sizes[a:b], values[a:b])
         if not math.isfinite(centre):
             return math.nan
-        worst = max(worst, _largest_error(values[a:b], centre, u[a:b], slack))
+        worst = max(worst, largest_error(values[a:b], centre, u[a:b], slack))
     return worst
 
 
@@ -394,23 +273,17 @@ def _slopes_renewed(sizes, decay, temperature, inflow, scale, diagonal):
         diagonal[i] = -decay * sizes[i] - temperature - inflow[i] / (scale * sizes[i])
 
 
-@sums
-def _scaled_up(values, factor, others):
-    for i in range(values.size):
-        values[i] = factor * others[i]
-
-
 @ordered
 def centre(form, sizes, values):
     """Subtract the mean of every block once more."""
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
-        subtract(values[a:b], _weighted(sizes[a:b], values[a:b]))
+        subtract(values[a:b], weighted_mean(sizes[a:b], values[a:b]))
 
 
 @ordered
 def linearize(form, work, t, sizes):
-    """Enter dG_i/du_i and, less its mean, the derivative with respect to time; return the largest -dG_i/du_i.
+    """Enter dG_i/du_i and, less its mean, dG_i/dt; return the largest |dG_i/du_i|.
 
     Interactions are left out.
     """
@@ -424,10 +297,10 @@ def linearize(form, work, t, sizes):
             _slopes_renewed(sizes[a:b], decay, 0.0, form.inflow[a:b], scale, own)
         else:
             _slopes(sizes[a:b], decay, 0.0, own)
-        _scaled_up(drift, work.changes[k], own)
+        enter_multiples(drift, work.changes[k], own)
         if form.temperature > 0.0:
             subtract(own, form.temperature)
-        stiffest = max(stiffest, _largest(own, 0.0))
+        stiffest = max(stiffest, largest(own, 0.0))
     for s in range(form.frequencies.size):
         frequency = form.frequencies[s]
         add(work.drift, frequency * math.cos(frequency * t), form.sines[s])
@@ -467,17 +340,11 @@ def _solved(form, work, shift, shares, velocity, right):
         _divided(shift, diagonal, above / below, right[a:b])
 
 
-@sums
-def add(values, factor, others):
-    for i in range(values.size):
-        values[i] += factor * others[i]
-
-
 @ordered
 def implicit_step(form, work, t, h, u, velocity, shares, slack, new, sizes):
-    """Enter the state after a step of Rodas5P, and the last stage's exponential; return the size of the error.
+    """Enter the state after a step of Rodas5P; return the size of the error.
 
-    `linearize` has been called for `shares`, which are those at the start.
+    `linearize` has been called for `shares`, which are those at the start; `sizes` are the last stage's.
     """
     k, w = work.stages, work.weights
     for stage in range(IMPLICIT):
@@ -485,7 +352,7 @@ def implicit_step(form, work, t, h, u, velocity, shares, slack, new, sizes):
             w[j] = RA[stage, j]
         own = k[stage]
         if stage == 0:
-            _zeros(own)
+            clear(own)
             add(own, 1.0, velocity)
         else:
             advance(u, k, w, stage, work.argument)

@@ -2,8 +2,8 @@
 
 References
 ----------
-Tsitouras, Ch. (2011). Runge-Kutta pairs of order 5(4) satisfying only the first column simplifying assumption.
-Computers & Mathematics with Applications 62, 770-775.
+Tsitouras, Ch. (2011). Runge-Kutta pairs of order 5(4) satisfying only the first column simplifying
+assumption. Computers & Mathematics with Applications 62, 770-775.
 
 Steinebach, G. (2023). Construction of Rosenbrock-Wanner method Rodas5P and numerical benchmarks within the
 Julia Differential Equations package. BIT Numerical Mathematics 63, 27.
