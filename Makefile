@@ -60,18 +60,19 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.created pyproject.toml
-	@echo "Installing evodyn and what its studies need (about 0.5 GB, half a minute)."
-	$(PIP) --editable '.[studies]'
+	@echo "Installing evodyn and what its studies need (about 0.7 GB, a minute)."
+	$(PIP) --editable '.[studies,fast]'
+	$(RUN) -m evodyn.compile
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the test and lint tools (about 0.2 GB)."
-	$(PIP) --editable '.[studies,symbolic]' --group dev
+	$(PIP) --editable '.[studies,fast,symbolic]' --group dev
 	@touch $@
 
 $(VENV)/.nn: $(VENV)/.dev
 	@echo "Installing torch: about 5.4 GB with its CUDA libraries, a minute or more. (make test-core needs none of it.)"
-	$(PIP) --editable '.[studies,symbolic,nn,onnx]' --group dev
+	$(PIP) --editable '.[studies,fast,symbolic,nn,onnx]' --group dev
 	@touch $@
 
 # uv finds the oldest releases that the requirements admit; what those require themselves is new.
@@ -81,12 +82,12 @@ $(OLDEST)/.done: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check uv
 	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --only-binary egttools \
-	  --editable '.[studies,symbolic]' --group test
+	  --editable '.[studies,fast,symbolic]' --group test
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
 	@echo "Installing Sphinx (about 0.1 GB)."
-	$(PIP) --editable '.[studies,symbolic]' --group docs
+	$(PIP) --editable '.[studies,fast,symbolic]' --group docs
 	@touch $@
 
 # --- Studies, what they save, and what is drawn from it -------------------------------------------------

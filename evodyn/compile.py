@@ -30,9 +30,13 @@ def compile_methods() -> None:
         solve(
             Replicator(), LinearDecay([1.0, 0.0], 1.0), np.ones(2), (0.0, 1.0), solver=Solver(compiled=True)
         )
+    folder().mkdir(parents=True, exist_ok=True)
     (folder() / "done").touch()
 
 
 if __name__ == "__main__":
-    compile_methods()
-    print(f"Compiled; the code is kept in {folder()}.")
+    try:
+        compile_methods()
+        print(f"The compiled methods are kept in {folder()}.")
+    except OSError as error:
+        print(f"Compiled methods cannot be kept in {folder()} ({error.strerror}), and will not be used.")

@@ -19,6 +19,13 @@ class Swing:
         ω > 0, in radians per unit of time.
     sines, cosines : numpy.ndarray, shape (N,)
         s_i and c_i, in units of fitness.
+
+    Examples
+    --------
+    >>> import evodyn as ed
+    >>> form = ed.landscapes.Seasonal([1.0, 2.0], amplitude=[0.5, 0.0], period=4.0).kernel(0.0, 2)
+    >>> form.swings[0].sines, round(form.swings[0].frequency, 4)
+    (array([0.5, 0. ]), 1.5708)
     """
 
     frequency: float

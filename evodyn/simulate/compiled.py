@@ -60,7 +60,7 @@ class Passage:
 
 
 def travel(form: Any, flow: Flow, course: Course, state: State, stop: float, first: float) -> Passage:
-    """Integrate a flow, known as `form`, from `state` to `stop`, with `first` as the first step of a restart."""
+    """Integrate a flow, known as `form`, from `state` to `stop`, with `first` the first step of a restart."""
     journeys: Any = importlib.import_module("evodyn.solvers.journeys")
     ledger, living = course.ledger, flow.log_living
     times = np.array(course.saved.times[course.saved.due(stop)])
