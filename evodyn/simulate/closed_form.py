@@ -12,8 +12,9 @@ import numpy.typing as npt
 from evodyn.core.arrays import FloatArray, real
 from evodyn.model.dynamics import Dynamics, clip_acts
 from evodyn.model.fitness import LandscapeFunction, breakpoints
+from evodyn.model.populations import Segments
 from evodyn.simulate.extinction import Ledger
-from evodyn.simulate.flow import State, log_sum_exp
+from evodyn.simulate.flow import Shares, State, log_sum_exp
 from evodyn.simulate.status import Termination
 from evodyn.simulate.trajectory import Outcome, Trajectory, absorbed
 from evodyn.solvers.crossings import Interpolant, interpolants
@@ -48,18 +49,28 @@ class _Piece:
     fitness: FloatArray
     blocks: tuple[slice, ...]
 
-    def log_masses(self, t: FloatArray) -> FloatArray:
-        """Return ln p_i(t), shape (len(t), N)."""
-        logs: FloatArray = self.base + np.multiply.outer(np.asarray(t) - self.start, self.fitness)
-        for block in self.blocks:
-            part = logs[:, block]
-            total = log_sum_exp(self.base[block])
+    def shares(self, t: FloatArray) -> Shares:
+        """Return log-shares, shape (len(t), N), and ln P of every block, shape (len(t), K)."""
+        log_shares: FloatArray = self.base + np.multiply.outer(np.asarray(t) - self.start, self.fitness)
+        log_totals = np.empty((len(t), len(self.blocks)))
+        for k, block in enumerate(self.blocks):
+            part = log_shares[:, block]
+            log_totals[:, k] = total = self._log_total(block)
             if self._rests(block):
-                part[:] = self.base[block]  # not even rounding takes a neutral group across a threshold
-            elif np.isfinite(total[0]):
+                part[:] = self.base[block] - (total if np.isfinite(total) else 0.0)
+            elif np.isfinite(total):
                 # The largest first: the total must not be rounded at the size of c·t.
                 part -= part.max(axis=-1, keepdims=True)
-                part += total - log_sum_exp(part)
+                part -= log_sum_exp(part)
+        return log_shares, log_totals
+
+    def log_masses(self, t: FloatArray) -> FloatArray:
+        """Return ln p_i(t), shape (len(t), N)."""
+        log_shares, log_totals = self.shares(t)
+        logs: FloatArray = log_shares + Segments(self.blocks).spread(log_totals)
+        for block in self.blocks:
+            if self._rests(block):
+                logs[:, block] = self.base[block]  # not even rounding takes it across a threshold
         return logs
 
     def _rests(self, block: slice) -> bool:
@@ -164,7 +175,7 @@ def run(
                 else:
                     until, tied = _record(piece, stop, ledger)
             rows = saved.due(np.nextafter(until, -np.inf))
-            saved.fill(rows, functools.partial(piece.log_masses, saved.times[rows]))
+            saved.fill(rows, functools.partial(piece.shares, saved.times[rows]))
             state = State(until, piece.log_masses(np.array([until]))[0], state.removed)
             if len(tied):
                 ledger.cross(tied, until, -1)

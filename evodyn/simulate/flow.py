@@ -28,7 +28,7 @@ from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.revival import finite
 from evodyn.solvers.scipy_methods import SMALLEST_RTOL
 
-__all__ = ["Flow", "NotFiniteError", "State", "culprits"]
+__all__ = ["Flow", "NotFiniteError", "Shares", "State", "culprits", "log_sum_exp", "shares_of"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -86,6 +86,21 @@ def log_sum_exp(values: FloatArray) -> FloatArray:
     with np.errstate(divide="ignore"):
         total: FloatArray = top + np.log(shares.sum(axis=-1, keepdims=True))
     return total
+
+
+Shares = tuple[FloatArray, FloatArray]
+"""Log-shares, shape (T, N), and ln P of every block, shape (T, K)."""
+
+
+def shares_of(log_masses: FloatArray, segments: Segments) -> Shares:
+    """Return the shares that groups have in their blocks, and the totals of these."""
+    top = segments.reduced(np.maximum, log_masses)
+    top = np.where(np.isfinite(top), top, 0.0)
+    log_shares = log_masses - segments.spread(top)
+    with np.errstate(divide="ignore"):
+        own = np.log(segments.reduced(np.add, np.exp(log_shares)))
+    log_shares -= segments.spread(np.where(np.isfinite(own), own, 0.0))
+    return log_shares, top + own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,20 +264,24 @@ class Flow:
             )
         return np.where(targets > 0, relaxing, log_starts - rates * elapsed)
 
-    def log_masses(self, t: Any, y: FloatArray) -> FloatArray:
-        """Return ln p_i, shape (..., N), for states `y` of shape (..., n) at times `t` of shape (...)."""
+    def _relative(self, y: FloatArray) -> FloatArray:
+        """Return ln p_i less ln P of its block at the start, shape (..., N)."""
         n = len(self.start.log_masses)
         if len(self.log_living) == n:
-            logs = np.array(y)
-        else:
-            logs = np.full((*y.shape[:-1], n), -np.inf)
-            split = len(self.log_living)
-            logs[..., self.log_living] = y[..., :split]
-            if len(self.reviving):
-                with np.errstate(divide="ignore"):
-                    masses = np.maximum(y[..., split:], 0.0) * self.unit
-                    starts = np.broadcast_to(self._log_starts(), n)[self.reviving]
-                    logs[..., self.reviving] = np.log(masses) - starts
+            return np.array(y)
+        logs = np.full((*y.shape[:-1], n), -np.inf)
+        split = len(self.log_living)
+        logs[..., self.log_living] = y[..., :split]
+        if len(self.reviving):
+            with np.errstate(divide="ignore"):
+                masses = np.maximum(y[..., split:], 0.0) * self.unit
+                starts = np.broadcast_to(self._log_starts(), n)[self.reviving]
+                logs[..., self.reviving] = np.log(masses) - starts
+        return logs
+
+    def log_masses(self, t: Any, y: FloatArray) -> FloatArray:
+        """Return ln p_i, shape (..., N), for states `y` of shape (..., n) at times `t` of shape (...)."""
+        logs = self._relative(y)
         segments, (log_starts, _, _, known) = self._segments, self._totals
         if known.any():
             # The largest first: the total must not be rounded at the size of a drift.
@@ -272,6 +291,12 @@ class Flow:
         else:
             logs += segments.spread(log_starts)
         return logs
+
+    def shares(self, t: FloatArray, y: FloatArray) -> Shares:
+        """Return states, shape (T, n), at times, shape (T,), as log-shares and ln P of every block."""
+        log_starts, _, _, known = self._totals
+        log_shares, own = shares_of(self._relative(y), self._segments)
+        return log_shares, np.where(known, self.log_totals(t), log_starts + own)
 
     def velocity(self, t: float, y: FloatArray) -> FloatArray:
         """Return dy/dt.

@@ -280,8 +280,8 @@ class Phase:
             times = np.concatenate([times for times, _ in self.kept])
             states = np.concatenate([states for _, states in self.kept])
             saved = self.course.saved
-            rows, flow = slice(saved.next - len(times), saved.next), self.flow
-            saved.fill(rows, lambda: flow.log_masses(times, states))
+            rows = slice(saved.next - len(times), saved.next)
+            saved.fill(rows, functools.partial(self.flow.shares, times, states))
         self.state = State(t, self.flow.log_masses(t, y), self.state.removed)
         self.kept, self.latest = [], None
 

@@ -132,7 +132,7 @@ def run_from(
 ) -> Run:
     """Solve from `state` to `end` by the closed form or by integration, and assemble the result."""
     start = state.t
-    saved = Trajectory(times, len(masses))
+    saved = Trajectory(times, [block for block, _ in dynamics.blocks(len(masses))])
     exact = closed_form.applies(dynamics, landscape, len(masses))
     if solver.method == "closed_form" and not exact:
         raise ValueError(
@@ -178,25 +178,10 @@ def _assembled(
     solver: Solver,
     outcome: Outcome,
 ) -> Run:
-    final, n = outcome.state, saved.groups
-    whole = outcome.termination in (Termination.COMPLETED, Termination.ALL_EXTINCT)
-    times = saved.times if whole else saved.times[: saved.next]
-    ends_between = not whole and (not len(times) or times[-1] < final.t)
-
-    def log_masses() -> FloatArray:
-        logs = saved.log_masses
-        if outcome.termination is Termination.ALL_EXTINCT:
-            logs[saved.next :] = -np.inf
-        logs = logs[: len(times)]
-        return np.vstack((logs, final.log_masses)) if ends_between else logs
-
-    table = Table(
-        dynamics,
-        landscape,
-        np.append(times, final.t) if ends_between else times,
-        log_masses,
-        partial=outcome.termination is not Termination.COMPLETED,
-    )
+    final = outcome.state
+    times, shares = saved.ended(final, outcome.termination)
+    partial = outcome.termination is not Termination.COMPLETED
+    table = Table(dynamics, landscape, times, shares, partial=partial)
     with np.errstate(over="ignore"):
         last_masses = np.exp(final.log_masses)
     run = Run.with_pending(
@@ -228,6 +213,6 @@ def _assembled(
         end_state=EndState(final.t, final.log_masses, last_masses, final.removed),
         stores_log_shares=True,
     )
-    if kernel(landscape, start, n) is None:
+    if kernel(landscape, start, saved.groups) is None:
         run.mean_fitness  # noqa: B018 - what a function of a user's raises is raised here
     return run

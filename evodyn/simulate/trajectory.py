@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,9 @@ import numpy.typing as npt
 from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction
+from evodyn.model.populations import Segments
 from evodyn.simulate.extinction import Ledger
-from evodyn.simulate.flow import State, log_sum_exp
+from evodyn.simulate.flow import Shares, State, shares_of
 from evodyn.simulate.run import mean_fitness_along
 from evodyn.simulate.status import Termination
 
@@ -22,28 +23,35 @@ __all__ = ["Outcome", "Table", "Trajectory", "absorbed"]
 _MOST_PENDING = 32
 """Parts of a trajectory that may wait; each may hold the state of the flow it comes from."""
 
-_SMALL = 1e-280
-"""Totals above it lose nothing to the underflow of the masses summed."""
-
 
 class Trajectory:
-    """The rows of the trajectory, entered as the run proceeds and computed when they are looked at."""
+    """The rows of the trajectory, entered as the run proceeds and computed when they are looked at.
 
-    def __init__(self, times: FloatArray, groups: int) -> None:
+    Parameters
+    ----------
+    times : array, shape (T,)
+    blocks : sequence of slice
+        The groups that share a total.
+    """
+
+    def __init__(self, times: FloatArray, blocks: Sequence[slice]) -> None:
         self.times = times
-        self.groups = groups
+        self.groups, self.blocks = blocks[-1].stop, len(blocks)
         self.next = 0
-        self._filled: FloatArray | None = None
-        self._later: list[tuple[slice, Callable[[], FloatArray]]] = []
+        self._segments = Segments(blocks)
+        self._filled: Shares | None = None
+        self._later: list[tuple[slice, FloatArray | Callable[[], Shares]]] = []
 
-    @property
-    def log_masses(self) -> FloatArray:
-        """Log-masses of all rows, shape (T, N); NaN where none were entered."""
+    def shares(self) -> Shares:
+        """Return log-shares and log-totals of all rows; NaN where none were entered."""
         if self._filled is None:
-            self._filled = np.full((len(self.times), self.groups), np.nan)
+            rows = len(self.times)
+            self._filled = np.full((rows, self.groups), np.nan), np.full((rows, self.blocks), np.nan)
         with np.errstate(all="ignore"):
-            for rows, log_masses in self._later:
-                self._filled[rows] = log_masses()
+            for rows_due, source in self._later:
+                found = source() if callable(source) else shares_of(source, self._segments)
+                for table, values in zip(self._filled, found, strict=True):
+                    table[rows_due] = values
         self._later = []
         return self._filled
 
@@ -51,18 +59,36 @@ class Trajectory:
         """Return the rows not yet filled whose times are at most `t`."""
         return slice(self.next, int(self.times.searchsorted(t, side="right")))
 
-    def fill(self, rows: slice, log_masses: FloatArray | Callable[[], FloatArray]) -> None:
-        """Fill the rows that were due with log-masses, or with what a function will return."""
+    def fill(self, rows: slice, source: FloatArray | Callable[[], Shares]) -> None:
+        """Fill the rows that were due with log-masses, or with shares that a function will return."""
         if rows.start >= rows.stop:
             return
-        self._later.append((rows, log_masses if callable(log_masses) else lambda: log_masses))
+        self._later.append((rows, source))
         self.next = max(self.next, rows.stop)
         if len(self._later) > _MOST_PENDING:
-            self.log_masses  # noqa: B018 - lets go of what the functions hold
+            self.shares()  # which lets go of what the functions hold
 
     def record(self, state: State) -> None:
         """Fill the rows due at a state with it."""
         self.fill(self.due(state.t), state.log_masses)
+
+    def ended(self, state: State, termination: Termination) -> tuple[FloatArray, Callable[[], Shares]]:
+        """Return the times of a run that ended at a state, and what returns their rows."""
+        if termination is Termination.COMPLETED:
+            return self.times, self.shares
+        if termination is Termination.ALL_EXTINCT:
+            nothing = np.full(self.groups, -np.inf)
+            self.fill(slice(self.next, len(self.times)), nothing)
+            return self.times, self.shares
+        rows = self.next
+        times = self.times[:rows]
+        if len(times) and times[-1] >= state.t:
+            return times, lambda: (self.shares()[0][:rows], self.shares()[1][:rows])
+        last = shares_of(state.log_masses[None], self._segments)
+        return np.append(times, state.t), lambda: (
+            np.vstack((self.shares()[0][:rows], last[0])),
+            np.vstack((self.shares()[1][:rows], last[1])),
+        )
 
 
 class Table:
@@ -74,7 +100,7 @@ class Table:
         What was run.
     times : array, shape (T,)
     source : callable
-        Returns log-masses, shape (T, N).
+        Returns `Shares`.
     partial : bool
         Whether what the landscape raises makes a row NaN.
     """
@@ -84,7 +110,7 @@ class Table:
         dynamics: Dynamics,
         landscape: LandscapeFunction,
         times: FloatArray,
-        source: Callable[[], FloatArray],
+        source: Callable[[], Shares],
         *,
         partial: bool,
     ) -> None:
@@ -95,53 +121,31 @@ class Table:
         self.partial = partial
 
     @functools.cached_property
-    def log_masses(self) -> FloatArray:
-        """Log-masses, shape (T, N)."""
+    def _shares(self) -> Shares:
         return self.source()
-
-    @functools.cached_property
-    def masses(self) -> FloatArray:
-        """Masses, shape (T, N)."""
-        with np.errstate(over="ignore"):  # beyond the largest float masses are infinite; logarithms are not
-            return np.exp(self.log_masses)
-
-    @functools.cached_property
-    def _block_log_totals(self) -> FloatArray:
-        groups = [block for block, _ in self.dynamics.blocks(self.log_masses.shape[-1])]
-        totals = [_log_totals(self.masses[:, part], self.log_masses[:, part]) for part in groups]
-        return np.concatenate(totals, axis=1)
 
     def native(self) -> FloatArray:
         """Return log-shares, shape (T, N)."""
-        native = np.array(self.log_masses)
-        for k, (block, _) in enumerate(self.dynamics.blocks(native.shape[-1])):
-            total = self._block_log_totals[:, k : k + 1]
-            native[:, block] -= np.where(np.isfinite(total), total, 0.0)
-        return native
+        return self._shares[0]
 
     def log_total_mass(self) -> FloatArray:
         """Return ln P, shape (T,) or (T, K)."""
-        return self.dynamics.shaped(self._block_log_totals)
+        return self.dynamics.shaped(self._shares[1])
 
     def total_mass(self) -> FloatArray:
         """Return P, shape (T,) or (T, K)."""
-        with np.errstate(over="ignore"):
-            return self.dynamics.shaped(np.exp(self._block_log_totals))
+        with np.errstate(over="ignore"):  # beyond the largest float masses are infinite; logarithms are not
+            return self.dynamics.shaped(np.exp(self._shares[1]))
 
     def mean_fitness(self) -> FloatArray:
         """Return Σ p φ / P, shape (T,) or (T, K)."""
+        log_shares, log_totals = self._shares
+        groups = [block for block, _ in self.dynamics.blocks(log_shares.shape[-1])]
         with np.errstate(all="ignore"):
+            logs = log_shares + Segments(groups).spread(log_totals)
             return mean_fitness_along(
-                self.dynamics, self.landscape, self.times, self.masses, self.log_masses, partial=self.partial
+                self.dynamics, self.landscape, self.times, np.exp(logs), logs, partial=self.partial
             )
-
-
-def _log_totals(masses: FloatArray, logs: FloatArray) -> FloatArray:
-    """Return ln P, shape (T, 1), from the masses themselves where no sum over- or underflows."""
-    totals: FloatArray = masses.sum(axis=-1, keepdims=True)
-    if (totals > _SMALL).all() and np.isfinite(totals).all():
-        return np.log(totals)
-    return log_sum_exp(logs)
 
 
 def absorbed(state: State, groups: npt.NDArray[np.intp], ledger: Ledger) -> State:
