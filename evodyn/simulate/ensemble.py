@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import importlib
 import json
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from evodyn.core.labels import about
 from evodyn.core.specifications import Specification
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.fitness import Landscape, LandscapeFunction
+from evodyn.model.fitness import Landscape, LandscapeFunction, kernel
 from evodyn.simulate import schema
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.method import Solver
@@ -348,12 +350,21 @@ def solve_ensemble(
     )
     jobs = list(zip(landscapes, rows, strict=True))
     if workers == 1:
-        runs = [task(one, p0=row) for one, row in jobs]
+        runs = _here(task, jobs, solver or Solver(), start)
     else:
         with extra("studies", user="solve_ensemble with workers > 1"):
             joblib: Any = importlib.import_module("joblib")
         runs = joblib.Parallel(n_jobs=workers)(joblib.delayed(task)(one, p0=row) for one, row in jobs)
     return Ensemble(tuple(runs), times, seed)
+
+
+def _here(task: Callable[..., Run], jobs: list[Any], solver: Any, start: float) -> list[Run]:
+    """Return the runs of all members, in threads where most of their time is spent in compiled code."""
+    compiles = isinstance(solver, Solver) and solver.compiles
+    if not compiles or any(kernel(one, start, len(row)) is None for one, row in jobs):
+        return [task(one, p0=row) for one, row in jobs]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(lambda job: task(job[0], p0=job[1]), jobs))
 
 
 def _landscapes(
