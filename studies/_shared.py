@@ -77,7 +77,10 @@ Row = dict[str, Any]
 INSTALLED = __name__.startswith("evodyn_studies.")
 ROOT = Path.cwd() if INSTALLED else Path(__file__).resolve().parent.parent
 NOTES = Console(stderr=True)
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM") if hasattr(signal, name)
+]
+REMINDER_SECONDS = 1.0
 LONGEST = 80
 """Characters in the name of a folder for settings."""
 DYNAMICS = ("replicator", "normalized_growth", "selection_mutation")
@@ -255,17 +258,47 @@ def _changed(main: Callable[..., None], options: Mapping[str, Any]) -> Row:
 
 @contextlib.contextmanager
 def _interrupted_by(*signals: int) -> Iterator[None]:
-    """Let signals that would end the process at once interrupt it like Ctrl-C, so that it ends in order."""
+    """Let signals that would end the process at once interrupt it like Ctrl-C, so that it ends in order.
+
+    Python drops an interrupt that falls into a destructor or a callback, and only reports it. So an alarm
+    interrupts again and again until this block is left, but never the orderly end after an interrupt that has
+    arrived; only a second Ctrl-C does that.
+    """
+    report = sys.unraisablehook
 
     def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        _set_alarm(REMINDER_SECONDS)
+        if number == signal.SIGINT or not _ending():
+            raise KeyboardInterrupt
+
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
 
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             for number in signals:
-                if signal.getsignal(number) == signal.SIG_DFL:  # nohup, for one, has a signal ignored
+                # nohup, for one, has a signal ignored
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     stack.callback(signal.signal, number, signal.signal(number, interrupt))
+            stack.callback(_set_alarm, 0.0)
+            stack.callback(setattr, sys, "unraisablehook", report)
+            sys.unraisablehook = dropped
         yield
+
+
+def _set_alarm(seconds: float) -> None:
+    """Have the system send SIGALRM after so long, or never (0), where it knows alarms."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _ending() -> bool:
+    """Tell whether an interrupt is being handled."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 @contextlib.contextmanager
