@@ -179,15 +179,15 @@ def test_water_filling_agrees_with_a_sort(contribution: Floats, decay: float, to
     assert abs(masses.sum() / total - 1) < 1e-12
 
 
-def test_the_best_group_may_be_in_no_sample_and_the_volume_below_rounding() -> None:
-    # With this many groups a sample guesses the level; here it sees only equal depths, far below.
+@pytest.mark.parametrize("best", [1.0, 0.1])  # sums of many times 1 are exact, those of 0.1 are rounded
+def test_one_group_above_many_that_tie(best: float) -> None:
     c = np.zeros(40_000)
-    c[1] = 1.0
-    for total in (1e-20, 1e-3, 2.0):
+    c[1] = best
+    for total in (1e-20, 1e-3, best * (1 - 1e-15), best, best * (1 + 1e-15), 2.0):
         masses, _ = water_filling(c, 1.0, total)
-        kept = min(total, 1 + (total - 1) / len(c))
+        kept = min(total, best + (total - best) / len(c))
         assert masses[1] == pytest.approx(kept, rel=1e-15)
-        np.testing.assert_allclose(masses[[0, 2, -1]], max(0.0, (total - 1) / len(c)), rtol=1e-12)
+        np.testing.assert_allclose(masses[[0, 2, -1]], max(0.0, (total - best) / len(c)), rtol=1e-12)
 
 
 @pytest.mark.slow

@@ -6,32 +6,23 @@ total mass fixes. For a group that is absent the excess is its growth rate when 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import numpy.typing as npt
 import scipy.optimize
 
 from evodyn.core.arrays import FloatArray
 
 __all__ = ["mutation_balance", "regulated_balance", "soft_water_filling", "softmax", "water_filling"]
 
-BoolArray = npt.NDArray[np.bool_]
 _EPS = 2.0**-52
 _ITERATIONS = 200
 _BISECTIONS = 64  # Newton's iteration crawls on exponentials
-_SAMPLE = 16384  # groups that guess the water level
-_FEW = 8  # less than one in so many is picked out by index
-_ROW = 1024
 
 
 def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> tuple[FloatArray, FloatArray]:
     """Return the attractor of Eq. 6 with Eq. 10: p_i = (c_i - ν)_+/λ with Σ p_i = P.
 
-    Newton's iteration on the piecewise linear, convex function Σ (c_i - ν)_+ - λP of the level ν, which
-    is Michelot's active-set method: the sets of survivors are nested, so that two of equal size are
-    equal and the level is then exact. A sample of the groups gives the first guess, and work goes on
-    with the candidates alone once they are few.
+    The survivors are the best k groups, of which the least is above the level that these k alone would have;
+    k is found by bisection in the order of contributions.
 
     Parameters
     ----------
@@ -59,8 +50,9 @@ def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> 
     # Depths below the best group: exact for ties, and indifferent to a constant added to all.
     depth = contribution.max() - contribution
     volume = decay * total_mass
-    excess = np.subtract(_water_height(depth, volume), depth, out=depth)
-    masses = np.maximum(excess, 0.0)
+    ordered = np.sort(depth)
+    excess = np.subtract(_water_height(ordered, volume), depth, out=depth)
+    masses = np.maximum(excess, 0.0, out=ordered)
     defect = volume - float(masses.sum())
     if abs(defect) > 4 * _EPS * volume:
         # One best group far above the rest makes the level large and the others' masses small beside it.
@@ -154,7 +146,7 @@ def soft_water_filling(
     True
     """
     depth = contribution.max() - contribution
-    height = _water_height(depth, decay * total_mass)
+    height = _water_height(np.sort(depth), decay * total_mass)
     for _ in range(_ITERATIONS):
         excess = height - depth
         root = np.sqrt(excess**2 + 4 * decay * inflow)
@@ -267,39 +259,13 @@ def regulated_balance(
 
 
 def _water_height(depth: FloatArray, volume: float) -> float:
-    """Return h with Σ (h - depth_i)_+ = volume, for depths of which the least is 0."""
-    stride = depth.size // _SAMPLE
-    if stride > 1:
-        sample = depth[::stride]
-        least = float(sample.min())
-        height = least + _water_height(sample - least, volume / stride)
-    else:
-        height = volume + float(depth.max())
-    below, count, submerged = np.zeros(depth.size, dtype=bool), -1, 0.0
-    for iteration in range(_ITERATIONS):
-        former, below = below, depth < height
-        size = int(np.count_nonzero(below))
-        if size == count:
-            break
-        changed = below != former
-        moved = -math.inf
-        if np.count_nonzero(changed) * _FEW < depth.size:
-            where = np.flatnonzero(changed)
-            moved = float(depth[where] @ np.where(below[where], 1.0, -1.0))
-        if iteration and size * _FEW < depth.size:
-            # After one iteration every height is an upper bound: what it leaves dry stays dry.
-            depth = depth[np.flatnonzero(below)]
-            below, submerged = np.ones(size, dtype=bool), float(depth.sum())
-        elif moved > -submerged / 2:  # no cancellation
-            submerged += moved
+    """Return h with Σ (h - depth_i)_+ = volume, for depths in ascending order of which the first is 0."""
+    wet, dry, water = 1, len(depth) + 1, volume  # so many surely are; the water with what stands in it
+    while dry - wet > 1:
+        middle = (wet + dry) // 2
+        filled = water + float(depth[wet:middle].sum())
+        if depth[middle - 1] * middle < filled:
+            wet, water = middle, filled
         else:
-            submerged = _sum_where(depth, below)
-        count, height = size, (volume + submerged) / size
-    return height
-
-
-def _sum_where(values: FloatArray, mask: BoolArray) -> float:
-    """Return the sum of the masked values: row by row, for accuracy, and without branches, for speed."""
-    head = values.size - values.size % _ROW
-    rows = np.einsum("ij,ij->i", values[:head].reshape(-1, _ROW), mask[:head].reshape(-1, _ROW))
-    return float(rows.sum() + np.einsum("i,i->", values[head:], mask[head:]))
+            dry = middle
+    return water / wet
