@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.optimize
+import scipy.special
 
 from evodyn.core.arrays import FloatArray
 
@@ -15,7 +16,7 @@ __all__ = ["mutation_balance", "regulated_balance", "soft_water_filling", "softm
 
 _EPS = 2.0**-52
 _ITERATIONS = 200
-_BISECTIONS = 64  # Newton's iteration crawls on exponentials
+_NEWTON_STEPS = 7  # from half a unit away, on exponentials
 
 
 def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> tuple[FloatArray, FloatArray]:
@@ -196,6 +197,9 @@ def regulated_balance(
     """Return ln p at the rest point where c_i - λp_i - T ln p_i + μm_i/p_i is the same for all groups.
 
     For each level θ every group has one solution, which rises as θ falls; θ follows from the total mass.
+    With h = (c_i - θ)/T it solves h = ln p + (λ/T) p - (μm_i/T)/p, as Wright's function does when one of
+    the last two terms is left out. From there, or from where both are equal if that is nearer, the solution
+    is less than half a unit of ln p away, and Newton's iteration converges.
 
     Parameters
     ----------
@@ -221,38 +225,34 @@ def regulated_balance(
     >>> bool(np.ptp(c - 2.0 * p - 0.5 * np.log(p) + f / p) < 1e-12), float(p.sum().round(12))
     (True, 3.0)
     """
+    depth = contribution - contribution.max()
+    with np.errstate(divide="ignore", invalid="ignore"):  # without decay or inflow
+        log_loss, log_gain = np.log(decay / temperature), np.log(inflow / temperature)
+        balance = (log_gain - log_loss) / 2
 
     def at_level(level: float) -> FloatArray:
-        def excess(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
-            loss, gain = decay * np.exp(logs), inflow * np.exp(-logs)
-            value = contribution - level - loss - temperature * logs + gain
-            return value, loss + temperature + gain
-
-        low = (contribution - level) / temperature
-        high, width = low.copy(), 1.0
-        while (short := excess(low)[0] < 0).any() or (excess(high)[0] > 0).any():
-            low, high = np.where(short, low - width, low), np.where(short, high, high + width)
-            width *= 2
-        for _ in range(_BISECTIONS):
-            logs = (low + high) / 2
-            above = excess(logs)[0] >= 0
-            low, high = np.where(above, logs, low), np.where(above, high, logs)
-        value, slope = excess(logs)
-        return logs + value / slope
+        height = (depth - level) / temperature
+        without_gain = height - scipy.special.wrightomega(height + log_loss)
+        without_loss = height + scipy.special.wrightomega(log_gain - height)
+        logs: FloatArray = np.where(
+            height > balance, np.fmax(without_gain, balance), np.fmin(without_loss, balance)
+        )
+        for _ in range(_NEWTON_STEPS):
+            loss, gain = np.exp(log_loss + logs), np.exp(log_gain - logs)
+            logs += (height - logs - loss + gain) / (1 + loss + gain)
+        return logs
 
     def surplus(level: float) -> float:
-        logs = at_level(level)
-        return float(np.logaddexp.reduce(logs) - np.log(total_mass))
+        return float(np.logaddexp.reduce(at_level(level)) - np.log(total_mass))
 
-    guess, width = float(contribution.max()) - temperature * np.log(total_mass), max(temperature, _EPS)
-    low = high = float(guess)
-    with np.errstate(over="ignore", invalid="ignore"):
-        while surplus(low) < 0:
-            low, width = low - width, 2 * width
-        while surplus(high) > 0:
-            high, width = high + width, 2 * width
-        level = low if low == high else scipy.optimize.brentq(surplus, low, high, xtol=_EPS, rtol=4 * _EPS)
-        logs = at_level(level)
+    # Some group has the mean mass or more, some group has it or less.
+    mean = total_mass / len(depth)
+    levels = depth - decay * mean - temperature * np.log(mean) + inflow / mean
+    slack = temperature + 1e-9 * (np.ptp(depth) + np.abs(levels).max() + decay * mean + inflow.max() / mean)
+    level = scipy.optimize.brentq(
+        surplus, levels.min() - slack, levels.max() + slack, xtol=_EPS * temperature, rtol=4 * _EPS
+    )
+    logs = at_level(level)
     # The level is exact to rounding of its own size; the total mass is to be so, too.
     logs += np.log(total_mass) - np.logaddexp.reduce(logs)
     return logs
