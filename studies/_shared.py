@@ -18,10 +18,8 @@ import logging
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +43,7 @@ from rich.table import Table
 import evodyn as ed
 from evodyn.core import netcdf, validation
 from evodyn.core.checksums import write_text
-from evodyn.core.processes import FolderInUseError, held
+from evodyn.core.processes import FolderInUseError, ended_in_order, held
 from evodyn.simulate.schema import provenance
 from evodyn.sweeps.sweep import SweepError
 
@@ -77,10 +75,6 @@ Row = dict[str, Any]
 INSTALLED = __name__.startswith("evodyn_studies.")
 ROOT = Path.cwd() if INSTALLED else Path(__file__).resolve().parent.parent
 NOTES = Console(stderr=True)
-ENDING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM") if hasattr(signal, name)
-]
-REMINDER_SECONDS = 1.0
 LONGEST = 80
 """Characters in the name of a folder for settings."""
 DYNAMICS = ("replicator", "normalized_growth", "selection_mutation")
@@ -223,7 +217,7 @@ def command_line(main: Callable[..., None]) -> typer.Typer:
         how = {name: options.pop(name) for name in HOW}
         with contextlib.ExitStack() as stack:
             stack.enter_context(_messages())
-            stack.enter_context(_interrupted_by(*ENDING))
+            stack.enter_context(ended_in_order())
             stack.enter_context(_logged())
             main(Study(Path(inspect.getfile(main)).stem, _changed(main, options), stack, **how), **options)
 
@@ -254,51 +248,6 @@ def _changed(main: Callable[..., None], options: Mapping[str, Any]) -> Row:
         if name in options and name not in WITHOUT_EFFECT
         if canonical(options[name]) != canonical(defaults[name])
     }
-
-
-@contextlib.contextmanager
-def _interrupted_by(*signals: int) -> Iterator[None]:
-    """Let signals that would end the process at once interrupt it like Ctrl-C, so that it ends in order.
-
-    Python drops an interrupt that falls into a destructor or a callback, and only reports it. So an alarm
-    interrupts again and again until this block is left, but never the orderly end after an interrupt that has
-    arrived; only a second Ctrl-C does that.
-    """
-    report = sys.unraisablehook
-
-    def interrupt(number: int, frame: Any) -> None:
-        _set_alarm(REMINDER_SECONDS)
-        if number == signal.SIGINT or not _ending():
-            raise KeyboardInterrupt
-
-    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            report(unraisable)
-
-    with contextlib.ExitStack() as stack:
-        if threading.current_thread() is threading.main_thread():
-            for number in signals:
-                # nohup, for one, has a signal ignored
-                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                    stack.callback(signal.signal, number, signal.signal(number, interrupt))
-            stack.callback(_set_alarm, 0.0)
-            stack.callback(setattr, sys, "unraisablehook", report)
-            sys.unraisablehook = dropped
-        yield
-
-
-def _set_alarm(seconds: float) -> None:
-    """Have the system send SIGALRM after so long, or never (0), where it knows alarms."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def _ending() -> bool:
-    """Tell whether an interrupt is being handled."""
-    error = sys.exception()
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
 
 
 @contextlib.contextmanager

@@ -229,8 +229,9 @@ LOST = """
 import os, pathlib, signal, time
 import xarray as xr
 import _shared
+from evodyn.core import processes
 
-_shared.REMINDER_SECONDS = 0.1
+processes.REMINDER_SECONDS = 0.1
 
 
 class Deaf:
