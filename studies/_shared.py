@@ -58,8 +58,10 @@ __all__ = [
     "Seeds",
     "Study",
     "command_line",
+    "compared",
     "comparison",
     "dynamics",
+    "first_population",
     "progress",
     "row_table",
     "shown",
@@ -387,6 +389,30 @@ def row_table(
     cells = ([cell.format_map(row) for cell in columns.values()] for row in rows)
     lines = (["–" if re.search(r"\b(nan|inf)\b", cell) else cell for cell in line] for line in cells)
     return table(title, columns, lines, left=left, merge=merge)
+
+
+def compared(theory: float, simulation: float, **labels: Any) -> Row:
+    """Return a row: its labels, theory, simulation, and their difference."""
+    return labels | {"theory": theory, "simulation": simulation, "difference": simulation - theory}
+
+
+def first_population(
+    rows: Sequence[Row],
+    *same: str,
+    worst: Callable[[Row, list[float]], float] = lambda row, found: max(found, key=abs),
+) -> list[Row]:
+    """Return the rows of the first population, with the worst difference of all populations as `worst`.
+
+    Rows of several populations belong together where they have the `same` labels.
+    """
+
+    def label(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in same)
+
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        found.setdefault(label(row), []).append(float(row["difference"]))
+    return [row | {"worst": worst(row, found[label(row)])} for row in rows if not row["member"]]
 
 
 def comparison(title: str, rows: Sequence[Row], *, digits: int = 6) -> Table:

@@ -8,8 +8,9 @@ under noisy estimates, and quantifies when mutation prevents premature extinctio
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -22,7 +23,7 @@ import evodyn as ed
 from _shared import Row
 from evodyn.analysis.intervals import interval
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about, labelled
+from evodyn.core.labels import about, coordinates, labelled
 from evodyn.landscapes import Constant, LinearDecay, contributions
 from evodyn.stochastic import (
     Calculus,
@@ -83,6 +84,16 @@ class Duel:
         """Return the log-odds of the threshold."""
         return math.log(self.threshold / (1 - self.threshold))
 
+    def hitting_law(self, threshold: float) -> Any:
+        """Return the law of the first time below a threshold, without mutation."""
+        return hitting_time_law(share=0.5, threshold=threshold, drift=-self.drift(), noise=self.noise)
+
+    def stationary_chance(self) -> float:
+        """Return the chance of being below the threshold in the long run, with mutation."""
+        rate = self.mutation_rate
+        law = stationary_odds_law(self.contribution, self.noise, self.calculus, mutation_rate=rate)
+        return float(law.cdf(math.exp(self.log_odds())))
+
 
 def duel(point: Duel) -> xr.Dataset:
     """Sample a duel from equal shares, beside the chance of death and, where it applies, the law of its time.
@@ -108,25 +119,14 @@ def duel(point: Duel) -> xr.Dataset:
     spread = math.hypot(*point.noise)
     mean, p_value = math.nan, math.nan
     if mutation is not None:
-        law = stationary_odds_law(
-            point.contribution,
-            point.noise,
-            point.calculus,
-            mutation_rate=point.mutation_rate,
-        )
-        dead = float(law.cdf(math.exp(point.log_odds())))
+        dead = point.stationary_chance()
     else:
         gap = point.log_odds() - point.drift() * point.t_end
         width = spread * math.sqrt(point.t_end)
         dead = float(stats.norm.cdf(gap / width)) if spread else float(gap > 0)
         if point.drift() < 0 and spread:
             level = point.log_odds() - OVERSHOOT * spread * math.sqrt(point.step_size)
-            law = hitting_time_law(
-                share=0.5,
-                threshold=1 / (1 + math.exp(-level)),
-                drift=-point.drift(),
-                noise=point.noise,
-            )
+            law = point.hitting_law(1 / (1 + math.exp(-level)))
             mean, p_value = float(law.mean()), float(stats.kstest(times, law.cdf).pvalue)
     by_member = {
         "log_odds": (odds, "log-odds of group 0 at the end"),
@@ -139,7 +139,7 @@ def duel(point: Duel) -> xr.Dataset:
     }
     return xr.Dataset(
         labelled("member", by_member) | labelled((), expected),
-        labelled("member", {"member": (np.arange(point.members), "realisation")}),
+        coordinates(member=(np.arange(point.members), "realisation")),
     )
 
 
@@ -191,7 +191,7 @@ def drift(point: Drift) -> xr.Dataset:
     return xr.Dataset(
         labelled("member", {"share": (np.array(runs.masses[:, -1, 0]), "share at the end")})
         | labelled((), expected),
-        labelled("member", {"member": (np.arange(point.members), "realisation")}),
+        coordinates(member=(np.arange(point.members), "realisation")),
     )
 
 
@@ -231,10 +231,7 @@ def estimates(point: Estimates) -> xr.Dataset:
             "total_mass": ("member", totals / GROUPS, about("total mass, relative to the start")),
             "share": (("member", "group"), final / totals[:, None], about("share at the end")),
         },
-        {
-            "member": ("member", np.arange(point.members), about("realisation")),
-            "group": ("group", np.arange(GROUPS), about("group")),
-        },
+        coordinates(member=(np.arange(point.members), "realisation"), group=(np.arange(GROUPS), "group")),
     )
 
 
@@ -267,36 +264,15 @@ def main(
         for j, calculus in enumerate(CALCULI)
         for k, noise in enumerate(NOISES)
     ]
-    rare = [
-        Duel(
-            **RARE,
-            t_end=settle,
-            step_size=0.05,
-            mutation_rate=rate_of(strength),
-            members=few,
-            seed=seed,
-            stream=50 + k,
-        )
-        for k, strength in enumerate(STRENGTHS)
-    ]
+    settled: Row = {**RARE, "t_end": settle, "step_size": 0.05, "members": few, "seed": seed}
+    rare = [Duel(**settled, mutation_rate=rate_of(x), stream=50 + k) for k, x in enumerate(STRENGTHS)]
     fixing = [
-        Drift(
-            ed.Replicator(),
-            individuals,
-            s,
-            individuals // 10,
-            40 * individuals,
-            members=members,
-            seed=seed,
-            stream=k,
-        )
+        Drift(ed.Replicator(), individuals, s, individuals // 10, 40 * individuals, members, seed, stream=k)
         for k, s in enumerate(SELECTIONS)
     ]
     mutating = [
-        dataclasses.replace(
-            with_mutants(strength, individuals, generations), members=few, seed=seed, stream=50 + k
-        )
-        for k, strength in enumerate(STRENGTHS)
+        with_mutants(x, individuals, generations, members=few, seed=seed, stream=50 + k)
+        for k, x in enumerate(STRENGTHS)
     ]
     guesses = [
         Estimates(_shared.dynamics(name, GROUPS, signal_clip=clip), decay, steps, trials, seed)
@@ -309,9 +285,9 @@ def main(
     guessed = study.sweep("Noisy estimates", estimates, guesses, "estimates")
     data = xr.merge(
         [
-            death_times(fought[: len(times)]),
-            who_dies(fought[len(times) : -len(rare)]),
-            rescued(fought[-len(rare) :], drifted[len(fixing) :], individuals, generations),
+            death_times(times, fought[: len(times)]),
+            who_dies(who[0].log_odds(), fought[len(times) : -len(rare)]),
+            rescued(rare[0], mutating[0], fought[-len(rare) :], drifted[len(fixing) :]),
             fixation(drifted[: len(fixing)], individuals),
             stability(guessed),
         ]
@@ -340,10 +316,10 @@ def rate_of(strength: float) -> float:
     return float(strength * RARE["threshold"] * variance)
 
 
-def with_mutants(strength: float, individuals: int, generations: int) -> Drift:
+def with_mutants(strength: float, individuals: int, generations: int, **drawn: int) -> Drift:
     """Return a drift with 2nμq of a strength, twice the mutants of a generation: above 1 none stays lost."""
     mutation = ed.SelectionMutation(strength / individuals)
-    return Drift(mutation, individuals, DRIFT_SELECTION, individuals // 2, generations)
+    return Drift(mutation, individuals, DRIFT_SELECTION, individuals // 2, generations, **drawn)
 
 
 def counted(results: list[xr.Dataset], name: str, threshold: float) -> list[int]:
@@ -357,15 +333,10 @@ def in_theory(results: list[xr.Dataset], name: str) -> tuple[list[float], str, s
     return [float(result[name]) for result in results], label["long_name"], label["units"]
 
 
-def death_times(results: list[xr.Dataset]) -> xr.Dataset:
+def death_times(points: list[Duel], results: list[xr.Dataset]) -> xr.Dataset:
     """Return death times along calculus and realisation, beside the law's mean and quantiles."""
     fine = np.geomspace(0.3, 40.0, 121)
-    curves = []
-    for calculus in CALCULI:
-        growth = long_run_growth(TIMES["contribution"], TIMES["noise"], calculus)
-        drift = float(growth[1] - growth[0])
-        law = hitting_time_law(share=0.5, threshold=TIMES["threshold"], drift=drift, noise=TIMES["noise"])
-        curves.append(law.cdf(fine))
+    curves = [point.hitting_law(point.threshold).cdf(fine) for point in points]
     times = np.stack([result.death_time.values for result in results])
     expected = {
         "mean_time_theory": in_theory(results, "mean_death_time"),
@@ -375,29 +346,23 @@ def death_times(results: list[xr.Dataset]) -> xr.Dataset:
         labelled("calculus", expected)
         | {
             "death_time": (("calculus", "member"), times, results[0].death_time.attrs),
-            "death_curve": (
-                ("calculus", "fine_time"),
-                curves,
-                about("inverse Gaussian distribution function"),
-            ),
-        },
-        {
-            "calculus": ("calculus", list(CALCULI), about("stochastic calculus")),
-            "fine_time": ("fine_time", fine, about("time", "time")),
-        },
+        }
+        | labelled(
+            ("calculus", "fine_time"), {"death_curve": (curves, "inverse Gaussian distribution function")}
+        ),
+        coordinates(calculus=(list(CALCULI), "stochastic calculus"), fine_time=(fine, "time", "time")),
     )
 
 
-def who_dies(results: list[xr.Dataset]) -> xr.Dataset:
+def who_dies(level: float, results: list[xr.Dataset]) -> xr.Dataset:
     """Return how often the noisier group is dead at the end, and theory on a fine grid too."""
-    level = math.log(WHO["threshold"] / (1 - WHO["threshold"]))
     fine = np.linspace(NOISES[0], NOISES[-1], 111)
     gap = WHO["contribution"][0] - WHO["contribution"][1]
     t: float = WHO["t_end"]
     curves = [
         stats.norm.cdf((level - (gap - share * fine**2) * t) / (fine * math.sqrt(t))) for share in (0.5, 0.0)
     ]
-    axis = about("noise σ of the better group", "1/√time")
+    axis = ("noise σ of the better group", "1/√time")
     shape = (len(CALCULI), len(NOISES))
     chances, *label = in_theory(results, "dead")
     cells: Row = {
@@ -408,33 +373,25 @@ def who_dies(results: list[xr.Dataset]) -> xr.Dataset:
         labelled(("calculus", "noise"), cells)
         | labelled(("calculus", "fine_noise"), {"dead_curve": (np.array(curves), *label)})
         | labelled((), {"dead_of": (results[0].sizes["member"], "realisations")}),
-        {
-            "calculus": ("calculus", list(CALCULI), about("stochastic calculus")),
-            "noise": ("noise", list(NOISES), axis),
-            "fine_noise": ("fine_noise", fine, axis),
-        },
+        coordinates(
+            calculus=(list(CALCULI), "stochastic calculus"),
+            noise=(list(NOISES), *axis),
+            fine_noise=(fine, *axis),
+        ),
     )
 
 
-def rescued(
-    fought: list[xr.Dataset], drifted: list[xr.Dataset], individuals: int, generations: int
-) -> xr.Dataset:
+def rescued(duel: Duel, drift: Drift, fought: list[xr.Dataset], drifted: list[xr.Dataset]) -> xr.Dataset:
     """Return how often the better group is all but gone, or gone, for ever stronger mutation."""
-    level = math.log(RARE["threshold"] / (1 - RARE["threshold"]))
     fine = np.geomspace(STRENGTHS[0], STRENGTHS[-1], 41)
-    rare_curve, gone_curve = [], []
-    for strength in fine:
-        law = stationary_odds_law(
-            RARE["contribution"], RARE["noise"], "stratonovich", mutation_rate=rate_of(strength)
-        )
-        rare_curve.append(float(law.cdf(math.exp(level))))
-        gone_curve.append(float(with_mutants(strength, individuals, generations).law()[0]))
+    rare_curve = [dataclasses.replace(duel, mutation_rate=rate_of(x)).stationary_chance() for x in fine]
+    gone_curve = [float(with_mutants(x, drift.individuals, drift.generations).law()[0]) for x in fine]
     rare, gone = in_theory(fought, "dead"), in_theory(drifted, "absent")
     found = {
-        "rare": (counted(fought, "log_odds", level), "realisations below the threshold"),
+        "rare": (counted(fought, "log_odds", duel.log_odds()), "realisations below the threshold"),
         "rare_theory": rare,
         # A share is zero, or at least one individual's.
-        "gone": (counted(drifted, "share", 0.5 / individuals), "realisations without the group"),
+        "gone": (counted(drifted, "share", 0.5 / drift.individuals), "realisations without the group"),
         "gone_theory": gone,
     }
     curves = {"rare_curve": (rare_curve, *rare[1:]), "gone_curve": (gone_curve, *gone[1:])}
@@ -443,8 +400,7 @@ def rescued(
         labelled("strength", found)
         | labelled("fine_strength", curves)
         | labelled((), {"rescued_of": (fought[0].sizes["member"], "realisations")}),
-        labelled("strength", {"strength": (list(STRENGTHS), axis)})
-        | labelled("fine_strength", {"fine_strength": (fine, axis)}),
+        coordinates(strength=(list(STRENGTHS), axis), fine_strength=(fine, axis)),
     )
 
 
@@ -464,8 +420,7 @@ def fixation(results: list[xr.Dataset], individuals: int) -> xr.Dataset:
         labelled("selection", found)
         | labelled("fine_selection", {"kimura_curve": (curve, *kimura[1:])})
         | labelled((), {"fixed_of": (results[0].sizes["member"], "realisations")}),
-        labelled("selection", {"selection": (list(SELECTIONS), axis)})
-        | labelled("fine_selection", {"fine_selection": (fine, axis)}),
+        coordinates(selection=(list(SELECTIONS), axis), fine_selection=(fine, axis)),
     )
 
 
@@ -486,38 +441,29 @@ def stability(results: list[xr.Dataset]) -> xr.Dataset:
     clips = [math.inf if clip is None else clip for clip in CLIPS]
     return xr.Dataset(
         labelled((*dims, "trial"), by_trial) | labelled(dims[1:], apart),
-        {
-            "map": ("map", list(MAPS), about("map")),
-            "signal_clip": ("signal_clip", clips, about("signal clip κ over the noise σ")),
-            "estimate_decay": (
-                "estimate_decay",
-                list(DECAYS),
-                about("density regularisation λ", "1/time/mass"),
-            ),
-        },
+        coordinates(
+            map=(list(MAPS), "map"),
+            signal_clip=(clips, "signal clip κ over the noise σ"),
+            estimate_decay=(list(DECAYS), "density regularisation λ", "1/time/mass"),
+        ),
     )
 
 
-def proportion_row(part: str, quantity: str, theory: float, count: int, of: int) -> Row:
+def proportion_row(part: str, quantity: str, cell: xr.Dataset, name: str, of: str) -> Row:
     """Return a row for a proportion: Wilson's interval, exact binomial p-value."""
-    test = stats.binomtest(count, of, min(max(theory, 0.0), 1.0))
+    theory, count, members = float(cell[f"{name}_theory"]), int(cell[name]), int(cell[of])
+    test = stats.binomtest(count, members, min(max(theory, 0.0), 1.0))
     wilson = test.proportion_ci(method="wilson")
-    return _row(part, quantity, theory, count / of, wilson.low, wilson.high, test.pvalue)
+    return _row(part, quantity, theory, count / members, (wilson.low, wilson.high), test.pvalue)
 
 
 def _row(
-    part: str, quantity: str, theory: float, value: float, low: float, high: float, p_value: float
+    part: str, quantity: str, theory: float, value: float, within: tuple[float, float], p_value: float
 ) -> Row:
-    return {
-        "part": part,
-        "quantity": quantity,
-        "theory": theory,
-        "simulation": value,
-        "difference": value - theory,
-        "interval_low": float(low),
-        "interval_high": float(high),
-        "p_value": float(p_value),
-    }
+    row = _shared.compared(theory, value, part=part, quantity=quantity)
+    return row | dict(
+        zip(("interval_low", "interval_high", "p_value"), map(float, (*within, p_value)), strict=True)
+    )
 
 
 def table_rows(data: xr.Dataset) -> list[Row]:
@@ -525,45 +471,24 @@ def table_rows(data: xr.Dataset) -> list[Row]:
     rows: list[Row] = []
     for calculus in CALCULI:
         cell = data.sel(calculus=calculus)
-        times = cell.death_time.values
-        found = interval(times)
-        rows.append(
-            _row(
-                "death time",
-                f"{NAMES[calculus]}: mean",
-                float(cell.mean_time_theory),
-                found.mean,
-                *found.of_mean,
-                float(cell.time_p_value),
-            )
-        )
-    of = int(data.dead_of)
-    for calculus in CALCULI:
-        for noise in NOISES:
-            cell = data.sel(calculus=calculus, noise=noise)
-            label = f"{NAMES[calculus]}, σ = {noise:g}"
-            rows.append(proportion_row("who dies", label, float(cell.dead_theory), int(cell.dead), of))
+        found, p_value = interval(cell.death_time.values), float(cell.time_p_value)
+        theory, label = float(cell.mean_time_theory), f"{NAMES[calculus]}: mean"
+        rows.append(_row("death time", label, theory, found.mean, found.of_mean, p_value))
+    for calculus, noise in itertools.product(CALCULI, NOISES):
+        cell, label = data.sel(calculus=calculus, noise=noise), f"{NAMES[calculus]}, σ = {noise:g}"
+        rows.append(proportion_row("who dies", label, cell, "dead", "dead_of"))
     for selection in SELECTIONS:
         cell = data.sel(selection=selection)
-        row = proportion_row(
-            "fixation", f"s = {selection:g}", float(cell.fixed_theory), int(cell.fixed), int(data.fixed_of)
-        )
-        rows.append(row | {"quantity": f"{row['quantity']} ({float(cell.kimura):.4f})"})
-    of = int(data.rescued_of)
-    for strength in STRENGTHS:
-        cell = data.sel(strength=strength)
-        for part, name, label in (
-            ("rare", "rare", "2μq/(εs²)"),
-            ("absent", "gone", "2nμq"),
-        ):
-            theory = float(cell[f"{name}_theory"])
-            rows.append(proportion_row(part, f"{label} = {strength:g}", theory, int(cell[name]), of))
-    rows.sort(key=lambda row: ["death time", "who dies", "fixation", "rare", "absent"].index(row["part"]))
-    for decay in DECAYS:
-        for clip in CLIPS:
-            cell = data.sel(estimate_decay=decay, signal_clip=math.inf if clip is None else clip)
-            name = "no clip" if clip is None else f"κ = {clip:g}σ"
-            rows.append(stability_row(f"λ = {decay:g}, {name}", cell))
+        label = f"s = {selection:g} ({float(cell.kimura):.4f})"
+        rows.append(proportion_row("fixation", label, cell, "fixed", "fixed_of"))
+    for part, name, label in (("rare", "rare", "2μq/(εs²)"), ("absent", "gone", "2nμq")):
+        for x in STRENGTHS:
+            cell = data.sel(strength=x)
+            rows.append(proportion_row(part, f"{label} = {x:g}", cell, name, "rescued_of"))
+    for decay, clip in itertools.product(DECAYS, CLIPS):
+        cell = data.sel(estimate_decay=decay, signal_clip=math.inf if clip is None else clip)
+        name = "no clip" if clip is None else f"κ = {clip:g}σ"
+        rows.append(stability_row(f"λ = {decay:g}, {name}", cell))
     return rows
 
 
@@ -576,7 +501,7 @@ def stability_row(label: str, cell: xr.Dataset) -> Row:
     half = 1.96 * float(residuals.std(ddof=1)) / math.sqrt(len(residuals)) / float(replicator.mean())
     rounding = float(np.abs(residuals).max()) < 1e-12
     p_value = 1.0 if rounding else float(stats.ttest_rel(growth, replicator).pvalue)
-    return _row("estimates", label, 1.0, ratio, ratio - half, ratio + half, p_value)
+    return _row("estimates", label, 1.0, ratio, (ratio - half, ratio + half), p_value)
 
 
 def tables(rows: list[Row]) -> list[Table]:
@@ -606,22 +531,21 @@ def tables(rows: list[Row]) -> list[Table]:
 def notes(data: xr.Dataset, rows: list[Row]) -> list[str]:
     """Return what the tables say together."""
     tested = [row["p_value"] for row in rows if row["part"] != "estimates"]
-    smallest = min(tested)
     lines = [
-        f"Smallest of {len(tested)} p-values: {smallest:.2g}; below {0.05 / len(tested):.1g} theory would be",
+        f"Smallest of {len(tested)} p-values: {min(tested):.2g}; "
+        f"below {0.05 / len(tested):.1g} theory would be",
         "rejected at 5 %. Itô against Stratonovich (Fisher's exact test, by σ):",
     ]
-    of = int(data.dead_of)
     pairs = []
     for noise in NOISES:
-        ito, other = (int(data.dead.sel(calculus=calculus, noise=noise)) for calculus in CALCULI)
-        p_value = float(stats.fisher_exact(np.array([[ito, of - ito], [other, of - other]])).pvalue)
+        dead = data.dead.sel(noise=noise).values
+        p_value = float(stats.fisher_exact(np.array([dead, int(data.dead_of) - dead]).T).pvalue)
         pairs.append(f"{noise:g}: {p_value:.1g}" if p_value else f"{noise:g}: <1e-300")
     lines += ["  " + ", ".join(pairs[:4]), "  " + ", ".join(pairs[4:])]
-    for name, label in (("rare", "2μq/(εs²)"), ("gone", "2nμq")):
-        lines.append(
-            f"The better is lost with a chance below 1 % from {label} = {sufficient(data, name):.2g} on."
-        )
+    lines += [
+        f"The better is lost with a chance below 1 % from {label} = {sufficient(data, name):.2g} on."
+        for name, label in (("rare", "2μq/(εs²)"), ("gone", "2nμq"))
+    ]
     free = float(data.share_difference.sel(signal_clip=math.inf).max())
     scaled = float(data.share_difference.sel(estimate_decay=0.0).max())
     fed_back = float(data.share_difference.sel(estimate_decay=DECAYS[-1]).max())
