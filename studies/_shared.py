@@ -28,20 +28,15 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import numpy as np
 import typer
 from rich import box
+from rich import progress as bars
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 import evodyn as ed
+from evodyn import landscapes
 from evodyn.core import netcdf, validation
+from evodyn.core.arrays import FloatArray
 from evodyn.core.checksums import write_text
 from evodyn.core.processes import FolderInUseError, ended_in_order, held
 from evodyn.simulate.schema import provenance
@@ -53,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DYNAMICS",
     "MOST_SEEDS",
+    "Population",
     "Row",
     "Seed",
     "Seeds",
@@ -62,6 +58,7 @@ __all__ = [
     "comparison",
     "dynamics",
     "first_population",
+    "fitness",
     "progress",
     "row_table",
     "shown",
@@ -283,15 +280,9 @@ def _logged() -> Iterator[None]:
 @contextlib.contextmanager
 def progress(description: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback (finished, total) that draws a progress bar on standard error."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=NOTES) as bar:
+    parts = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
+    times = (bars.TimeElapsedColumn(), bars.TextColumn("left:"), bars.TimeRemainingColumn())
+    with bars.Progress(*parts, *times, console=NOTES) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -362,6 +353,57 @@ def dynamics(
     if name == "normalized_growth":
         return ed.NormalizedGrowth(mass_cap=float(groups), signal_clip=signal_clip)
     return ed.SelectionMutation(mutation_rate, target=1.0, signal_clip=signal_clip)
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """A population of groups that all start with unit mass and differ in their contributions alone."""
+
+    kind: str = "lognormal"
+    heterogeneity: float = 1.0
+    """Coefficient of variation of the law of the contributions."""
+    dynamics: ed.Dynamics = dataclasses.field(default_factory=ed.Replicator)
+    decay: float = 0.3
+    """λ of Eq. 10; fitness is constant at 0."""
+    groups: int = 768
+    threshold: float = 1e-3
+    """Mass strictly below which a group counts as extinct."""
+    t_end: float = 300.0
+    saved_times: int = 121
+    """0, and a geometric series over three decades up to `t_end`."""
+    seed: int = 0
+    member: int = 0
+    """A population of the seed: the same random numbers at every heterogeneity."""
+
+    def __post_init__(self) -> None:
+        self.landscape()  # says what cannot be drawn
+        validation.positive("t_end", self.t_end)
+        validation.count("saved_times", self.saved_times, least=3)
+        if not 0 < self.threshold < 1:
+            raise ValueError(
+                f"threshold is {self.threshold!r}; expected a mass between 0 and 1, the mass of every group "
+                "at the start."
+            )
+
+    def contribution(self) -> FloatArray:
+        """Return the contributions c_i, shape (N,)."""
+        drawn = np.random.SeedSequence(self.seed, spawn_key=(self.member,))
+        return landscapes.contributions(self.kind, n=self.groups, heterogeneity=self.heterogeneity, rng=drawn)
+
+    def landscape(self) -> landscapes.Landscape:
+        """Return the landscape of Eq. 10; a constant one without decay."""
+        return fitness(self.contribution(), self.decay)
+
+    def times(self) -> FloatArray:
+        """Return the times to save."""
+        later = np.geomspace(1e-3 * self.t_end, self.t_end, self.saved_times - 1)
+        later[-1] = self.t_end
+        return np.concatenate(([0.0], later))
+
+
+def fitness(c: FloatArray, decay: float) -> landscapes.Landscape:
+    """Return Eq. 10, or constant fitness without a decay."""
+    return landscapes.LinearDecay(c, decay) if decay else landscapes.Constant(c)
 
 
 def table(
