@@ -394,9 +394,7 @@ def resting(c: FloatArray, decay: float, rate: float) -> FloatArray:
 def mutated(c: FloatArray, decay: float, rate: float, target: Any, start: Any, times: list[float]) -> ed.Run:
     """Return a long integration of Eq. 8."""
     dynamics, solver = ed.SelectionMutation(rate, target=target), ed.Solver(rtol=1e-7, atol=1e-8)
-    return ed.solve(
-        dynamics, fitness(c, decay), start, (0.0, times[-1]), save_at=times, solver=solver
-    )
+    return ed.solve(dynamics, fitness(c, decay), start, (0.0, times[-1]), save_at=times, solver=solver)
 
 
 def at_rest(c: FloatArray, decay: float, rate: float, end: float = 600.0) -> FloatArray:
