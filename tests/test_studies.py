@@ -232,6 +232,7 @@ import _shared
 from evodyn.core import processes
 
 processes.REMINDER_SECONDS = 0.1
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background
 
 
 class Deaf:
