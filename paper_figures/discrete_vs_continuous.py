@@ -67,16 +67,9 @@ def errors(axes: Axes, data: xr.Dataset) -> None:
     for k, (index, marker) in enumerate(zip(order, "osD^v", strict=True)):
         cell = cells.isel(case=int(index))
         axes.plot(steps, cell.predicted_error.values, color=colours[k], linewidth=1.0)
-        axes.plot(
-            steps,
-            cell.error.values,
-            marker,
-            color=colours[k],
-            markersize=3.5,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            label=names.get(str(cell.case.item()), str(cell.case.item())),
-        )
+        name = str(cell.case.item())
+        look: dict[str, Any] = {"color": colours[k], "markersize": 3.5, "label": names.get(name, name)}
+        axes.plot(steps, cell.error.values, marker, **look, **style.RIM)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1],
@@ -94,15 +87,7 @@ def errors(axes: Axes, data: xr.Dataset) -> None:
     axes.set_ylim(smallest / 2, float(cells.error.values.max()) * 12)
     at = len(steps) - 2
     bottom = float(cells.predicted_error.values[order[0], at])
-    axes.annotate(
-        "order 1",
-        (steps[at], bottom),
-        (0, -13),
-        textcoords="offset points",
-        color=style.GREY,
-        fontsize=7,
-        va="center",
-    )
+    style.label_line(axes, steps[at], bottom, "order 1", style.GREY, shift=(0, -13))
 
 
 def limits(axes: Axes, data: xr.Dataset) -> None:
@@ -126,15 +111,8 @@ def limits(axes: Axes, data: xr.Dataset) -> None:
         (clipped, "positivity", "^", ":", "black"),
     ):
         axes.plot(decay, cell[name].values, line, color=colour)
-        axes.plot(
-            decay,
-            cell[f"measured_{name}"].values,
-            marker,
-            color=colour,
-            markersize=3.5,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-        )
+        found = cell[f"measured_{name}"].values
+        axes.plot(decay, found, marker, color=colour, markersize=3.5, **style.RIM)
     low, high = float(trial[0]), float(trial[-1])
     axes.set(
         xscale="log",
@@ -146,47 +124,20 @@ def limits(axes: Axes, data: xr.Dataset) -> None:
     )
     axes.set_yticks([1, 10], ["1", "10"])
     axes.set_xticks([0.1, 1], ["0.1", "1"])
-    last = len(decay) - 1
-    axes.annotate(
-        "flip",
-        (decay[last], float(plain.flip.values[last])),
-        (-4, -9),
-        textcoords="offset points",
-        color=colours[2],
-        ha="right",
-        fontsize=7,
-    )
-    axes.annotate(
-        "projection",
-        (decay[0], float(plain.positivity.values[0])),
-        (1, -9),
-        textcoords="offset points",
-        color=colours[1],
-        fontsize=7,
-    )
-    axes.annotate(
-        "clipped",
-        (decay[0], float(clipped.positivity.values[0])),
-        (1, 6),
-        textcoords="offset points",
-        color="black",
-        fontsize=7,
-    )
+    for x, curve, name, shift, look in (
+        (decay[-1], plain.flip, "flip", (-4, -9), {"colour": colours[2], "ha": "right"}),
+        (decay[0], plain.positivity, "projection", (1, -9), {"colour": colours[1]}),
+        (decay[0], clipped.positivity, "clipped", (1, 6), {"colour": "black"}),
+    ):
+        style.label_line(axes, x, float(curve.sel(decay=x)), name, shift=shift, va="baseline", **look)
 
 
 def doubling(axes: Axes, data: xr.Dataset) -> None:
     """Draw the bifurcation diagram with the thresholds and the amplitude of theory."""
     steps = data.twin_step.values
     orbit = data.orbit.values
-    axes.plot(
-        np.repeat(steps, orbit.shape[1]),
-        orbit.ravel(),
-        ".",
-        color="0.2",
-        markersize=0.9,
-        markeredgewidth=0,
-        rasterized=True,
-    )
+    dots: Any = {"color": "0.2", "markersize": 0.9, "markeredgewidth": 0, "rasterized": True}
+    axes.plot(np.repeat(steps, orbit.shape[1]), orbit.ravel(), ".", **dots)
     fine = np.linspace(2.0, 3.0, 200)
     half = np.sqrt((fine - 2) / fine) / 2
     colour = style.shades(3)[1]
@@ -198,14 +149,9 @@ def doubling(axes: Axes, data: xr.Dataset) -> None:
         axes.axvline(theory, color=style.GREY, linewidth=0.7, linestyle=":", zorder=0)
         if np.isfinite(measured):
             axes.plot(measured, 1.05, "v", color="black", markersize=4)
-        axes.annotate(
-            str(mark),
-            (theory, 1.17 if mark == "projection" else 1.08),
-            (0, 2),
-            textcoords="offset points",
-            ha={"flip": "center", "period 4": "left"}.get(str(mark), "right"),
-            fontsize=7,
-        )
+        height = 1.17 if mark == "projection" else 1.08
+        ha = {"flip": "center", "period 4": "left"}.get(str(mark), "right")
+        style.label_line(axes, theory, height, str(mark), "black", shift=(0, 2), ha=ha, va="baseline")
     axes.text(2.02, 0.08, "line: theory", color=colour, fontsize=7, va="bottom")
     axes.set(
         xlabel="normalised step size hλP/N",

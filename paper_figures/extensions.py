@@ -60,16 +60,10 @@ def redundancy(axes: Axes, data: xr.Dataset) -> None:
     slope = float(data.slowest)
     axes.plot(times, 4 * highest * np.exp(slope * (times - times[at])), "--", color="black", linewidth=1.0)
     low = float(distances.min())
-    axes.set(
-        yscale="log",
-        xlabel="time (1/fitness)",
-        ylabel="distance to the attractor (mass)",
-        ylim=(low / 2, 40),
-    )
+    axes.set(yscale="log", xlabel="time (1/fitness)", ylabel="distance to the attractor (mass)")
+    axes.set_ylim(low / 2, 40)
     style.label_line(axes, times[-1], 8, "constant fitness", colours[0], ha="right")
-    style.label_line(
-        axes, times[at], 4 * highest * 1.6, "slowest eigenvalue", "black", ha="left", va="bottom"
-    )
+    style.label_line(axes, times[at], 4 * highest * 1.6, "slowest eigenvalue", "black", va="bottom")
     style.label_line(axes, times[len(times) // 12], low * 2, "redundancy", colours[2])
 
 
@@ -88,16 +82,10 @@ def schedules(axes: Axes, data: xr.Dataset) -> None:
         if name == "none":
             style.label_line(axes, times[-1], highest * 1.03, label, colour, ha="right", va="bottom")
         else:
-            k = int(0.98 * len(times)) if name == "constant" else int(0.33 * len(times))
-            style.label_line(
-                axes,
-                times[k] + (0 if name == "constant" else 4),
-                values[k] - 0.04 * highest,
-                label,
-                colour,
-                ha="right" if name == "constant" else "left",
-                va="top",
-            )
+            part, right, ha = (0.98, 0, "right") if name == "constant" else (0.33, 4, "left")
+            k = int(part * len(times))
+            place = (times[k] + right, values[k] - 0.04 * highest)
+            style.label_line(axes, *place, label, colour, ha=ha, va="top")
     axes.plot(times, data.balance.values, "--", color="black", linewidth=1.0)
     axes.set(xlabel="time (1/fitness)", ylabel="mean fitness (1/time)", ylim=(0.8, highest * 1.12))
 
@@ -107,23 +95,10 @@ def objectives(axes: Axes, data: xr.Dataset) -> None:
     axes.plot(data.mean_cost_curve, data.mean_accuracy_curve, color=style.GREY, zorder=1)
     for colour, weight in zip(style.shades(data.sizes["weight"]), data.weight.values, strict=True):
         cell = data.sel(weight=weight)
-        axes.plot(
-            float(cell.mean_cost),
-            float(cell.mean_accuracy),
-            "o",
-            color=colour,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            markersize=5,
-        )
-        axes.annotate(
-            f"w = {weight:g}" if weight == data.weight.values[-1] else f"{weight:g}",
-            (float(cell.mean_cost), float(cell.mean_accuracy)),
-            (5, -3),
-            textcoords="offset points",
-            fontsize=7,
-            va="top",
-        )
+        place = (float(cell.mean_cost), float(cell.mean_accuracy))
+        axes.plot(*place, "o", color=colour, markersize=5, **style.RIM)
+        name = f"w = {weight:g}" if weight == data.weight.values[-1] else f"{weight:g}"
+        style.label_line(axes, *place, name, "black", shift=(5, -3), va="top")
     axes.set(xlabel="mean cost of a unit of mass", ylabel="mean accuracy of a unit of mass")
     axes.margins(x=0.1, y=0.1)
 

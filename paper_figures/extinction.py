@@ -94,7 +94,7 @@ def times_against_closed_form(axes: Axes, data: xr.Dataset, colours: list[Any]) 
             continue
         axes.plot(exact[np.isfinite(exact)], rank[np.isfinite(exact)], color=colour)
         few = np.searchsorted(rank, np.linspace(0.04, 0.96, 9))
-        axes.plot(times[few], rank[few], "o", color=colour, markeredgecolor="white", markeredgewidth=0.5)
+        axes.plot(times[few], rank[few], "o", color=colour, **style.RIM)
         style.label_line(axes, exact[0], -0.02, f"{h:g}", colour, ha="center", va="top")
     axes.set(xscale="log", xlabel="extinction time (1/fitness)", ylabel="fraction of groups")
     axes.set_ylim(-0.12, 1.02)

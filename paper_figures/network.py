@@ -38,16 +38,9 @@ def main() -> None:
     for name, limit in limits.items():
         panels[0].plot(data.epoch, limit, "--", color=style.GREY, linewidth=0.9)
         middle = len(limit) // 2
-        panels[0].annotate(
-            name,
-            (data.epoch.values[middle], limit[middle]),
-            (-3, 3 if name == "ceiling" else -3),
-            textcoords="offset points",
-            ha="right",
-            va="bottom" if name == "ceiling" else "top",
-            fontsize=7,
-            color=style.GREY,
-        )
+        place = (data.epoch.values[middle], limit[middle])
+        up, va = (3, "bottom") if name == "ceiling" else (-3, "top")
+        style.label_line(panels[0], *place, name, style.GREY, shift=(-3, up), ha="right", va=va)
         reach = max(reach, abs(limit[-1] - 1))
     panels[0].set_ylim(1 - 1.15 * reach, 1 + 1.15 * reach)
     style.letter(panels[0], "a", "Masses within the clip")

@@ -84,17 +84,7 @@ def _wilson(counts: Any, of: int) -> tuple[Any, Any]:
 
 def _points(axes: Axes, x: Any, counts: Any, of: int, marker: str, colour: Any) -> None:
     values, halves = _wilson(counts, of)
-    axes.errorbar(
-        x,
-        values,
-        halves,
-        fmt=marker,
-        color=colour,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        elinewidth=0.9,
-        zorder=3,
-    )
+    axes.errorbar(x, values, halves, fmt=marker, color=colour, elinewidth=0.9, zorder=3, **style.RIM)
 
 
 def death_times(axes: Axes, data: xr.Dataset) -> None:
@@ -107,23 +97,10 @@ def death_times(axes: Axes, data: xr.Dataset) -> None:
         observed = np.sort(data.death_time.sel(calculus=calculus).values)
         ranks = np.linspace(0.04, 0.96, 11)
         at = np.searchsorted(np.arange(1, len(observed) + 1) / len(observed), ranks)
-        axes.plot(
-            observed[at],
-            ranks,
-            MARKERS[calculus],
-            color=colours[calculus],
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-        )
-        late = calculus == "stratonovich"
-        style.label_line(
-            axes,
-            float(np.interp(height, curve, grid)) * (1.15 if late else 0.87),
-            height,
-            NAMES[calculus],
-            colours[calculus],
-            ha="left" if late else "right",
-        )
+        axes.plot(observed[at], ranks, MARKERS[calculus], color=colours[calculus], **style.RIM)
+        beside, ha = (1.15, "left") if calculus == "stratonovich" else (0.87, "right")
+        place = float(np.interp(height, curve, grid)) * beside
+        style.label_line(axes, place, height, NAMES[calculus], colours[calculus], ha=ha)
     axes.set(xscale="log", xlabel="time of death (1/fitness)", ylabel="fraction dead", ylim=(-0.03, 1.03))
     axes.set_xticks([1, 10], ["1", "10"])
 
@@ -134,14 +111,8 @@ def who_dies(axes: Axes, data: xr.Dataset) -> None:
     for calculus in LINES:
         cell = data.sel(calculus=calculus)
         axes.plot(data.fine_noise, cell.dead_curve, LINES[calculus], color=colours[calculus])
-        _points(
-            axes,
-            data.noise.values,
-            cell.dead.values,
-            int(data.dead_of),
-            MARKERS[calculus],
-            colours[calculus],
-        )
+        look = (MARKERS[calculus], colours[calculus])
+        _points(axes, data.noise.values, cell.dead.values, int(data.dead_of), *look)
     style.label_line(axes, 0.68, 0.62, "Itô", colours["ito"], ha="right")
     style.label_line(axes, 1.2, 0.12, "Stratonovich", colours["stratonovich"], ha="right")
     axes.set(xlabel="noise σ of the better (1/√time)", ylabel="chance of its death", ylim=(-0.03, 1.03))
@@ -166,15 +137,8 @@ def total_mass(axes: Axes, data: xr.Dataset) -> None:
         ("normalized_growth", 0.1, "s", colours[1]),
     ):
         values = cell.total_mass.sel(map=name)
-        axes.errorbar(
-            places + shift,
-            values.mean("trial"),
-            values.std("trial", ddof=1),
-            fmt=marker,
-            color=colour,
-            elinewidth=0.9,
-            capsize=2,
-        )
+        mean, spread = values.mean("trial"), values.std("trial", ddof=1)
+        axes.errorbar(places + shift, mean, spread, fmt=marker, color=colour, elinewidth=0.9, capsize=2)
     highest = float((cell.total_mass.mean("trial") + cell.total_mass.std("trial", ddof=1)).max())
     lowest = float((cell.total_mass.mean("trial") - cell.total_mass.std("trial", ddof=1)).min())
     room = highest - lowest
@@ -182,11 +146,8 @@ def total_mass(axes: Axes, data: xr.Dataset) -> None:
     axes.text(-0.2, lowest - 0.1 * room, "Eq. 13, with its cap", color=colours[1], fontsize=7, va="top")
     axes.axhline(1.0, color=style.GREY, linewidth=0.6, zorder=0)
     axes.set_xticks(places, ["none" if math.isinf(c) else f"{c:g}" for c in data.signal_clip.values])
-    axes.set(
-        xlabel="clip κ/σ",
-        ylabel="total mass P/P(0)",
-        ylim=(lowest - 0.28 * room, highest + 0.08 * room),
-    )
+    ends = (lowest - 0.28 * room, highest + 0.08 * room)
+    axes.set(xlabel="clip κ/σ", ylabel="total mass P/P(0)", ylim=ends)
 
 
 def scatter(axes: Axes, data: xr.Dataset) -> None:
@@ -202,15 +163,7 @@ def scatter(axes: Axes, data: xr.Dataset) -> None:
         residuals = growth - ratio[:, None] * replicator
         half = 1.96 * residuals.std(axis=1, ddof=1) / math.sqrt(growth.shape[1]) / replicator.mean(axis=1)
         axes.errorbar(places + shift, ratio, half, fmt=marker, color=colour, elinewidth=0.9, capsize=2)
-        axes.text(
-            0.04,
-            0.93 if decay == 0 else 0.07,
-            f"λ = {decay:g}",
-            transform=axes.transAxes,
-            color=colour,
-            fontsize=7,
-            va="center",
-        )
+        style.note(axes, 0.04, 0.93 if decay == 0 else 0.07, f"λ = {decay:g}", colour, va="center")
     widest = max(0.02, 1.3 * max(abs(limit - 1) for limit in axes.get_ylim()))
     axes.set_xticks(places, ["none" if math.isinf(c) else f"{c:g}" for c in data.signal_clip.values])
     axes.set(xlabel="clip κ/σ", ylabel="scatter, Eq. 13 / Eq. 12", ylim=(1 - widest, 1 + widest))
@@ -227,23 +180,10 @@ def rescued(axes: Axes, data: xr.Dataset) -> None:
         axes.plot(data.fine_strength, curve, line, color=colour)
         places = data.strength.values * (0.94 if name == "rare" else 1.06)
         _points(axes, places, data[name].values, int(data.rescued_of), marker, colour)
-        axes.text(
-            0.97,
-            0.95 if name == "rare" else 0.86,
-            label,
-            transform=axes.transAxes,
-            color=colour,
-            fontsize=7,
-            ha="right",
-            va="top",
-        )
+        style.note(axes, 0.97, 0.95 if name == "rare" else 0.86, label, colour, ha="right", va="top")
     axes.axvline(1.0, ymax=0.76, color=style.GREY, linewidth=0.7, linestyle=":", zorder=0)
-    axes.set(
-        xscale="log",
-        xlabel="strength of mutation",
-        ylabel="chance that the better is lost",
-        ylim=(-0.02, None),
-    )
+    axes.set(xscale="log", xlabel="strength of mutation", ylabel="chance that the better is lost")
+    axes.set_ylim(-0.02, None)
     axes.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from scipy import stats
 
 import style
+from evodyn.analysis.intervals import interval
 
 MARKERS = {"replicator": "o", "normalized": "s", "mutation": "^"}
 SHIFTS = {"replicator": -1.0, "normalized": 0.0, "mutation": 1.0}
@@ -79,19 +77,15 @@ def compare(axes: Axes, rows: list[dict[str, str]], level: str, quantity: str) -
             if not cell:
                 continue
             at = x + SHIFTS[dynamics] * shift
-            mean, half = predicted([float(row[f"ours_{quantity}"]) for row in cell])
-            axes.errorbar(at, mean, half, fmt=marker, color=style.OURS, capsize=2, elinewidth=0.9)
+            values = [float(row[f"ours_{quantity}"]) for row in cell]
+            half = None
+            if len(values) > 1:
+                found = interval(values)
+                half = found.of_next[1] - found.mean
+            axes.errorbar(at, np.mean(values), half, fmt=marker, color=style.OURS, capsize=2, elinewidth=0.9)
             printed = float(cell[0][f"paper_{quantity}"])
             axes.plot(at, printed, marker, color=style.PAPER, mfc="white", markeredgewidth=1.1)
     axes.set_xticks(levels)
-
-
-def predicted(values: list[float]) -> tuple[float, Any]:
-    """Return the mean and half the width of the 95 % prediction interval of one further run."""
-    if len(values) < 2:
-        return values[0], None
-    width = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1)
-    return float(np.mean(values)), float(width * np.sqrt(1 + 1 / len(values)))
 
 
 if __name__ == "__main__":

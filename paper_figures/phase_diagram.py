@@ -102,18 +102,10 @@ def rates(axes: Axes, data: xr.Dataset, colours: dict[str, Any]) -> None:
         inside = known & mine[:, None]
         order = np.argsort(expected[inside])
         few = order[np.unique(np.linspace(0, len(order) - 1, 12).astype(int))]
-        axes.plot(
-            expected[inside][few],
-            found[inside][few],
-            MARKERS[law],
-            color=colour,
-            markersize=3.5,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            label=law.replace("_", " "),
-        )
+        look: dict[str, Any] = {"color": colour, "markersize": 3.5, "label": law.replace("_", " ")}
+        axes.plot(expected[inside][few], found[inside][few], MARKERS[law], **look, **style.RIM)
     worst = np.abs(found[known] / expected[known] - 1).max()
-    axes.text(0.04, 0.9, f"all within {worst:.0e}", transform=axes.transAxes, fontsize=7)
+    style.note(axes, 0.04, 0.9, f"all within {worst:.0e}")
     axes.set(xscale="log", yscale="log", xlabel="theory (1/time)", ylabel="measured (1/time)")
     axes.legend(
         frameon=False, fontsize=6, handletextpad=0.1, borderpad=0, labelspacing=0.25, loc="lower right"
@@ -126,21 +118,11 @@ def finite_size(axes: Axes, data: xr.Dataset, colours: dict[str, Any]) -> None:
     for k, (law, colour) in enumerate(colours.items()):
         mine = data.finite_kind.values == law
         sizes = data.finite_groups.values[mine]
-        mean = data.finite_simulation.values[mine] - data.finite_theory.values[mine]
-        ends = (
-            np.stack((data.finite_low.values[mine], data.finite_high.values[mine]))
-            - data.finite_theory.values[mine]
-        )
-        beside = sizes * 1.1 ** (k - 2)
-        axes.errorbar(
-            beside,
-            mean,
-            np.abs(ends - mean),
-            fmt=MARKERS[law],
-            color=colour,
-            markersize=3,
-            elinewidth=0.7,
-        )
+        theory = data.finite_theory.values[mine]
+        mean = data.finite_simulation.values[mine] - theory
+        ends = np.stack((data.finite_low.values[mine], data.finite_high.values[mine])) - theory
+        look: dict[str, Any] = {"fmt": MARKERS[law], "color": colour, "markersize": 3, "elinewidth": 0.7}
+        axes.errorbar(sizes * 1.1 ** (k - 2), mean, np.abs(ends - mean), **look)
         grid = np.geomspace(sizes.min() / 1.2, sizes.max() * 1.2, 50)
         fit = data.correction_limit.sel(law=law).item() + data.correction_slope.sel(law=law).item() / grid
         axes.plot(grid, fit, color=colour, linewidth=0.9)

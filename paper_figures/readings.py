@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -71,15 +72,8 @@ def scores(axes: Axes, readings: list[dict[str, str]]) -> None:
     axes.hlines(places, 1, [score for score, _ in chosen], color="0.85", linewidth=0.8, zorder=0)
     axes.plot([score for score, _ in chosen], places, "o", color=style.OURS)
     axes.axvline(1.0, color=style.PAPER, linewidth=1.0)
-    axes.annotate(
-        "1: all masses reproduced",
-        (1.0, len(chosen) + 0.2),
-        (4, 0),
-        textcoords="offset points",
-        fontsize=7,
-        color=style.PAPER,
-        va="center",
-    )
+    place = (1.0, len(chosen) + 0.2)
+    style.label_line(axes, *place, "1: all masses reproduced", style.PAPER, shift=(4, 0))
     axes.set_yticks(places, [name for _, name in chosen], fontsize=7)
     axes.set(xscale="log", xlabel="largest distance of a mass, in tolerances", ylim=(len(chosen) + 0.9, -0.7))
     axes.set_ylabel("reading")
@@ -88,19 +82,10 @@ def scores(axes: Axes, readings: list[dict[str, str]]) -> None:
 
 def verdicts(axes: Axes, cells: list[dict[str, str]]) -> None:
     """Draw a square for every distinct printed number, coloured by what reproduces it."""
-    columns: list[tuple[str, str]] = []
-    lines: list[tuple[str, str]] = []
-    for row in cells:
-        column = (row["dynamics"], row["quantity"])
-        line = (row["table"], row["level"])
-        columns += [column] if column not in columns else []
-        lines += [line] if line not in lines else []
-    order = [
-        (dynamics, quantity)
-        for dynamics in ("replicator", "normalized", "mutation")
-        for quantity in QUANTITIES
-        if (dynamics, quantity) in columns
-    ]
+    columns = {(row["dynamics"], row["quantity"]) for row in cells}
+    lines = list(dict.fromkeys((row["table"], row["level"]) for row in cells))
+    every = itertools.product(("replicator", "normalized", "mutation"), QUANTITIES)
+    order = [column for column in every if column in columns]
     for row in cells:
         x = order.index((row["dynamics"], row["quantity"]))
         y = lines.index((row["table"], row["level"]))

@@ -105,15 +105,8 @@ def orders(axes: Axes, data: xr.Dataset) -> None:
     for reading in markers:
         inside = [k for k in range(data.sizes["run"]) if data.reading.values[k] == reading]
         top = max(float(data.bound.values[k, 1]) for k in inside)
-        axes.annotate(
-            f"{reading}: bound",
-            (sizes[1], top),
-            (0, 5),
-            textcoords="offset points",
-            fontsize=7,
-            ha="center",
-            va="bottom",
-        )
+        name, look = f"{reading}: bound", {"ha": "center", "va": "bottom"}
+        style.label_line(axes, sizes[1], top, name, "black", shift=(0, 5), **look)
     axes.set_xticks(sizes, [_fraction(size, sizes[0]) for size in sizes])
     axes.minorticks_off()
     axes.margins(x=0.15, y=0.12)

@@ -31,9 +31,11 @@ __all__ = [
     "GREY",
     "OURS",
     "PAPER",
+    "RIM",
     "WIDTH",
     "label_line",
     "letter",
+    "note",
     "read",
     "read_json",
     "read_rows",
@@ -54,6 +56,8 @@ PAPER = "#d55e00"
 """What the paper prints: vermilion, in grey print the lighter of the two."""
 OURS = "#004d80"
 """What is found here: dark blue."""
+RIM: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+"""What keeps a marker apart from the line below it."""
 QUICK = "Quick run at reduced sizes: it shows that the machinery works, and is no result."
 MARK_HEIGHT = 0.2
 """Height in inches of the strip below a figure that is marked as quick."""
@@ -245,19 +249,25 @@ def letter(axes: Axes, name: str, title: str) -> None:
 
 
 def label_line(
-    axes: Axes, x: float, y: float, text: str, colour: Any, *, ha: str = "left", va: str = "center"
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    colour: Any,
+    *,
+    shift: tuple[float, float] | None = None,
+    ha: str = "left",
+    va: str = "center",
 ) -> None:
-    """Name a line where it is, in its own colour, instead of in a legend."""
-    axes.annotate(
-        text,
-        (x, y),
-        (3 if ha == "left" else 0, 0),
-        textcoords="offset points",
-        color=colour,
-        ha=ha,
-        va=va,
-        fontsize=7,
-    )
+    """Name a line where it is, in its own colour, instead of in a legend; `shift` is in points."""
+    shift = shift or (3 if ha == "left" else 0, 0)
+    look: dict[str, Any] = {"color": colour, "ha": ha, "va": va, "fontsize": 7}
+    axes.annotate(text, (x, y), shift, textcoords="offset points", **look)
+
+
+def note(axes: Axes, x: float, y: float, text: str, colour: Any = "black", **look: Any) -> None:
+    """Write a note at a place in the panel, given as fractions of its width and height."""
+    axes.text(x, y, text, transform=axes.transAxes, color=colour, fontsize=7, **look)
 
 
 def save(figure: Figure, name: str, caption: Sequence[str]) -> Figure:

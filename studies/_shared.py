@@ -18,10 +18,8 @@ import logging
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,22 +28,17 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import numpy as np
 import typer
 from rich import box
+from rich import progress as bars
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 import evodyn as ed
+from evodyn import landscapes
 from evodyn.core import netcdf, validation
+from evodyn.core.arrays import FloatArray
 from evodyn.core.checksums import write_text
-from evodyn.core.processes import FolderInUseError, held
+from evodyn.core.processes import FolderInUseError, ended_in_order, held
 from evodyn.simulate.schema import provenance
 from evodyn.sweeps.sweep import SweepError
 
@@ -55,13 +48,17 @@ if TYPE_CHECKING:
 __all__ = [
     "DYNAMICS",
     "MOST_SEEDS",
+    "Population",
     "Row",
     "Seed",
     "Seeds",
     "Study",
     "command_line",
+    "compared",
     "comparison",
     "dynamics",
+    "first_population",
+    "fitness",
     "progress",
     "row_table",
     "shown",
@@ -77,7 +74,6 @@ Row = dict[str, Any]
 INSTALLED = __name__.startswith("evodyn_studies.")
 ROOT = Path.cwd() if INSTALLED else Path(__file__).resolve().parent.parent
 NOTES = Console(stderr=True)
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 LONGEST = 80
 """Characters in the name of a folder for settings."""
 DYNAMICS = ("replicator", "normalized_growth", "selection_mutation")
@@ -220,7 +216,7 @@ def command_line(main: Callable[..., None]) -> typer.Typer:
         how = {name: options.pop(name) for name in HOW}
         with contextlib.ExitStack() as stack:
             stack.enter_context(_messages())
-            stack.enter_context(_interrupted_by(*ENDING))
+            stack.enter_context(ended_in_order())
             stack.enter_context(_logged())
             main(Study(Path(inspect.getfile(main)).stem, _changed(main, options), stack, **how), **options)
 
@@ -254,21 +250,6 @@ def _changed(main: Callable[..., None], options: Mapping[str, Any]) -> Row:
 
 
 @contextlib.contextmanager
-def _interrupted_by(*signals: int) -> Iterator[None]:
-    """Let signals that would end the process at once interrupt it like Ctrl-C, so that it ends in order."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    with contextlib.ExitStack() as stack:
-        if threading.current_thread() is threading.main_thread():
-            for number in signals:
-                if signal.getsignal(number) == signal.SIG_DFL:  # nohup, for one, has a signal ignored
-                    stack.callback(signal.signal, number, signal.signal(number, interrupt))
-        yield
-
-
-@contextlib.contextmanager
 def _messages() -> Iterator[None]:
     """Turn errors that a user can do something about into one message and an exit code."""
     try:
@@ -299,15 +280,9 @@ def _logged() -> Iterator[None]:
 @contextlib.contextmanager
 def progress(description: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback (finished, total) that draws a progress bar on standard error."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=NOTES) as bar:
+    parts = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
+    times = (bars.TimeElapsedColumn(), bars.TextColumn("left:"), bars.TimeRemainingColumn())
+    with bars.Progress(*parts, *times, console=NOTES) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -380,6 +355,57 @@ def dynamics(
     return ed.SelectionMutation(mutation_rate, target=1.0, signal_clip=signal_clip)
 
 
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """A population of groups that all start with unit mass and differ in their contributions alone."""
+
+    kind: str = "lognormal"
+    heterogeneity: float = 1.0
+    """Coefficient of variation of the law of the contributions."""
+    dynamics: ed.Dynamics = dataclasses.field(default_factory=ed.Replicator)
+    decay: float = 0.3
+    """λ of Eq. 10; fitness is constant at 0."""
+    groups: int = 768
+    threshold: float = 1e-3
+    """Mass strictly below which a group counts as extinct."""
+    t_end: float = 300.0
+    saved_times: int = 121
+    """0, and a geometric series over three decades up to `t_end`."""
+    seed: int = 0
+    member: int = 0
+    """A population of the seed: the same random numbers at every heterogeneity."""
+
+    def __post_init__(self) -> None:
+        self.landscape()  # says what cannot be drawn
+        validation.positive("t_end", self.t_end)
+        validation.count("saved_times", self.saved_times, least=3)
+        if not 0 < self.threshold < 1:
+            raise ValueError(
+                f"threshold is {self.threshold!r}; expected a mass between 0 and 1, the mass of every group "
+                "at the start."
+            )
+
+    def contribution(self) -> FloatArray:
+        """Return the contributions c_i, shape (N,)."""
+        drawn = np.random.SeedSequence(self.seed, spawn_key=(self.member,))
+        return landscapes.contributions(self.kind, n=self.groups, heterogeneity=self.heterogeneity, rng=drawn)
+
+    def landscape(self) -> landscapes.Landscape:
+        """Return the landscape of Eq. 10; a constant one without decay."""
+        return fitness(self.contribution(), self.decay)
+
+    def times(self) -> FloatArray:
+        """Return the times to save."""
+        later = np.geomspace(1e-3 * self.t_end, self.t_end, self.saved_times - 1)
+        later[-1] = self.t_end
+        return np.concatenate(([0.0], later))
+
+
+def fitness(c: FloatArray, decay: float) -> landscapes.Landscape:
+    """Return Eq. 10, or constant fitness without a decay."""
+    return landscapes.LinearDecay(c, decay) if decay else landscapes.Constant(c)
+
+
 def table(
     title: str, columns: Iterable[str], lines: Iterable[Sequence[str]], *, left: int = 1, merge: bool = False
 ) -> Table:
@@ -405,6 +431,30 @@ def row_table(
     cells = ([cell.format_map(row) for cell in columns.values()] for row in rows)
     lines = (["–" if re.search(r"\b(nan|inf)\b", cell) else cell for cell in line] for line in cells)
     return table(title, columns, lines, left=left, merge=merge)
+
+
+def compared(theory: float, simulation: float, **labels: Any) -> Row:
+    """Return a row: its labels, theory, simulation, and their difference."""
+    return labels | {"theory": theory, "simulation": simulation, "difference": simulation - theory}
+
+
+def first_population(
+    rows: Sequence[Row],
+    *same: str,
+    worst: Callable[[Row, list[float]], float] = lambda row, found: max(found, key=abs),
+) -> list[Row]:
+    """Return the rows of the first population, with the worst difference of all populations as `worst`.
+
+    Rows of several populations belong together where they have the `same` labels.
+    """
+
+    def label(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in same)
+
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        found.setdefault(label(row), []).append(float(row["difference"]))
+    return [row | {"worst": worst(row, found[label(row)])} for row in rows if not row["member"]]
 
 
 def comparison(title: str, rows: Sequence[Row], *, digits: int = 6) -> Table:

@@ -7,9 +7,10 @@ the maps flip or first have to be projected, and follows the map of two groups t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -21,7 +22,7 @@ import evodyn as ed
 from _shared import DYNAMICS, Row
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host
-from evodyn.core.labels import about, labelled
+from evodyn.core.labels import coordinates, labelled
 from evodyn.discrete_stability import error_constant, flip_step_size, orbits
 from evodyn.landscapes import LinearDecay, contributions
 from evodyn.model.dynamics import Scheme, rate_bound
@@ -98,24 +99,18 @@ def map_error(scenario: MapScenario) -> xr.Dataset:
         "error": (size, "largest difference of a mass from the flow", "mass"),
         "predicted_error": (steps * largest, "its leading term in theory", "mass"),
     }
-    # The measured constant is extrapolated from the two finest step sizes, as the order is.
+    # From the two finest step sizes, as the order is.
+    extrapolated = 2 * quotients[-1] - quotients[-2]
     by_group = {
         "constant": (constant, "error constant in theory", "mass/time"),
-        "measured_constant": (
-            2 * quotients[-1] - quotients[-2],
-            "error over step size, extrapolated to none",
-            "mass/time",
-        ),
+        "measured_constant": (extrapolated, "error over step size, extrapolated to none", "mass/time"),
     }
     order = float(np.log2(size[-2] / size[-1]))
     return xr.Dataset(
         labelled("step_size", by_step)
         | labelled("group", by_group)
         | labelled((), {"order": (order, "order of convergence")}),
-        {
-            "step_size": ("step_size", steps, about("step size", "time")),
-            "group": ("group", np.arange(scenario.groups), about("group")),
-        },
+        coordinates(step_size=(steps, "step size", "time"), group=(np.arange(scenario.groups), "group")),
     )
 
 
@@ -162,26 +157,22 @@ def step_limits(scenario: MapScenario) -> xr.Dataset:
     clip = math.inf if dynamics.signal_clip is None else dynamics.signal_clip
     falls = np.minimum(ed.mean_fitness(state, fitness) - fitness, clip) + rate * (1 - 1 / state)  # m_i = 1
     falling = bool(falls.max() > 10 * RARE * scenario.decay)
+    first, projected = math.nan, math.nan
+    if falling:
+        first = 1 / float(falls.max())
+        projected = bisected(lambda h: bool((after(state, 1, h) == 0).any()), 1e-3, 1e6)
     values = {
         "flip": (flip_step_size(point), "step size of the flip in theory", "time"),
         "measured_flip": (bisected(flips, *RANGE), "step size of the flip in simulation", "time"),
-        "positivity": (
-            1 / float(falls.max()) if falling else math.nan,
-            "step size of the first projection in theory",
-            "time",
-        ),
-        "measured_positivity": (
-            bisected(lambda h: bool((after(state, 1, h) == 0).any()), 1e-3, 1e6) if falling else math.nan,
-            "step size of the first projection in simulation",
-            "time",
-        ),
+        "positivity": (first, "step size of the first projection in theory", "time"),
+        "measured_positivity": (projected, "step size of the first projection in simulation", "time"),
     }
     outcomes = [outcome(scenario, h) for h in scenario.step_sizes]
     found = {"outcome": (np.array(outcomes, dtype=np.int64), "outcome")}
     sizes = np.array(scenario.step_sizes, dtype=float)
     return xr.Dataset(
         labelled((), values) | labelled("step_size", found),
-        labelled("step_size", {"step_size": (sizes, "step size", "time")}),
+        coordinates(step_size=(sizes, "step size", "time")),
     )
 
 
@@ -269,10 +260,9 @@ def main(
     limits = [dataclasses.replace(variant, decay=value) for variant in variants.values() for value in grid]
     found = study.sweep("Errors", map_error, errors, "errors")
     bounds = study.sweep("Limits", step_limits, limits, "limits")
-    axes = {
-        "case": ("case", list(cases), about("map and scheme")),
-        "seed": ("seed", np.arange(seeds), about("member drawn from the seed")),
-    }
+    axes = coordinates(
+        case=(list(cases), "map and scheme"), seed=(np.arange(seeds), "member drawn from the seed")
+    )
     parts = [
         _shared.stacked(found, axes),
         assembled_limits(bounds, list(variants), grid),
@@ -303,29 +293,17 @@ def main(
 
 def assembled_limits(results: list[xr.Dataset], variants: list[str], grid: list[float]) -> xr.Dataset:
     """Return the limits along variant and decay, and the outcomes of the first variant."""
-    shape = (len(variants), len(grid))
-    names = ("flip", "measured_flip", "positivity", "measured_positivity")
-    variables: dict[str, Any] = {
-        name: (
-            ("variant", "decay"),
-            np.reshape([result[name].item() for result in results], shape),
-            results[0][name].attrs,
-        )
-        for name in names
-    }
+    names = ["flip", "measured_flip", "positivity", "measured_positivity"]
+    axes = coordinates(variant=(variants, "map"), decay=(grid, "density regularisation λ", "1/time/mass"))
     plain = results[: len(grid)]
-    variables["outcome"] = (
-        ("decay", "trial_step_size"),
-        np.stack([result.outcome.values for result in plain]),
-        plain[0].outcome.attrs,
-    )
-    return xr.Dataset(
-        variables,
-        {
-            "variant": ("variant", variants, about("map")),
-            "decay": ("decay", grid, about("density regularisation λ", "1/time/mass")),
-            "trial_step_size": ("trial_step_size", plain[0].step_size.values, plain[0].step_size.attrs),
-        },
+    trials = ("decay", "trial_step_size")
+    return (
+        _shared.stacked([result[names] for result in results], axes)
+        .drop_vars("step_size", errors="ignore")
+        .assign(
+            outcome=(trials, np.stack([result.outcome.values for result in plain]), plain[0].outcome.attrs)
+        )
+        .assign_coords(trial_step_size=plain[0].step_size.rename(step_size="trial_step_size").variable)
     )
 
 
@@ -357,52 +335,39 @@ def two_groups(*, points: int, length: int) -> xr.Dataset:
         "projection": (lambda a: bool((np.abs(tail(a, 2 * length)) >= 1).any()), 3.5, 5.0),
     }
     measured = [bisected(test, low, high) for test, low, high in tests.values()]
-    step = about("normalised step size hλP/N")
+    step = ("normalised step size hλP/N",)
+    marks = {
+        "landmark_theory": (list(LANDMARKS.values()), *step),
+        "landmark_measured": (measured, *step),
+    }
     return xr.Dataset(
-        {
-            "orbit": (("twin_step", "kept"), found, about("share of a group")),
-            "landmark_theory": ("landmark", list(LANDMARKS.values()), step),
-            "landmark_measured": ("landmark", measured, step),
-        },
-        {
-            "twin_step": ("twin_step", grid, step),
-            "landmark": ("landmark", list(tests), about("what happens there")),
-        },
+        labelled(("twin_step", "kept"), {"orbit": (found, "share of a group")}) | labelled("landmark", marks),
+        coordinates(twin_step=(grid, *step), landmark=(list(tests), "what happens there")),
     )
 
 
 def table_rows(data: xr.Dataset) -> list[Row]:
     """Return the rows theory | simulation | difference."""
     rows: list[Row] = []
-
-    def add(part: str, quantity: str, theory: float, simulation: float, difference: float) -> None:
-        row = {"part": part, "quantity": quantity, "theory": theory, "simulation": simulation}
-        rows.append(row | {"difference": difference})
-
-    for case in data.case.values:
+    for case in map(str, data.case.values):
         cell = data.sel(case=case)
         theory, measured = cell.constant.values, cell.measured_constant.values
-        add(
-            str(case),
-            "error constant",
-            float(np.abs(theory).max()),
-            float(np.abs(measured).max()),
-            float(np.abs(measured - theory).max()),
-        )
-        order = float(cell.order.mean())
-        add(str(case), "order", 1.0, order, order - 1.0)
+        sizes = (float(np.abs(values).max()) for values in (theory, measured))
+        row = _shared.compared(*sizes, part=case, quantity="error constant")
+        rows.append(row | {"difference": float(np.abs(measured - theory).max())})
+        rows.append(_shared.compared(1.0, float(cell.order.mean()), part=case, quantity="order"))
     shown = [int(k) for k in np.linspace(0, data.sizes["decay"] - 1, 5).round()]
-    for variant in data.variant.values:
-        for decay in data.decay.values[shown]:
-            cell = data.sel(variant=variant, decay=decay)
-            for name, label in (("flip", "flip"), ("positivity", "projection")):
-                theory_value, value = float(cell[name]), float(cell[f"measured_{name}"])
-                if not math.isnan(theory_value):
-                    add(str(variant), f"{label}, λ = {decay:.3g}", theory_value, value, value - theory_value)
+    for variant, decay in itertools.product(data.variant.values, data.decay.values[shown]):
+        cell = data.sel(variant=variant, decay=decay)
+        for name, label in (("flip", "flip"), ("positivity", "projection")):
+            theory, measured = float(cell[name]), float(cell[f"measured_{name}"])
+            if not math.isnan(theory):
+                quantity = f"{label}, λ = {decay:.3g}"
+                rows.append(_shared.compared(theory, measured, part=str(variant), quantity=quantity))
     for mark in data.landmark.values:
-        cell = data.sel(landmark=mark)
-        theory_value, value = float(cell.landmark_theory), float(cell.landmark_measured)
-        add("two groups", f"{mark}, hλP/N", theory_value, value, value - theory_value)
+        cell, quantity = data.sel(landmark=mark), f"{mark}, hλP/N"
+        theory, measured = float(cell.landmark_theory), float(cell.landmark_measured)
+        rows.append(_shared.compared(theory, measured, part="two groups", quantity=quantity))
     return rows
 
 

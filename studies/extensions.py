@@ -19,7 +19,7 @@ import evodyn as ed
 from _shared import Row
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about
+from evodyn.core.labels import about, coordinates, labelled
 from evodyn.diagnostics import effective_number
 from evodyn.equilibria.closed_forms import water_filling
 
@@ -68,12 +68,14 @@ class Extension:
 
 def extension(point: Extension) -> xr.Dataset:
     """Simulate one extension and put theory beside it; what depends on the draw leads with ``member``."""
-    variables, coordinates, compared = PARTS[point.part](point)
+    variables, axes, compared = PARTS[point.part](point)
     for k, name in enumerate(("theory", "simulation")):
         variables[name] = ("quantity", [pair[k] for pair in compared.values()], about(name, "various"))
-    coordinates["quantity"] = ("quantity", list(compared), about("what is compared"))
-    coordinates["member"] = ("member", [point.member], about("population drawn from the seed"))
-    return xr.Dataset(variables, coordinates)
+    axes |= coordinates(
+        quantity=(list(compared), "what is compared"),
+        member=([point.member], "population drawn from the seed"),
+    )
+    return xr.Dataset(variables, axes)
 
 
 def redundancy(point: Extension) -> Found:
@@ -85,10 +87,8 @@ def redundancy(point: Extension) -> Found:
     similarity = np.array(
         [[1.0, 0.9, 0.1, 0.0], [0.9, 1.0, 0.1, 0.0], [0.1, 0.1, 1.0, 0.2], [0.0, 0.0, 0.2, 1.0]]
     )
-    neutral, aware = (
-        ed.landscapes.Constant(np.ones(4)),
-        ed.landscapes.Redundancy(np.ones(4), similarity, strength=1.0),
-    )
+    neutral = ed.landscapes.Constant(np.ones(4))
+    aware = ed.landscapes.Redundancy(np.ones(4), similarity, strength=1.0)
     rest = ed.equilibrium(ed.Replicator(), aware, total_mass=4.0)
     starts = 4 * point.rng(2).dirichlet(np.full(4, 2.0), size=4)
     times = np.linspace(0.0, 240.0, point.saved_times)
@@ -118,10 +118,7 @@ def redundancy(point: Extension) -> Found:
             ),
             "slowest": ((), slowest, about("slowest eigenvalue", "1/time")),
         },
-        {
-            "fitness": ("fitness", ["neutral", "redundancy"], about("fitness")),
-            "redundancy_time": ("redundancy_time", times, about("time", "time")),
-        },
+        coordinates(fitness=(["neutral", "redundancy"], "fitness"), redundancy_time=(times, "time", "time")),
         {
             "mass of a similar group": (float(algebra[0]), float(final[0])),
             "mass of an unlike group": (float(algebra[3]), float(final[3])),
@@ -144,17 +141,12 @@ def schedule(point: Extension) -> Found:
     }
     landscape, start = ed.landscapes.Constant(point.drawn(0)), np.ones(point.groups)
     times = np.linspace(0.0, end, point.saved_times)
-    runs = {
-        name: ed.solve(
-            ed.SelectionMutation(rates[name], target=target),
-            landscape,
-            start,
-            (0.0, end),
-            save_at=times,
-            solver=TIGHT,
-        )
-        for name in SCHEDULES
-    }
+
+    def solved(rate: Any) -> ed.Run:
+        dynamics = ed.SelectionMutation(rate, target=target)
+        return ed.solve(dynamics, landscape, start, (0.0, end), save_at=times, solver=TIGHT)
+
+    runs = {name: solved(rates[name]) for name in SCHEDULES}
 
     def balance(rate: float) -> float:
         dynamics = ed.SelectionMutation(rate, target=target)
@@ -163,29 +155,20 @@ def schedule(point: Extension) -> Found:
     following = [balance(rates["annealed"](t)) for t in times]
     relaxed = math.exp(-point.mutation_rate * fall * (1 - math.exp(-end / fall)))
     settled, annealed = ed.extend(runs["constant"], 5 * end), runs["annealed"]
-    dims = ("member", "schedule", "schedule_time")
-    return (
+    variables: dict[str, Any] = labelled(
+        ("member", "schedule", "schedule_time"),
         {
-            "mean_fitness": (
-                dims,
-                [[runs[name].mean_fitness for name in SCHEDULES]],
-                about("mean fitness", "1/time"),
-            ),
-            "balance": (
-                ("member", "schedule_time"),
-                [following],
-                about("mean fitness of the balance at the rate of the moment", "1/time"),
-            ),
+            "mean_fitness": ([[runs[name].mean_fitness for name in SCHEDULES]], "mean fitness", "1/time"),
             "effective_groups": (
-                dims,
                 [[effective_number(runs[name]) for name in SCHEDULES]],
-                about("effective number of groups"),
+                "effective number of groups",
             ),
         },
-        {
-            "schedule": ("schedule", list(SCHEDULES), about("mutation rate")),
-            "schedule_time": ("schedule_time", times, about("time", "time")),
-        },
+    )
+    text = "mean fitness of the balance at the rate of the moment"
+    return (
+        variables | {"balance": (("member", "schedule_time"), [following], about(text, "1/time"))},
+        coordinates(schedule=(list(SCHEDULES), "mutation rate"), schedule_time=(times, "time", "time")),
         {
             "constant μ: mean fitness": (balance(point.mutation_rate), float(settled.mean_fitness[-1])),
             "annealed μ: total mass": (
@@ -233,10 +216,9 @@ def objectives(point: Extension) -> Found:
             [[found[k] for found in curves]],
             about(f"{text} in theory"),
         )
-    axis = about("weight of cost")
     return (
         variables,
-        {"weight": ("weight", list(WEIGHTS), axis), "fine_weight": ("fine_weight", fine, axis)},
+        coordinates(weight=(list(WEIGHTS), "weight of cost"), fine_weight=(fine, "weight of cost")),
         {
             f"w = {weight:g}: {name}": (filled(weight)[k], values[weight][k])
             for weight in (WEIGHTS[0], WEIGHTS[3], WEIGHTS[-1])
@@ -291,13 +273,13 @@ def layers(point: Extension) -> Found:
             ),
             "level": ("layer_start", product[:, 0], about("product at the start")),
         },
-        {
-            "regularisation": ("regularisation", list(fitness), about("density regularisation")),
-            "layer_start": ("layer_start", list(STARTS), about("share at the start")),
-            "layer_time": ("layer_time", times, about("time", "time")),
-            "first": ("first", grid, about("share in the first layer")),
-            "second": ("second", grid, about("share in the second layer")),
-        },
+        coordinates(
+            regularisation=(list(fitness), "density regularisation"),
+            layer_start=(list(STARTS), "share at the start"),
+            layer_time=(times, "time", "time"),
+            first=(grid, "share in the first layer"),
+            second=(grid, "share in the second layer"),
+        ),
         {
             "period near the centre": (2 * math.pi, 2 * math.pi * float(turns[-1]) / abs(float(angle[-1]))),
             f"rate of approach, λ = {point.decay:g}": (-point.decay / 2, float(rate)),
@@ -348,9 +330,11 @@ def main(
         compat="no_conflicts",
     )
     study.save(data, rows, settings | {"schema": SCHEMA, "seeds": seeds})
+    first = _shared.first_population(rows, "part", "quantity")
+    worst = [row | {"difference": row["worst"]} for row in first]
     several = f"The first of {seeds} populations; difference: the largest of all of them.\n"
     study.show(
-        _shared.comparison("Extensions of the flow", printed(rows), digits=5),
+        _shared.comparison("Extensions of the flow", worst, digits=5),
         *([several] if seeds > 1 else []),
     )
 
@@ -359,26 +343,15 @@ def table_rows(point: Extension, result: xr.Dataset) -> list[Row]:
     """Return one row for each quantity that theory fixes: theory, simulation and their difference."""
     compared = zip(result.quantity.values, result.theory.values, result.simulation.values, strict=True)
     return [
-        {
-            "member": point.member,
-            "part": point.part,
-            "quantity": str(quantity),
-            "theory": float(theory),
-            "simulation": float(simulation),
-            "difference": float(simulation - theory),
-        }
+        _shared.compared(
+            float(theory),
+            float(simulation),
+            member=point.member,
+            part=point.part,
+            quantity=str(quantity),
+        )
         for quantity, theory, simulation in compared
     ]
-
-
-def printed(rows: list[Row]) -> list[Row]:
-    """Return the first population's rows, with the largest difference of all populations."""
-
-    def worst(row: Row) -> float:
-        same = [r for r in rows if (r["part"], r["quantity"]) == (row["part"], row["quantity"])]
-        return max((float(r["difference"]) for r in same), key=abs)
-
-    return [row | {"difference": worst(row)} for row in rows if not row["member"]]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from _shared import Row
 from evodyn.analysis.intervals import interval
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about, labelled
+from evodyn.core.labels import about, coordinates, labelled
 
 SCHEMA = 1
 KINDS = ["lognormal"]
@@ -32,53 +32,13 @@ TIMES = {"t10": 0.1, "t50": 0.5, "t90": 0.9}
 """When these fractions of the groups are extinct."""
 CURVE_POINTS = 41
 AXES = ("kind", "dynamics", "decay", "heterogeneity")
-EQ_6 = ed.Replicator()
 
 
 # --- One population -------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Scenario:
-    """A population of groups that all start with unit mass and differ in their contributions alone."""
-
-    kind: str = "lognormal"
-    heterogeneity: float = 1.0
-    """Coefficient of variation of the law of the contributions."""
-    dynamics: ed.Dynamics = EQ_6
-    decay: float = 0.3
-    """λ of Eq. 10; fitness is constant at 0."""
-    groups: int = 768
-    threshold: float = 1e-3
-    """Mass strictly below which a group counts as extinct."""
-    t_end: float = 300.0
-    saved_times: int = 121
-    """0, and a geometric series over three decades up to `t_end`."""
-    seed: int = 0
-    member: int = 0
-    """A population of the seed: the same random numbers at every heterogeneity."""
-
-    def __post_init__(self) -> None:
-        self.landscape()  # says what cannot be drawn
-        validation.positive("t_end", self.t_end)
-        validation.count("saved_times", self.saved_times, least=3)
-        if not 0 < self.threshold < 1:
-            raise ValueError(
-                f"threshold is {self.threshold!r}; expected a mass between 0 and 1, the mass of every group "
-                "at the start."
-            )
-
-    def contribution(self) -> FloatArray:
-        """Return the contributions c_i, shape (N,)."""
-        drawn = np.random.SeedSequence(self.seed, spawn_key=(self.member,))
-        return ed.landscapes.contributions(
-            self.kind, n=self.groups, heterogeneity=self.heterogeneity, rng=drawn
-        )
-
-    def landscape(self) -> ed.landscapes.Landscape:
-        """Return the landscape of Eq. 10; a constant one without decay."""
-        c = self.contribution()
-        return ed.landscapes.LinearDecay(c, decay=self.decay) if self.decay else ed.landscapes.Constant(c)
+class Scenario(_shared.Population):
+    """A population of which is asked how many groups die, and when."""
 
     def mutates(self) -> bool:
         """Return whether mutation keeps the groups alive."""
@@ -100,8 +60,6 @@ def fraction_extinct_at_equilibrium(scenario: Scenario) -> float:
 def simulate(scenario: Scenario) -> xr.Dataset:
     """Integrate a scenario, never in closed form, and put its extinctions beside what theory says."""
     extinction = ed.Extinction(scenario.threshold)
-    later = np.geomspace(1e-3 * scenario.t_end, scenario.t_end, scenario.saved_times - 1)
-    later[-1] = scenario.t_end
     has_closed_form = scenario.decay == 0 and not scenario.mutates()
 
     def solved(method: Any, save_at: FloatArray) -> ed.Run:
@@ -115,10 +73,10 @@ def simulate(scenario: Scenario) -> xr.Dataset:
             solver=ed.Solver(method=method),
         )
 
-    run = solved("DOP853" if has_closed_form else "auto", np.concatenate(([0.0], later)))
+    run = solved("DOP853" if has_closed_form else "auto", scenario.times())
     exact = np.full(scenario.groups, np.nan)
     if has_closed_form:
-        exact = np.array(solved("closed_form", later[-1:]).extinction_time)
+        exact = np.array(solved("closed_form", scenario.times()[-1:]).extinction_time)
     resting = equilibrium_masses(scenario)
     fraction = np.mean(run.log_masses < extinction.log_threshold, axis=1)
     first_time = "first time strictly below the threshold"
@@ -144,10 +102,7 @@ def simulate(scenario: Scenario) -> xr.Dataset:
         {"fraction_extinct": ("time", fraction, about("fraction of groups below the threshold"))}
         | labelled("group", by_group)
         | labelled((), numbers),
-        {
-            "time": ("time", run.t, about("time", "time")),
-            "group": ("group", np.arange(scenario.groups), about("group")),
-        },
+        coordinates(time=(run.t, "time", "time"), group=(np.arange(scenario.groups), "group")),
     )
 
 
@@ -213,39 +168,35 @@ def main(
 def assembled(results: list[xr.Dataset], axes: dict[str, list[Any]], seeds: int) -> xr.Dataset:
     """Return all results as one dataset with a dimension for each axis and one for the seeds."""
     labels = {
-        "kind": about("law of the contributions"),
-        "dynamics": about("dynamics"),
-        "decay": about("density regularisation λ", "1/time/mass"),
-        "heterogeneity": about("coefficient of variation of the contributions"),
+        "kind": ("law of the contributions",),
+        "dynamics": ("dynamics",),
+        "decay": ("density regularisation λ", "1/time/mass"),
+        "heterogeneity": ("coefficient of variation of the contributions",),
     }
-    coordinates: dict[str, Any] = {name: (name, axes[name], labels[name]) for name in AXES}
-    members = ("seed", np.arange(seeds), about("member drawn from the seed"))
-    return _shared.stacked(results, coordinates | {"seed": members})
+    populations = {name: (axes[name], *labels[name]) for name in AXES}
+    members = (np.arange(seeds), "member drawn from the seed")
+    return _shared.stacked(results, coordinates(**populations, seed=members))
 
 
 def equilibrium_curve(points: list[Scenario], axes: dict[str, list[Any]], seeds: int) -> xr.Dataset:
     """Return the fraction extinct at equilibrium on a fine grid of heterogeneities, averaged over seeds."""
     grid = np.linspace(0.0, max(axes["heterogeneity"]), CURVE_POINTS if max(axes["heterogeneity"]) else 1)
+
+    def at(head: Scenario, h: float, member: int) -> Scenario:
+        return dataclasses.replace(head, heterogeneity=float(h), member=member)
+
     heads = points[:: seeds * len(axes["heterogeneity"])]
     values = [
-        np.mean(
-            [
-                fraction_extinct_at_equilibrium(
-                    dataclasses.replace(head, heterogeneity=float(h), member=member)
-                )
-                for member in range(seeds)
-            ]
-        )
+        np.mean([fraction_extinct_at_equilibrium(at(head, h, member)) for member in range(seeds)])
         for head in heads
         for h in grid
     ]
     dims = (*AXES[:3], "curve_heterogeneity")
     shape = (*(len(axes[name]) for name in AXES[:3]), len(grid))
     curve = about("mean fraction of groups below the threshold at the attractor")
-    axis = about("coefficient of variation of the contributions")
     return xr.Dataset(
         {"equilibrium_curve": (dims, np.reshape(values, shape), curve)},
-        {"curve_heterogeneity": ("curve_heterogeneity", grid, axis)},
+        coordinates(curve_heterogeneity=(grid, "coefficient of variation of the contributions")),
     )
 
 
@@ -271,16 +222,14 @@ def table_rows(data: xr.Dataset, threshold: float) -> list[Row]:
         }
         for quantile in TIMES.values():
             row[f"time_q{quantile:g}"] = _quantile(times, quantile)
-            row[f"closed_form_q{quantile:g}"] = (
-                np.nan if np.isnan(exact).any() else _quantile(exact, quantile)
-            )
+            row[f"closed_form_q{quantile:g}"] = _quantile(exact, quantile)
         row["time_error"] = _largest_error(times, exact)
         rows.append(row)
     return rows
 
 
 def _quantile(times: np.ndarray, quantile: float) -> float:
-    """Return the time by which a fraction of all groups is extinct; inf if that never happens."""
+    """Return when a fraction of all groups is extinct; inf if that never happens, NaN if it is unknown."""
     return float(np.quantile(times, quantile, method="inverted_cdf"))
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.optimize
 import typer
 import xarray as xr
@@ -21,12 +20,12 @@ from scipy import stats
 
 import _shared
 import evodyn as ed
-from _shared import Row
+from _shared import Row, fitness
 from evodyn import extinction_theory as theory
-from evodyn.analysis.intervals import interval
+from evodyn.analysis.intervals import interval_of_fraction
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about, labelled
+from evodyn.core.labels import about, coordinates, labelled
 from evodyn.model import laws
 
 SCHEMA = 1
@@ -35,9 +34,8 @@ HETEROGENEITIES = (0.25, 0.5, 1.0, 2.0)
 DECAYS = (0.03, 0.1, 0.3, 0.8)
 MAIN_DECAY = 0.3  # the one with several populations
 RATE_HETEROGENEITIES = (0.25, 1.0)
-LEVEL = 0.95
+LEVEL = 0.95  # of confidence
 SMALLEST = 12  # groups of a population in the fit against 1/N
-FEW = 10  # extinct or living groups in all, below which an interval is that of a count
 PEAK = 0.5  # advantage of the best group over the others, all equal
 FACTORS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of the error threshold
 RELAXATIONS = 30.0  # length of a run that measures rates, in times of the slowest mode
@@ -70,22 +68,12 @@ class Sample:
 
     def contribution(self, member: int) -> FloatArray:
         """Return the contributions c_i of one population; every law, size and decay has its own numbers."""
-        key = (
-            laws.KINDS.index(self.kind),
-            self.groups,
-            round(self.heterogeneity * PER_MILLION),
-            round(self.decay * PER_MILLION),
-            member,
-        )
+        spread, decay = (round(value * PER_MILLION) for value in (self.heterogeneity, self.decay))
+        key = (laws.KINDS.index(self.kind), self.groups, spread, decay, member)
         drawn = np.random.SeedSequence(self.seed, spawn_key=key)
         return ed.landscapes.contributions(
             self.kind, n=self.groups, heterogeneity=self.heterogeneity, rng=drawn
         )
-
-
-def fitness(c: FloatArray, decay: float) -> ed.landscapes.Landscape:
-    """Return Eq. 10, or constant fitness without a decay."""
-    return ed.landscapes.LinearDecay(c, decay) if decay else ed.landscapes.Constant(c)
 
 
 def simulated_sparsity(sample: Sample) -> xr.Dataset:
@@ -126,16 +114,11 @@ def measured_rates(sample: Sample) -> xr.Dataset:
         solver=ed.Solver(method="LSODA" if sample.decay else "DOP853"),  # never a closed form
     )
     rates = theory.extinction_rates(run)
-    found = {"theoretical": rates.theoretical, "measured": rates.measured}
-    return xr.Dataset(
-        labelled(
-            "group",
-            {
-                name: (np.where(rates.dying, rate, np.nan), f"decay rate, {name}", "1/time")
-                for name, rate in found.items()
-            },
-        )
-    )
+    found = {
+        name: (np.where(rates.dying, rate, np.nan), f"decay rate, {name}", "1/time")
+        for name, rate in (("theoretical", rates.theoretical), ("measured", rates.measured))
+    }
+    return xr.Dataset(labelled("group", found))
 
 
 # --- The study ------------------------------------------------------------------------------------------
@@ -159,30 +142,20 @@ def main(
         groups, seeds = min(groups, 48), min(seeds, 4)
     sizes = [groups >> k for k in (5, 4, 3, 2, 1, 0) if groups >> k >= SMALLEST]
     budget = 4 * groups  # of all populations of one size
+    spreads = RATE_HETEROGENEITIES[-1:] if study.smoke else RATE_HETEROGENEITIES
     rates = [
-        Sample(kind=kind, groups=groups, heterogeneity=h, decay=decay, populations=1, seed=seed)
-        for kind in KINDS
-        for decay in (0.0, MAIN_DECAY)
-        for h in (RATE_HETEROGENEITIES[-1:] if study.smoke else RATE_HETEROGENEITIES)
+        Sample(kind, groups, h, decay, populations=1, seed=seed)
+        for kind, decay, h in itertools.product(KINDS, (0.0, MAIN_DECAY), spreads)
     ]
+    several, single = (groups, seeds), (max(48, groups // 2), 1)
     phases = [
-        Sample(
-            kind=kind,
-            groups=groups if decay == MAIN_DECAY else max(48, groups // 2),
-            heterogeneity=h,
-            decay=decay,
-            populations=seeds if decay == MAIN_DECAY else 1,
-            threshold=threshold,
-            seed=seed,
-        )
-        for kind in KINDS
-        for decay in DECAYS
-        for h in HETEROGENEITIES
+        Sample(kind, size, h, decay, populations=populations, threshold=threshold, seed=seed)
+        for kind, decay, h in itertools.product(KINDS, DECAYS, HETEROGENEITIES)
+        for size, populations in [several if decay == MAIN_DECAY else single]
     ]
     finite = [
-        Sample(kind=kind, groups=size, populations=max(2, budget // size), threshold=threshold, seed=seed + 1)
-        for kind in KINDS
-        for size in sizes
+        Sample(kind, size, populations=max(2, budget // size), threshold=threshold, seed=seed + 1)
+        for kind, size in itertools.product(KINDS, sizes)
     ]
     measured = study.sweep("Measuring decay", measured_rates, rates, "rates")
     counted = study.sweep("Counting the extinct", simulated_sparsity, phases + finite, "sparsity")
@@ -192,26 +165,11 @@ def main(
     phase_rows, finite_rows = rows[: len(phases)], rows[len(phases) :]
     main_rows = [row for row in phase_rows if row["decay"] == MAIN_DECAY]
     corrections = [correction(kind, finite_rows) for kind in KINDS]
-    data = xr.merge(
-        (
-            rate_data(rates, measured),
-            sparsity_data("phase", phase_rows),
-            sparsity_data("finite", finite_rows),
-            correction_data(corrections),
-            theory_map(threshold, 9 if study.smoke else 41),
-            mutation,
-        )
-    )
-    specification = {
-        "schema": SCHEMA,
-        "groups": groups,
-        "populations": seeds,
-        "threshold": threshold,
-        "seed": seed,
-        "main_decay": MAIN_DECAY,
-        "horizon": phases[0].horizon,
-        "peak": PEAK,
-    }
+    tables = (sparsity_data("phase", phase_rows), sparsity_data("finite", finite_rows))
+    limits = (correction_data(corrections), theory_map(threshold, 9 if study.smoke else 41))
+    data = xr.merge((rate_data(rates, measured), *tables, *limits, mutation))
+    specification = {"schema": SCHEMA, "groups": groups, "populations": seeds, "threshold": threshold}
+    specification |= {"seed": seed, "main_decay": MAIN_DECAY, "horizon": phases[0].horizon, "peak": PEAK}
     parts = (rate_rows, phase_rows, finite_rows, mutation_rows)
     study.save(data, [line for part in parts for line in csv_lines(part)], specification)
     study.show(
@@ -234,12 +192,10 @@ def rate_row(sample: Sample, result: xr.Dataset) -> Row:
     row |= {"groups": sample.groups, "dying": int(dying.sum())}
     if not dying.any():
         return row | dict.fromkeys(("slowest", "theory", "simulation", "difference"), float("nan"))
-    return row | {
-        "slowest": float(expected[dying].min()),
-        "theory": float(np.median(expected[dying])),
-        "simulation": float(np.median(found[dying])),
-        "difference": float(np.max(np.abs(found[dying] / expected[dying] - 1))),
-    }
+    expected, found = expected[dying], found[dying]
+    row |= {"slowest": float(expected.min()), "theory": float(np.median(expected))}
+    apart = float(np.max(np.abs(found / expected - 1)))
+    return row | {"simulation": float(np.median(found)), "difference": apart}
 
 
 def rate_data(samples: Sequence[Sample], results: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -265,37 +221,12 @@ def sparsity_row(sample: Sample, result: xr.Dataset) -> Row:
     expected = theory.equilibrium_sparsity(
         sample.kind, heterogeneity=sample.heterogeneity, decay=sample.decay, threshold=sample.threshold
     )
-    low, high = interval_of_fraction(result.extinct.values, sample.groups)
+    low, high = interval_of_fraction(result.extinct.values, sample.groups, level=LEVEL)
     names = ("kind", "heterogeneity", "decay", "groups", "populations")
-    return {name: getattr(sample, name) for name in names} | {
-        "theory": expected,
-        "simulation": float(fractions.mean()),
-        "difference": float(fractions.mean() - expected),
-        "standard_error": float(stats.sem(fractions)) if len(fractions) > 1 else float("nan"),
-        "low": low,
-        "high": high,
-        "extinct": result.extinct.values,
-    }
-
-
-def interval_of_fraction(
-    extinct: npt.NDArray[np.int64], groups: int, level: float = LEVEL
-) -> tuple[float, float]:
-    """Return a confidence interval of the mean fraction extinct over independent populations.
-
-    Student's t; where too few groups are extinct (or alive) for that, the exact interval of a count, which
-    is wider than need be, for the water level makes counts vary less than independent draws.
-    """
-    count, total = int(extinct.sum()), groups * len(extinct)
-    if min(count, total - count) < FEW:
-        tail = (1 - level) / 2
-        low = stats.beta.ppf(tail, count, total - count + 1) if count else 0.0
-        high = stats.beta.ppf(1 - tail, count + 1, total - count) if count < total else 1.0
-        return float(low), float(high)
-    if len(extinct) < 2:
-        return float("nan"), float("nan")
-    low, high = interval(extinct / groups, level=level).of_mean
-    return max(low, 0.0), min(high, 1.0)
+    error = float(stats.sem(fractions)) if len(fractions) > 1 else float("nan")
+    return _shared.compared(
+        expected, float(fractions.mean()), **{name: getattr(sample, name) for name in names}
+    ) | {"standard_error": error, "low": low, "high": high, "extinct": result.extinct.values}
 
 
 def verdict(rows: list[Row]) -> list[str]:
@@ -303,16 +234,13 @@ def verdict(rows: list[Row]) -> list[str]:
     inside = [row["low"] <= row["theory"] <= row["high"] for row in rows]
     missed = len(rows) - sum(inside)
     together = LEVEL ** (1 / len(rows))
-    bands = [interval_of_fraction(row["extinct"], row["groups"], together) for row in rows]
-    where = (
-        "inside"
-        if all(low <= row["theory"] <= high for row, (low, high) in zip(rows, bands, strict=True))
-        else "OUTSIDE"
-    )
+    bands = [interval_of_fraction(row["extinct"], row["groups"], level=together) for row in rows]
+    covered = all(low <= row["theory"] <= high for row, (low, high) in zip(rows, bands, strict=True))
     chance = float(stats.binom.sf(missed - 1, len(rows), 1 - LEVEL))
     return [
         f"Theory, the limit of many groups, is inside {sum(inside)} of {len(rows)} intervals; as many",
-        f"misses or more have probability {chance:.2g}. It is {where} the band that covers all",
+        f"misses or more have probability {chance:.2g}. "
+        f"It is {'inside' if covered else 'OUTSIDE'} the band that covers all",
         f"at once with 95 % ({100 * together:.2f} % each).",
         "",
     ]
@@ -329,14 +257,10 @@ def correction(kind: str, rows: list[Row]) -> Row:
     covariance = np.linalg.inv(design.T @ design)
     limit, slope = covariance @ design.T @ target
     misfit = float(((target - design @ (limit, slope)) ** 2).sum())
-    return {
-        "kind": kind,
-        "limit": float(limit),
-        "limit_error": float(covariance[0, 0] ** 0.5),
-        "slope": float(slope),
-        "slope_error": float(covariance[1, 1] ** 0.5),
-        "p": float(stats.chi2.sf(misfit, len(mine) - 2)),
-    }
+    (limit_error, _), (_, slope_error) = np.sqrt(np.abs(covariance)).tolist()
+    row = {"kind": kind, "limit": float(limit), "limit_error": limit_error}
+    row |= {"slope": float(slope), "slope_error": slope_error}
+    return row | {"p": float(stats.chi2.sf(misfit, len(mine) - 2))}
 
 
 def sparsity_data(prefix: str, rows: list[Row]) -> xr.Dataset:
@@ -371,9 +295,7 @@ def correction_data(rows: list[Row]) -> xr.Dataset:
         described[f"correction_{name}"] = ([row[name] for row in rows], text)
         errors = [row[f"{name}_error"] for row in rows]
         described[f"correction_{name}_error"] = (errors, f"standard error of {text}")
-    return xr.Dataset(
-        labelled("law", described), labelled("law", {"law": (list(KINDS), "law of the contributions")})
-    )
+    return xr.Dataset(labelled("law", described), coordinates(law=(list(KINDS), "law of the contributions")))
 
 
 def theory_map(threshold: float, points: int) -> xr.Dataset:
@@ -388,14 +310,10 @@ def theory_map(threshold: float, points: int) -> xr.Dataset:
     dims = ("law", "map_decay", "map_heterogeneity")
     return xr.Dataset(
         {"sparsity": (dims, np.reshape(values, (len(KINDS), points, points)), label)},
-        {
-            "map_decay": ("map_decay", decay, about("density regularisation λ", "1/time/mass")),
-            "map_heterogeneity": (
-                "map_heterogeneity",
-                spread,
-                about("coefficient of variation of the contributions"),
-            ),
-        },
+        coordinates(
+            map_decay=(decay, "density regularisation λ", "1/time/mass"),
+            map_heterogeneity=(spread, "coefficient of variation of the contributions"),
+        ),
     )
 
 
@@ -419,40 +337,33 @@ def with_mutation(groups: int, threshold: float, seed: int) -> tuple[xr.Dataset,
             simulated[i, j] = at_rest(c, 0.0, rate, end)[0] / size
             expected[i, j] = resting(c, 0.0, rate)[0] / size
         j = FACTORS.index(0.5)
-        found = {"theory": expected[i, j], "simulation": simulated[i, j]}
-        rows.append({"quantity": f"best share at μ_c/2, N = {size}"} | found)
+        label = f"best share at μ_c/2, N = {size}"
+        rows.append({"quantity": label, "theory": expected[i, j], "simulation": simulated[i, j]})
     c = ed.landscapes.contributions("lognormal", n=groups, heterogeneity=1.0, rng=seed)
     floors = []
     for decay in (0.0, MAIN_DECAY):
         floor = theory.mutation_mass_floor(c, 0.05, decay=decay)
         floors.append(at_rest(c, decay, 0.05) / floor)
         rows += thresholds(c, decay, threshold)
-        rows.append(
-            {
-                "quantity": f"least mass over its floor, λ = {decay:g}",
-                "theory": float((resting(c, decay, 0.05) / floor).min()),
-                "simulation": float(floors[-1].min()),
-            }
-        )
+        lowest = {
+            "theory": float((resting(c, decay, 0.05) / floor).min()),
+            "simulation": float(floors[-1].min()),
+        }
+        rows.append({"quantity": f"least mass over its floor, λ = {decay:g}"} | lowest)
     for row in rows:
         row["difference"] = row["simulation"] / row["theory"] - 1
     shares = {
         "best_share": (simulated, "share of the best group, integrated"),
         "best_share_theory": (expected, "share of the best group at equilibrium"),
     }
-    floor_label = about("mass at the end over the mutation mass floor")
+    over = {"mass_over_floor": (np.array(floors), "mass at the end over the mutation mass floor")}
     data = xr.Dataset(
-        labelled(("peak_groups", "factor"), shares)
-        | {"mass_over_floor": (("floor_decay", "group"), np.array(floors), floor_label)},
-        {
-            "peak_groups": ("peak_groups", sizes, about("number of groups")),
-            "factor": ("factor", np.array(FACTORS), about("mutation rate over the error threshold")),
-            "floor_decay": (
-                "floor_decay",
-                [0.0, MAIN_DECAY],
-                about("density regularisation λ", "1/time/mass"),
-            ),
-        },
+        labelled(("peak_groups", "factor"), shares) | labelled(("floor_decay", "group"), over),
+        coordinates(
+            peak_groups=(sizes, "number of groups"),
+            factor=(np.array(FACTORS), "mutation rate over the error threshold"),
+            floor_decay=([0.0, MAIN_DECAY], "density regularisation λ", "1/time/mass"),
+        ),
     )
     return data, rows
 
@@ -500,10 +411,8 @@ def invasion(c: FloatArray, decay: float, rate: float, target: FloatArray) -> fl
 
 def root(function: Callable[[float], float], low: float, high: float) -> float:
     """Return the mutation rate at which a rising function of it changes sign."""
-    found = scipy.optimize.brentq(
-        lambda log_rate: function(np.exp(log_rate)), np.log(low), np.log(high), xtol=1e-6
-    )
-    return float(np.exp(found))
+    ends = np.log(low), np.log(high)
+    return float(np.exp(scipy.optimize.brentq(lambda rate: function(np.exp(rate)), *ends, xtol=1e-6)))
 
 
 # --- Tables --------------------------------------------------------------------------------------------
@@ -513,11 +422,11 @@ def csv_lines(rows: list[Row]) -> list[Row]:
     """Return rows with the columns of all parts of the table, those that do not apply left empty."""
     names = ["quantity", "kind", "heterogeneity", "decay", "groups", "populations"]
     names += ["theory", "simulation", "difference", "low", "high"]
-    made = []
-    for row in rows:
-        quantity = "median decay rate" if "slowest" in row else "fraction extinct"
-        made.append({name: row.get(name, "") for name in names} | {"quantity": row.get("quantity", quantity)})
-    return made
+
+    def quantity(row: Row) -> str:
+        return str(row.get("quantity", "median decay rate" if "slowest" in row else "fraction extinct"))
+
+    return [{name: row.get(name, "") for name in names} | {"quantity": quantity(row)} for row in rows]
 
 
 def rate_table(rows: list[Row]) -> Table:

@@ -21,7 +21,7 @@ import evodyn as ed
 from _shared import Row
 from evodyn import landscapes
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about, labelled
+from evodyn.core.labels import about, coordinates, labelled
 from evodyn.landscapes import LandscapeFunction
 
 SCHEMA = 2
@@ -162,7 +162,7 @@ def confront(pair: Pair) -> xr.Dataset:
     }
     return xr.Dataset(
         labelled("group", masses) | labelled((), numbers),
-        labelled("group", {"group": (np.arange(n), "group")}),
+        coordinates(group=(np.arange(n), "group")),
         {"stability": point.stability.name, "theory": point.method, "integrator": run.stats.method},
     )
 
@@ -223,7 +223,7 @@ def judge(classic: Classic) -> xr.Dataset:
     return xr.Dataset(
         {"verdict": ("judged", np.array(codes, dtype=np.int8), about("verdict") | FLAGS)}
         | labelled("judged", described),
-        labelled("judged", {"judged": (labels, "case and shares at rest")}),
+        coordinates(judged=(labels, "case and shares at rest")),
     )
 
 
@@ -267,7 +267,6 @@ class Panel:
 CENTRE = ((0.36, 0.32, 0.32),)
 EDGES = ((0.06, 0.14, 0.80), (0.80, 0.06, 0.14), (0.14, 0.80, 0.06))
 WIDE = (*EDGES, (0.14, 0.06, 0.80), (0.80, 0.14, 0.06), (0.06, 0.80, 0.14))
-MIDDLE = ((0.37, 0.33, 0.30), (0.30, 0.37, 0.33), (0.33, 0.30, 0.37))
 RINGS = ((0.40, 0.33, 0.27), (0.52, 0.31, 0.17), (0.68, 0.24, 0.08))
 PANELS = (
     Panel("three hawks", ed.Replicator(), landscapes.MatrixGame(1.0 - 2.0 * np.eye(3)), 30.0, WIDE),
@@ -331,9 +330,8 @@ def flows(side: int) -> xr.Dataset:
         fields[k] = panel.dynamics.velocity(nodes, panel.landscape(0.0, nodes))
         times[k] = panel.t_end * np.linspace(0.0, 1.0, TRAJECTORY_TIMES) ** 2
         for j, start in enumerate(panel.starts):
-            run = ed.solve(
-                panel.dynamics, panel.landscape, np.array(start), (0.0, panel.t_end), save_at=times[k]
-            )
+            span = (0.0, panel.t_end)
+            run = ed.solve(panel.dynamics, panel.landscape, np.array(start), span, save_at=times[k])
             paths[k, j] = run.masses
         total = None if panel.dynamics.mutation_rate_at(0.0) else 1.0
         found = ed.all_equilibria(panel.dynamics, panel.landscape, total_mass=total)
@@ -341,32 +339,21 @@ def flows(side: int) -> xr.Dataset:
             modes = np.asarray(point.eigenvalues)
             points[k, j], verdicts[k, j] = point.masses, CODES.index(point.stability)
             growth[k, j, :, 0], growth[k, j, :, 1] = modes.real, modes.imag
+    text = "verdict on the rest point, -1 where there is none"
     return xr.Dataset(
         {
             "field": (("panel", "node", "share"), fields, about("velocity", "1/time")),
             "node": (("node", "share"), nodes, about("where the field is drawn")),
-            "path": (
-                ("panel", "trajectory", "moment", "share"),
-                paths,
-                about("shares along trajectories"),
-            ),
+            "path": (("panel", "trajectory", "moment", "share"), paths, about("shares along trajectories")),
             "path_time": (("panel", "moment"), times, about("time", "time")),
             "rest_point": (("panel", "point", "share"), points, about("rest points")),
-            "stability": (
-                ("panel", "point"),
-                verdicts,
-                about("verdict on the rest point, -1 where there is none") | FLAGS,
-            ),
-            "eigenvalue": (
-                ("panel", "point", "mode", "part"),
-                growth,
-                about("eigenvalues on the tangent space", "1/time"),
-            ),
-        },
-        {
-            "panel": ("panel", [panel.title for panel in PANELS], about("flow")),
-            "part": ("part", ["real", "imaginary"], about("part")),
-        },
+            "stability": (("panel", "point"), verdicts, about(text) | FLAGS),
+        }
+        | labelled(
+            ("panel", "point", "mode", "part"),
+            {"eigenvalue": (growth, "eigenvalues on the tangent space", "1/time")},
+        ),
+        coordinates(panel=([panel.title for panel in PANELS], "flow"), part=(["real", "imaginary"], "part")),
     )
 
 
@@ -402,18 +389,10 @@ def main(
     verdicts = study.sweep("Perturbing", judge, classics, "classics")
     rows = [table_row(*case, pair.groups, end) for case, pair, end in zip(cases, pairs, ends, strict=True)]
     judged = xr.concat(verdicts, "judged", combine_attrs="override")
-    specification = {
-        "schema": SCHEMA,
-        "groups": groups,
-        "few": few,
-        "seed": seed,
-        "seeds": seeds,
-        "probes": probes,
-        "relaxations": RELAXATIONS,
-        "perturbation": PERTURBATION,
-        "total_mass": 1.0,
-        "panels": {panel.title: type(panel.dynamics).__name__ for panel in PANELS},
-    }
+    specification: Row = {"schema": SCHEMA, "groups": groups, "few": few, "seed": seed, "seeds": seeds}
+    specification |= {"probes": probes, "relaxations": RELAXATIONS, "perturbation": PERTURBATION}
+    panels = {panel.title: type(panel.dynamics).__name__ for panel in PANELS}
+    specification |= {"total_mass": 1.0, "panels": panels}
     study.save(flows(SIDE).merge(compared(cases, ends)).merge(judged), rows, specification)
     study.show(comparison_table(rows), verdict_table(verdicts), *notes(rows, seeds, judged))
 
@@ -444,11 +423,7 @@ def compared(cases: list[tuple[str, str, int]], ends: list[xr.Dataset]) -> xr.Da
 
 def comparison_table(rows: list[Row]) -> Table:
     """Return the table theory | simulation | difference: the first draw, the largest difference of all."""
-
-    def worst(row: Row) -> float:
-        same = [r for r in rows if all(r[k] == row[k] for k in ("dynamics", "landscape"))]
-        return max(float(r["difference"]) for r in same)
-
+    first = _shared.first_population(rows, "dynamics", "landscape")
     columns = {
         "dynamics": "{dynamics}",
         "landscape": "{landscape}",
@@ -459,7 +434,6 @@ def comparison_table(rows: list[Row]) -> Table:
         "diff.": "{worst:.0e}",
     }
     title = "Mean fitness at rest; diff.: largest of a mass, relative to the largest mass"
-    first = [row | {"worst": worst(row)} for row in rows if not row["member"]]
     return _shared.row_table(title, columns, first, left=2, merge=True)
 
 
@@ -468,9 +442,8 @@ def verdict_table(verdicts: list[xr.Dataset]) -> Table:
     rows: list[Row] = []
     for name, found in zip(CLASSICS, verdicts, strict=True):
         lines: dict[tuple[int, str], list[float]] = {}
-        for code, fate, ratio in zip(
-            found.verdict.values, found.fate.values, found.perturbation_ratio.values, strict=True
-        ):
+        seen = (found.verdict.values, found.fate.values, found.perturbation_ratio.values)
+        for code, fate, ratio in zip(*seen, strict=True):
             lines.setdefault((int(code), str(fate)), []).append(float(ratio))
         for (code, fate), ratios in lines.items():
             ends = "–".join(dict.fromkeys(f"{ratio:.0e}" for ratio in (min(ratios), max(ratios))))

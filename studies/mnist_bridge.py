@@ -27,7 +27,7 @@ import _shared
 import nn_bridge as nb
 from _shared import Row
 from evodyn.analysis.intervals import interval
-from evodyn.core.labels import about
+from evodyn.core.labels import labelled
 from evodyn.model.descriptions import encode
 from nn_bridge.paper.experiment import SIGNAL_CLIP, Experiment, paper_dynamics
 from nn_bridge.paper.reports import EpochReport
@@ -167,28 +167,20 @@ def carried_out(study: _shared.Study, runs: Sequence[Run], source: Source) -> li
 @contextlib.contextmanager
 def bars(runs: Sequence[Run]) -> Iterator[Callable[[int, EpochReport], None]]:
     """Yield a callback (index, report) that draws one bar for each run on standard error."""
-    state = "{task.fields[accuracy]:6.2%} right  mass {task.fields[mass]:6.1f}  {task.fields[living]} living"
-    columns = (TextColumn("{task.description:>19}"), BarColumn(20), MofNCompleteColumn(), TextColumn(state))
+    shown = "{task.fields[accuracy]:6.2%} right  mass {task.fields[mass]:6.1f}  {task.fields[living]} living"
+    columns = (TextColumn("{task.description:>19}"), BarColumn(20), MofNCompleteColumn(), TextColumn(shown))
     with Progress(*columns, console=_shared.NOTES) as progress:
+        state: Row = {"accuracy": 0.0, "mass": 0.0, "living": "no"}
         tasks = [
             progress.add_task(
-                f"{run.dynamics}, seed {run.experiment.seed}",
-                total=run.experiment.epochs,
-                accuracy=0.0,
-                mass=0.0,
-                living="no",
+                f"{run.dynamics}, seed {run.experiment.seed}", total=run.experiment.epochs, **state
             )
             for run in runs
         ]
 
         def show(index: int, report: EpochReport) -> None:
-            progress.update(
-                tasks[index],
-                completed=report.epoch,
-                accuracy=report.accuracy,
-                mass=report.total_mass,
-                living=report.living,
-            )
+            state: Row = {"accuracy": report.accuracy, "mass": report.total_mass, "living": report.living}
+            progress.update(tasks[index], completed=report.epoch, **state)
 
         yield show
 
@@ -252,11 +244,12 @@ def joined(runs: Sequence[Run], results: Sequence[xr.Dataset]) -> xr.Dataset:
     data = xr.concat(
         results, dim="run", data_vars="all", coords="different", compat="equals", combine_attrs="drop"
     )
-    return data.assign_coords(
-        run=("run", np.arange(len(results)), about("index of the run")),
-        dynamics=("run", [run.dynamics for run in runs], about("dynamics")),
-        seed=("run", [run.experiment.seed for run in runs], about("seed")),
-    )
+    coordinates = {
+        "run": (np.arange(len(results)), "index of the run"),
+        "dynamics": ([run.dynamics for run in runs], "dynamics"),
+        "seed": ([run.experiment.seed for run in runs], "seed"),
+    }
+    return data.assign_coords(labelled("run", coordinates))
 
 
 def narrow(table: Table) -> Table:

@@ -8,8 +8,9 @@ under noisy estimates, and quantifies when mutation prevents premature extinctio
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -20,24 +21,13 @@ from scipy import stats
 import _shared
 import evodyn as ed
 from _shared import Row
+from evodyn import stochastic
 from evodyn.analysis.intervals import interval
-from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about, labelled
+from evodyn.core.labels import about, coordinates, labelled
 from evodyn.landscapes import Constant, LinearDecay, contributions
-from evodyn.stochastic import (
-    Calculus,
-    fitness_noise,
-    fixation_probability,
-    hitting_time_law,
-    long_run_growth,
-    noisy_iterate,
-    stationary_odds_law,
-    wright_fisher,
-    wright_fisher_matrix,
-)
 
 SCHEMA = 1
-CALCULI: tuple[Calculus, ...] = ("ito", "stratonovich")
+CALCULI: tuple[stochastic.Calculus, ...] = ("ito", "stratonovich")
 NAMES = {"ito": "Itô", "stratonovich": "Stratonovich"}
 MAPS = _shared.DYNAMICS[:2]
 NOISES = (0.1, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2)
@@ -61,7 +51,7 @@ OVERSHOOT = 0.5826  # -ζ(1/2)/√(2π): a level looked at in steps acts as if i
 class Duel:
     """Two groups of constant fitness with white noise in it; what is asked about is group 0."""
 
-    calculus: Calculus
+    calculus: stochastic.Calculus
     contribution: tuple[float, float]
     noise: tuple[float, float]
     threshold: float
@@ -76,12 +66,23 @@ class Duel:
 
     def drift(self) -> float:
         """Return the rate at which theory has the log-odds of group 0 grow."""
-        growth = long_run_growth(self.contribution, self.noise, self.calculus)
+        growth = stochastic.long_run_growth(self.contribution, self.noise, self.calculus)
         return float(growth[0] - growth[1])
 
     def log_odds(self) -> float:
         """Return the log-odds of the threshold."""
         return math.log(self.threshold / (1 - self.threshold))
+
+    def hitting_law(self, threshold: float) -> Any:
+        """Return the law of the first time below a threshold, without mutation."""
+        drift = -self.drift()
+        return stochastic.hitting_time_law(share=0.5, threshold=threshold, drift=drift, noise=self.noise)
+
+    def stationary_chance(self) -> float:
+        """Return the chance of being below the threshold in the long run, with mutation."""
+        rate = self.mutation_rate
+        law = stochastic.stationary_odds_law(self.contribution, self.noise, self.calculus, mutation_rate=rate)
+        return float(law.cdf(math.exp(self.log_odds())))
 
 
 def duel(point: Duel) -> xr.Dataset:
@@ -89,14 +90,13 @@ def duel(point: Duel) -> xr.Dataset:
 
     With mutation the chance is that of the stationary law. Times are tested against the inverse Gaussian law.
     """
-    mutation = ed.SelectionMutation(point.mutation_rate, target=0.5) if point.mutation_rate else None
-    runs = fitness_noise(
+    runs = stochastic.fitness_noise(
         Constant(point.contribution),
         [0.5, 0.5],
         (0.0, point.t_end),
         noise=point.noise,
         calculus=point.calculus,
-        dynamics=mutation,
+        dynamics=ed.SelectionMutation(point.mutation_rate, target=0.5) if point.mutation_rate else None,
         save_at=[0.0, point.t_end],
         step_size=point.step_size,
         members=point.members,
@@ -107,39 +107,29 @@ def duel(point: Duel) -> xr.Dataset:
     times = np.array(runs.extinction_time[:, 0])
     spread = math.hypot(*point.noise)
     mean, p_value = math.nan, math.nan
-    if mutation is not None:
-        law = stationary_odds_law(
-            point.contribution,
-            point.noise,
-            point.calculus,
-            mutation_rate=point.mutation_rate,
-        )
-        dead = float(law.cdf(math.exp(point.log_odds())))
+    if point.mutation_rate:
+        dead = point.stationary_chance()
     else:
         gap = point.log_odds() - point.drift() * point.t_end
         width = spread * math.sqrt(point.t_end)
         dead = float(stats.norm.cdf(gap / width)) if spread else float(gap > 0)
         if point.drift() < 0 and spread:
             level = point.log_odds() - OVERSHOOT * spread * math.sqrt(point.step_size)
-            law = hitting_time_law(
-                share=0.5,
-                threshold=1 / (1 + math.exp(-level)),
-                drift=-point.drift(),
-                noise=point.noise,
-            )
+            law = point.hitting_law(1 / (1 + math.exp(-level)))
             mean, p_value = float(law.mean()), float(stats.kstest(times, law.cdf).pvalue)
     by_member = {
         "log_odds": (odds, "log-odds of group 0 at the end"),
         "death_time": (times, "first time below the threshold", "time"),
     }
-    expected = {
-        "dead": (dead, "chance of being below the threshold in theory"),
-        "mean_death_time": (mean, "mean death time in theory", "time"),
-        "death_time_p_value": (p_value, "chance of so great a distance from theory"),
+    numbers = {
+        "dead": (np.count_nonzero(odds < point.log_odds()), "realisations below the threshold"),
+        "dead_theory": (dead, "chance of being below the threshold in theory"),
+        "mean_time_theory": (mean, "mean death time in theory", "time"),
+        "time_p_value": (p_value, "chance of so great a distance from theory"),
     }
     return xr.Dataset(
-        labelled("member", by_member) | labelled((), expected),
-        labelled("member", {"member": (np.arange(point.members), "realisation")}),
+        labelled("member", by_member) | labelled((), numbers),
+        coordinates(member=(np.arange(point.members), "realisation")),
     )
 
 
@@ -161,17 +151,18 @@ class Drift:
     seed: int = 0
     stream: int = 0
 
-    def law(self) -> FloatArray:
+    def law(self) -> Any:
         """Return the chances of 0 to n individuals at the end, from the exact transition matrix."""
-        chain = wright_fisher_matrix(self.dynamics, Constant([self.selection, 0.0]), self.individuals)
-        end: FloatArray = np.linalg.matrix_power(chain, self.generations)[self.count]
-        return end
+        chain = stochastic.wright_fisher_matrix(
+            self.dynamics, Constant([self.selection, 0.0]), self.individuals
+        )
+        return np.linalg.matrix_power(chain, self.generations)[self.count]
 
 
 def drift(point: Drift) -> xr.Dataset:
     """Sample a drift, beside the chances of absence and fixation at the end (and Kimura's chance)."""
     n = point.individuals
-    runs = wright_fisher(
+    runs = stochastic.wright_fisher(
         point.dynamics,
         Constant([point.selection, 0.0]),
         [point.count, n - point.count],
@@ -180,18 +171,20 @@ def drift(point: Drift) -> xr.Dataset:
         save_every=point.generations,
         rng=np.random.SeedSequence(point.seed, spawn_key=(point.stream,)),
     )
-    law, kimura = point.law(), math.nan
+    share, law, kimura = np.array(runs.masses[:, -1, 0]), point.law(), math.nan
     if not point.dynamics.mutation_rate_at(0.0):
-        kimura = float(fixation_probability(point.selection, point.count / n, n))
-    expected = {
-        "absent": (float(law[0]), "chance of absence in theory"),
-        "fixed": (float(law[-1]), "chance of fixation in theory"),
+        kimura = float(stochastic.fixation_probability(point.selection, point.count / n, n))
+    numbers = {
+        # A share is zero, or at least one individual's.
+        "gone": (np.count_nonzero(share < 0.5 / n), "realisations without the group"),
+        "gone_theory": (float(law[0]), "chance of absence in theory"),
+        "fixed": (np.count_nonzero(share == 1), "realisations in which the group fixed"),
+        "fixed_theory": (float(law[-1]), "chance of fixation in theory"),
         "kimura": (kimura, "Kimura's chance of fixation"),
     }
     return xr.Dataset(
-        labelled("member", {"share": (np.array(runs.masses[:, -1, 0]), "share at the end")})
-        | labelled((), expected),
-        labelled("member", {"member": (np.arange(point.members), "realisation")}),
+        labelled("member", {"share": (share, "share at the end")}) | labelled((), numbers),
+        coordinates(member=(np.arange(point.members), "realisation")),
     )
 
 
@@ -213,7 +206,7 @@ class Estimates:
 def estimates(point: Estimates) -> xr.Dataset:
     """Iterate a map under noisy estimates."""
     c, noise = (np.random.SeedSequence(point.seed, spawn_key=(k,)) for k in range(2))
-    runs = noisy_iterate(
+    runs = stochastic.noisy_iterate(
         point.dynamics,
         LinearDecay(contributions("lognormal", n=GROUPS, heterogeneity=0.5, rng=c), decay=point.decay),
         np.ones(GROUPS),
@@ -231,10 +224,7 @@ def estimates(point: Estimates) -> xr.Dataset:
             "total_mass": ("member", totals / GROUPS, about("total mass, relative to the start")),
             "share": (("member", "group"), final / totals[:, None], about("share at the end")),
         },
-        {
-            "member": ("member", np.arange(point.members), about("realisation")),
-            "group": ("group", np.arange(GROUPS), about("group")),
-        },
+        coordinates(member=(np.arange(point.members), "realisation"), group=(np.arange(GROUPS), "group")),
     )
 
 
@@ -258,77 +248,37 @@ def main(
     few = max(60, members // 8)
     if members < 20:
         raise ValueError(f"seeds is {members}; expected at least 20: chances are estimated from them.")
-    times = [
-        Duel(calculus, **TIMES, step_size=fine, members=members, seed=seed, stream=k)
-        for k, calculus in enumerate(CALCULI)
-    ]
+    drawn: Row = {"members": members, "seed": seed}
+    rarer: Row = {"members": few, "seed": seed}
+    times = [Duel(c, **TIMES, **drawn, step_size=fine, stream=k) for k, c in enumerate(CALCULI)]
     who = [
-        Duel(calculus, noise=(noise, 0.0), **WHO, members=members, seed=seed, stream=10 * (j + 1) + k)
-        for j, calculus in enumerate(CALCULI)
+        Duel(c, noise=(noise, 0.0), **WHO, **drawn, stream=10 * (j + 1) + k)
+        for j, c in enumerate(CALCULI)
         for k, noise in enumerate(NOISES)
     ]
-    rare = [
-        Duel(
-            **RARE,
-            t_end=settle,
-            step_size=0.05,
-            mutation_rate=rate_of(strength),
-            members=few,
-            seed=seed,
-            stream=50 + k,
-        )
-        for k, strength in enumerate(STRENGTHS)
-    ]
-    fixing = [
-        Drift(
-            ed.Replicator(),
-            individuals,
-            s,
-            individuals // 10,
-            40 * individuals,
-            members=members,
-            seed=seed,
-            stream=k,
-        )
-        for k, s in enumerate(SELECTIONS)
-    ]
-    mutating = [
-        dataclasses.replace(
-            with_mutants(strength, individuals, generations), members=few, seed=seed, stream=50 + k
-        )
-        for k, strength in enumerate(STRENGTHS)
-    ]
+    settled: Row = {**RARE, **rarer, "t_end": settle, "step_size": 0.05}
+    rare = [Duel(**settled, mutation_rate=rate_of(x), stream=50 + k) for k, x in enumerate(STRENGTHS)]
+    n, tenth, long = individuals, individuals // 10, 40 * individuals
+    fixing = [Drift(ed.Replicator(), n, s, tenth, long, **drawn, stream=k) for k, s in enumerate(SELECTIONS)]
+    mutating = [with_mutants(x, n, generations, **rarer, stream=50 + k) for k, x in enumerate(STRENGTHS)]
     guesses = [
         Estimates(_shared.dynamics(name, GROUPS, signal_clip=clip), decay, steps, trials, seed)
-        for name in MAPS
-        for clip in CLIPS
-        for decay in DECAYS
+        for name, clip, decay in itertools.product(MAPS, CLIPS, DECAYS)
     ]
     fought = study.sweep("Noise in fitness", duel, [*times, *who, *rare], "duels")
     drifted = study.sweep("Finite numbers", drift, [*fixing, *mutating], "drifts")
     guessed = study.sweep("Noisy estimates", estimates, guesses, "estimates")
-    data = xr.merge(
-        [
-            death_times(fought[: len(times)]),
-            who_dies(fought[len(times) : -len(rare)]),
-            rescued(fought[-len(rare) :], drifted[len(fixing) :], individuals, generations),
-            fixation(drifted[: len(fixing)], individuals),
-            stability(guessed),
-        ]
-    )
-    specification = {
-        "schema": SCHEMA,
-        "members": members,
-        "members_with_mutation": few,
-        "trials": trials,
-        "individuals": individuals,
-        "generations": generations,
-        "times": TIMES,
-        "who": WHO,
-        "rare": RARE,
-        "seed": seed,
-        "steps": steps,
-    }
+    parts = [
+        death_times(times, fought[: len(times)]),
+        who_dies(who[0].log_odds(), fought[len(times) : -len(rare)]),
+        rescued(rare[0], mutating[0], fought[-len(rare) :], drifted[len(fixing) :]),
+        fixation(drifted[: len(fixing)], individuals),
+        stability(guessed),
+    ]
+    data = xr.merge(parts)
+    specification = {"schema": SCHEMA, "times": TIMES, "who": WHO, "rare": RARE, "seed": seed, "steps": steps}
+    specification |= {"members": members, "members_with_mutation": few, "trials": trials}
+    specification |= {"individuals": individuals, "generations": generations}
     rows = table_rows(data)
     study.save(data, rows, specification)
     study.show(*tables(rows), *notes(data, rows), "")
@@ -336,188 +286,110 @@ def main(
 
 def rate_of(strength: float) -> float:
     """Return the mutation rate at which 2μq/(εs²) has a value: above 1 mutation prevents extinction."""
-    variance = RARE["noise"][0] ** 2 + RARE["noise"][1] ** 2
-    return float(strength * RARE["threshold"] * variance)
+    first, second = RARE["noise"]
+    return float(strength * RARE["threshold"] * (first**2 + second**2))
 
 
-def with_mutants(strength: float, individuals: int, generations: int) -> Drift:
+def with_mutants(strength: float, individuals: int, generations: int, **drawn: int) -> Drift:
     """Return a drift with 2nμq of a strength, twice the mutants of a generation: above 1 none stays lost."""
     mutation = ed.SelectionMutation(strength / individuals)
-    return Drift(mutation, individuals, DRIFT_SELECTION, individuals // 2, generations)
+    return Drift(mutation, individuals, DRIFT_SELECTION, individuals // 2, generations, **drawn)
 
 
-def counted(results: list[xr.Dataset], name: str, threshold: float) -> list[int]:
-    """Return in how many realisations a number was below a threshold at the end."""
-    return [int((result[name].values < threshold).sum()) for result in results]
-
-
-def in_theory(results: list[xr.Dataset], name: str) -> tuple[list[float], str, str]:
-    """Return a number in theory of all results, as `labelled` takes it."""
-    label = results[0][name].attrs
-    return [float(result[name]) for result in results], label["long_name"], label["units"]
-
-
-def death_times(results: list[xr.Dataset]) -> xr.Dataset:
+def death_times(points: list[Duel], results: list[xr.Dataset]) -> xr.Dataset:
     """Return death times along calculus and realisation, beside the law's mean and quantiles."""
     fine = np.geomspace(0.3, 40.0, 121)
-    curves = []
-    for calculus in CALCULI:
-        growth = long_run_growth(TIMES["contribution"], TIMES["noise"], calculus)
-        drift = float(growth[1] - growth[0])
-        law = hitting_time_law(share=0.5, threshold=TIMES["threshold"], drift=drift, noise=TIMES["noise"])
-        curves.append(law.cdf(fine))
-    times = np.stack([result.death_time.values for result in results])
-    expected = {
-        "mean_time_theory": in_theory(results, "mean_death_time"),
-        "time_p_value": in_theory(results, "death_time_p_value"),
-    }
-    return xr.Dataset(
-        labelled("calculus", expected)
-        | {
-            "death_time": (("calculus", "member"), times, results[0].death_time.attrs),
-            "death_curve": (
-                ("calculus", "fine_time"),
-                curves,
-                about("inverse Gaussian distribution function"),
-            ),
-        },
-        {
-            "calculus": ("calculus", list(CALCULI), about("stochastic calculus")),
-            "fine_time": ("fine_time", fine, about("time", "time")),
-        },
-    )
+    curves = [point.hitting_law(point.threshold).cdf(fine) for point in points]
+    drawn = {"death_curve": (curves, "inverse Gaussian distribution function")}
+    times = _shared.stacked(results, coordinates(calculus=(list(CALCULI), "stochastic calculus")))
+    times = times[["death_time", "mean_time_theory", "time_p_value"]].drop_vars("member")
+    times = times.assign_coords(coordinates(fine_time=(fine, "time", "time")))
+    return times.assign(labelled(("calculus", "fine_time"), drawn))
 
 
-def who_dies(results: list[xr.Dataset]) -> xr.Dataset:
+def who_dies(level: float, results: list[xr.Dataset]) -> xr.Dataset:
     """Return how often the noisier group is dead at the end, and theory on a fine grid too."""
-    level = math.log(WHO["threshold"] / (1 - WHO["threshold"]))
     fine = np.linspace(NOISES[0], NOISES[-1], 111)
-    gap = WHO["contribution"][0] - WHO["contribution"][1]
-    t: float = WHO["t_end"]
+    gap, t = WHO["contribution"][0] - WHO["contribution"][1], WHO["t_end"]
     curves = [
         stats.norm.cdf((level - (gap - share * fine**2) * t) / (fine * math.sqrt(t))) for share in (0.5, 0.0)
     ]
-    axis = about("noise σ of the better group", "1/√time")
-    shape = (len(CALCULI), len(NOISES))
-    chances, *label = in_theory(results, "dead")
-    cells: Row = {
-        "dead": (np.reshape(counted(results, "log_odds", level), shape), "realisations that died"),
-        "dead_theory": (np.array(chances).reshape(shape), *label),
-    }
-    return xr.Dataset(
-        labelled(("calculus", "noise"), cells)
-        | labelled(("calculus", "fine_noise"), {"dead_curve": (np.array(curves), *label)})
-        | labelled((), {"dead_of": (results[0].sizes["member"], "realisations")}),
-        {
-            "calculus": ("calculus", list(CALCULI), about("stochastic calculus")),
-            "noise": ("noise", list(NOISES), axis),
-            "fine_noise": ("fine_noise", fine, axis),
-        },
-    )
+    axis = ("noise σ of the better group", "1/√time")
+    axes = coordinates(calculus=(list(CALCULI), "stochastic calculus"), noise=(list(NOISES), *axis))
+    found = _shared.stacked(results, axes)[["dead", "dead_theory"]]
+    return found.assign(
+        dead=found.dead.assign_attrs(long_name="realisations that died"),
+        dead_curve=(("calculus", "fine_noise"), curves, found.dead_theory.attrs),
+        dead_of=((), results[0].sizes["member"], about("realisations")),
+    ).assign_coords(coordinates(fine_noise=(fine, *axis)))
 
 
-def rescued(
-    fought: list[xr.Dataset], drifted: list[xr.Dataset], individuals: int, generations: int
-) -> xr.Dataset:
+def rescued(duel: Duel, drift: Drift, fought: list[xr.Dataset], drifted: list[xr.Dataset]) -> xr.Dataset:
     """Return how often the better group is all but gone, or gone, for ever stronger mutation."""
-    level = math.log(RARE["threshold"] / (1 - RARE["threshold"]))
     fine = np.geomspace(STRENGTHS[0], STRENGTHS[-1], 41)
-    rare_curve, gone_curve = [], []
-    for strength in fine:
-        law = stationary_odds_law(
-            RARE["contribution"], RARE["noise"], "stratonovich", mutation_rate=rate_of(strength)
-        )
-        rare_curve.append(float(law.cdf(math.exp(level))))
-        gone_curve.append(float(with_mutants(strength, individuals, generations).law()[0]))
-    rare, gone = in_theory(fought, "dead"), in_theory(drifted, "absent")
-    found = {
-        "rare": (counted(fought, "log_odds", level), "realisations below the threshold"),
-        "rare_theory": rare,
-        # A share is zero, or at least one individual's.
-        "gone": (counted(drifted, "share", 0.5 / individuals), "realisations without the group"),
-        "gone_theory": gone,
-    }
-    curves = {"rare_curve": (rare_curve, *rare[1:]), "gone_curve": (gone_curve, *gone[1:])}
+    rare_curve = [dataclasses.replace(duel, mutation_rate=rate_of(x)).stationary_chance() for x in fine]
+    gone_curve = [float(with_mutants(x, drift.individuals, drift.generations).law()[0]) for x in fine]
     axis = "strength of mutation: 2μq/(εs²), or 2nμq"
+    rare, gone = (
+        _shared.stacked(found, coordinates(strength=(list(STRENGTHS), axis))) for found in (fought, drifted)
+    )
     return xr.Dataset(
-        labelled("strength", found)
-        | labelled("fine_strength", curves)
-        | labelled((), {"rescued_of": (fought[0].sizes["member"], "realisations")}),
-        labelled("strength", {"strength": (list(STRENGTHS), axis)})
-        | labelled("fine_strength", {"fine_strength": (fine, axis)}),
+        {
+            "rare": rare.dead,
+            "rare_theory": rare.dead_theory,
+            "gone": gone.gone,
+            "gone_theory": gone.gone_theory,
+            "rare_curve": ("fine_strength", rare_curve, rare.dead_theory.attrs),
+            "gone_curve": ("fine_strength", gone_curve, gone.gone_theory.attrs),
+            "rescued_of": ((), fought[0].sizes["member"], about("realisations")),
+        },
+        coordinates(fine_strength=(fine, axis)),
     )
 
 
 def fixation(results: list[xr.Dataset], individuals: int) -> xr.Dataset:
     """Return how often a group fixes for each advantage, beside the exact chance and Kimura's."""
     fine = np.linspace(SELECTIONS[0], SELECTIONS[-1], 101)
-    curve = fixation_probability(fine, (individuals // 10) / individuals, individuals)
+    curve = stochastic.fixation_probability(fine, (individuals // 10) / individuals, individuals)
     axis = "selective advantage per generation"
-    fixed = [int((result.share.values == 1).sum()) for result in results]
-    kimura = in_theory(results, "kimura")
-    found = {
-        "fixed": (fixed, "realisations in which the group fixed"),
-        "fixed_theory": in_theory(results, "fixed"),
-        "kimura": kimura,
-    }
-    return xr.Dataset(
-        labelled("selection", found)
-        | labelled("fine_selection", {"kimura_curve": (curve, *kimura[1:])})
-        | labelled((), {"fixed_of": (results[0].sizes["member"], "realisations")}),
-        labelled("selection", {"selection": (list(SELECTIONS), axis)})
-        | labelled("fine_selection", {"fine_selection": (fine, axis)}),
+    found = _shared.stacked(results, coordinates(selection=(list(SELECTIONS), axis)))
+    return found[["fixed", "fixed_theory", "kimura"]].assign(
+        kimura_curve=("fine_selection", curve, found.kimura.attrs),
+        fixed_of=((), results[0].sizes["member"], about("realisations")),
+        fine_selection=("fine_selection", fine, about(axis)),
     )
 
 
 def stability(results: list[xr.Dataset]) -> xr.Dataset:
     """Return total mass, and the scatter of the shares, of both maps under noisy estimates of fitness."""
-    shape = (len(MAPS), len(CLIPS), len(DECAYS))
-    masses = np.stack([r.total_mass.values for r in results]).reshape(*shape, -1)
-    shares = np.stack([r.share.values for r in results])
-    scatter = ((shares - shares.mean(axis=1, keepdims=True)) ** 2).sum(axis=2).reshape(*shape, -1)
-    shares = shares.reshape(*shape, *shares.shape[1:])
-    difference = np.abs(shares[0] - shares[1]).max(axis=(-2, -1))
-    dims = ("map", "signal_clip", "estimate_decay")
-    by_trial = {
-        "total_mass": (masses, "total mass, relative to the start"),
-        "scatter": (scatter, "squared distance of the shares from their mean over realisations"),
-    }
-    apart = {"share_difference": (difference, "largest difference of a share between the maps, same draws")}
-    clips = [math.inf if clip is None else clip for clip in CLIPS]
-    return xr.Dataset(
-        labelled((*dims, "trial"), by_trial) | labelled(dims[1:], apart),
-        {
-            "map": ("map", list(MAPS), about("map")),
-            "signal_clip": ("signal_clip", clips, about("signal clip κ over the noise σ")),
-            "estimate_decay": (
-                "estimate_decay",
-                list(DECAYS),
-                about("density regularisation λ", "1/time/mass"),
-            ),
-        },
+    axes = coordinates(
+        map=(list(MAPS), "map"),
+        signal_clip=([clip or math.inf for clip in CLIPS], "signal clip κ over the noise σ"),
+        estimate_decay=(list(DECAYS), "density regularisation λ", "1/time/mass"),
+    )
+    found = _shared.stacked(results, axes).rename(member="trial").drop_vars(("trial", "group"))
+    shares = found.share.values
+    scatter = ((shares - shares.mean(axis=-2, keepdims=True)) ** 2).sum(axis=-1)
+    apart = np.abs(shares[0] - shares[1]).max(axis=(-2, -1))
+    text = "squared distance of the shares from their mean over realisations"
+    largest = about("largest difference of a share between the maps, same draws")
+    return found[["total_mass"]].assign(
+        scatter=((*axes, "trial"), scatter, about(text)),
+        share_difference=(("signal_clip", "estimate_decay"), apart, largest),
     )
 
 
-def proportion_row(part: str, quantity: str, theory: float, count: int, of: int) -> Row:
+def proportion_row(part: str, quantity: str, cell: xr.Dataset, name: str, of: str) -> Row:
     """Return a row for a proportion: Wilson's interval, exact binomial p-value."""
-    test = stats.binomtest(count, of, min(max(theory, 0.0), 1.0))
+    theory, count, members = float(cell[f"{name}_theory"]), int(cell[name]), int(cell[of])
+    test = stats.binomtest(count, members, min(max(theory, 0.0), 1.0))
     wilson = test.proportion_ci(method="wilson")
-    return _row(part, quantity, theory, count / of, wilson.low, wilson.high, test.pvalue)
+    return _row(part, quantity, theory, count / members, wilson.low, wilson.high, test.pvalue)
 
 
-def _row(
-    part: str, quantity: str, theory: float, value: float, low: float, high: float, p_value: float
-) -> Row:
-    return {
-        "part": part,
-        "quantity": quantity,
-        "theory": theory,
-        "simulation": value,
-        "difference": value - theory,
-        "interval_low": float(low),
-        "interval_high": float(high),
-        "p_value": float(p_value),
-    }
+def _row(part: str, quantity: str, theory: float, value: float, *rest: float) -> Row:
+    last = zip(("interval_low", "interval_high", "p_value"), map(float, rest), strict=True)
+    return _shared.compared(theory, value, part=part, quantity=quantity) | dict(last)
 
 
 def table_rows(data: xr.Dataset) -> list[Row]:
@@ -525,45 +397,24 @@ def table_rows(data: xr.Dataset) -> list[Row]:
     rows: list[Row] = []
     for calculus in CALCULI:
         cell = data.sel(calculus=calculus)
-        times = cell.death_time.values
-        found = interval(times)
-        rows.append(
-            _row(
-                "death time",
-                f"{NAMES[calculus]}: mean",
-                float(cell.mean_time_theory),
-                found.mean,
-                *found.of_mean,
-                float(cell.time_p_value),
-            )
-        )
-    of = int(data.dead_of)
-    for calculus in CALCULI:
-        for noise in NOISES:
-            cell = data.sel(calculus=calculus, noise=noise)
-            label = f"{NAMES[calculus]}, σ = {noise:g}"
-            rows.append(proportion_row("who dies", label, float(cell.dead_theory), int(cell.dead), of))
+        found, p_value = interval(cell.death_time.values), float(cell.time_p_value)
+        theory, label = float(cell.mean_time_theory), f"{NAMES[calculus]}: mean"
+        rows.append(_row("death time", label, theory, found.mean, *found.of_mean, p_value))
+    for calculus, noise in itertools.product(CALCULI, NOISES):
+        cell, label = data.sel(calculus=calculus, noise=noise), f"{NAMES[calculus]}, σ = {noise:g}"
+        rows.append(proportion_row("who dies", label, cell, "dead", "dead_of"))
     for selection in SELECTIONS:
         cell = data.sel(selection=selection)
-        row = proportion_row(
-            "fixation", f"s = {selection:g}", float(cell.fixed_theory), int(cell.fixed), int(data.fixed_of)
-        )
-        rows.append(row | {"quantity": f"{row['quantity']} ({float(cell.kimura):.4f})"})
-    of = int(data.rescued_of)
-    for strength in STRENGTHS:
-        cell = data.sel(strength=strength)
-        for part, name, label in (
-            ("rare", "rare", "2μq/(εs²)"),
-            ("absent", "gone", "2nμq"),
-        ):
-            theory = float(cell[f"{name}_theory"])
-            rows.append(proportion_row(part, f"{label} = {strength:g}", theory, int(cell[name]), of))
-    rows.sort(key=lambda row: ["death time", "who dies", "fixation", "rare", "absent"].index(row["part"]))
-    for decay in DECAYS:
-        for clip in CLIPS:
-            cell = data.sel(estimate_decay=decay, signal_clip=math.inf if clip is None else clip)
-            name = "no clip" if clip is None else f"κ = {clip:g}σ"
-            rows.append(stability_row(f"λ = {decay:g}, {name}", cell))
+        label = f"s = {selection:g} ({float(cell.kimura):.4f})"
+        rows.append(proportion_row("fixation", label, cell, "fixed", "fixed_of"))
+    for part, name, label in (("rare", "rare", "2μq/(εs²)"), ("absent", "gone", "2nμq")):
+        for x in STRENGTHS:
+            cell = data.sel(strength=x)
+            rows.append(proportion_row(part, f"{label} = {x:g}", cell, name, "rescued_of"))
+    for decay, clip in itertools.product(DECAYS, CLIPS):
+        cell = data.sel(estimate_decay=decay, signal_clip=math.inf if clip is None else clip)
+        name = "no clip" if clip is None else f"κ = {clip:g}σ"
+        rows.append(stability_row(f"λ = {decay:g}, {name}", cell))
     return rows
 
 
@@ -606,47 +457,43 @@ def tables(rows: list[Row]) -> list[Table]:
 def notes(data: xr.Dataset, rows: list[Row]) -> list[str]:
     """Return what the tables say together."""
     tested = [row["p_value"] for row in rows if row["part"] != "estimates"]
-    smallest = min(tested)
-    lines = [
-        f"Smallest of {len(tested)} p-values: {smallest:.2g}; below {0.05 / len(tested):.1g} theory would be",
-        "rejected at 5 %. Itô against Stratonovich (Fisher's exact test, by σ):",
-    ]
-    of = int(data.dead_of)
     pairs = []
     for noise in NOISES:
-        ito, other = (int(data.dead.sel(calculus=calculus, noise=noise)) for calculus in CALCULI)
-        p_value = float(stats.fisher_exact(np.array([[ito, of - ito], [other, of - other]])).pvalue)
+        dead = data.dead.sel(noise=noise).values
+        p_value = float(stats.fisher_exact(np.array([dead, int(data.dead_of) - dead]).T).pvalue)
         pairs.append(f"{noise:g}: {p_value:.1g}" if p_value else f"{noise:g}: <1e-300")
-    lines += ["  " + ", ".join(pairs[:4]), "  " + ", ".join(pairs[4:])]
-    for name, label in (("rare", "2μq/(εs²)"), ("gone", "2nμq")):
-        lines.append(
+
+    def apart(**where: float) -> float:
+        return float(data.share_difference.sel(where).max())
+
+    def spread(decay: float) -> str:
+        cell = data.total_mass.sel(signal_clip=0.5, estimate_decay=decay)
+        return " and ".join(f"{value:.3f}" for value in cell.std("trial", ddof=1).values)
+
+    return [
+        f"Smallest of {len(tested)} p-values: {min(tested):.2g}; "
+        f"below {0.05 / len(tested):.1g} theory would be",
+        "rejected at 5 %. Itô against Stratonovich (Fisher's exact test, by σ):",
+        *("  " + ", ".join(some) for some in (pairs[:4], pairs[4:])),
+        *(
             f"The better is lost with a chance below 1 % from {label} = {sufficient(data, name):.2g} on."
-        )
-    free = float(data.share_difference.sel(signal_clip=math.inf).max())
-    scaled = float(data.share_difference.sel(estimate_decay=0.0).max())
-    fed_back = float(data.share_difference.sel(estimate_decay=DECAYS[-1]).max())
-    lines += [
+            for name, label in (("rare", "2μq/(εs²)"), ("gone", "2nμq"))
+        ),
         "Normalised growth under noisy estimates, same draws: largest difference of a",
-        f"share from Eq. 12: {free:.0e} without a clip, {scaled:.0e} with one if λ = 0 (the cap",
-        f"only rescales), {fed_back:.0e} if λ = {DECAYS[-1]:g}. What it steadies is the total mass:",
+        f"share from Eq. 12: {apart(signal_clip=math.inf):.0e} without a clip, "
+        f"{apart(estimate_decay=0.0):.0e} with one if λ = 0 (the cap",
+        f"only rescales), {apart(estimate_decay=DECAYS[-1]):.0e} if λ = {DECAYS[-1]:g}. "
+        "What it steadies is the total mass:",
+        *(f"  λ = {decay:g}, κ = 0.5σ: standard deviation of P/P0 {spread(decay)}" for decay in DECAYS),
     ]
-    for decay in DECAYS:
-        spread = data.total_mass.sel(estimate_decay=decay, signal_clip=0.5).std("trial", ddof=1).values
-        lines.append(
-            f"  λ = {decay:g}, κ = 0.5σ: standard deviation of P/P0 {spread[0]:.3f} and {spread[1]:.3f}"
-        )
-    return lines
 
 
 def sufficient(data: xr.Dataset, name: str) -> float:
     """Return the strength of mutation from which a chance is below 1 % in theory."""
-    curve = data[f"{name}_curve"].values
-    above = np.flatnonzero(curve >= 0.01)
-    k = int(above[-1])
-    low, high = np.log(curve[k]), np.log(curve[k + 1])
-    part = (low - math.log(0.01)) / (low - high)
-    grid = np.log(data.fine_strength.values)
-    return float(np.exp(grid[k] + part * (grid[k + 1] - grid[k])))
+    curve, sought = np.log(data[f"{name}_curve"].values), math.log(0.01)
+    k = int(np.flatnonzero(curve >= sought)[-1])
+    around = slice(k, k + 2)
+    return float(np.exp(np.interp(-sought, -curve[around], np.log(data.fine_strength.values[around]))))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import _shared
 from _shared import Row
-from evodyn.core.labels import about
+from evodyn.core.labels import labelled
 from evodyn.model.descriptions import encode
 from evodyn.sweeps.sweep import SweepError, sweep
 from nn_bridge.paper.cells import EPSILON_TOLERANCE, SPARSITY_TOLERANCE, Cell, cells, half_widths
@@ -232,27 +232,12 @@ def cell_rows(scored: dict[str, list[Cell]], best: str, repeated: set[Key], triv
     for mine in scored[best]:
         others = by_key[mine.key]
         reading, nearest = min(others, key=lambda pair: abs(pair[1].difference))
-        rows.append(
-            {
-                "table": mine.table,
-                "level": mine.level,
-                "dynamics": mine.dynamics,
-                "quantity": mine.quantity,
-                "distinct": mine.key not in repeated,
-                "holds_by_floor": mine.key in trivial,
-                "printed": mine.printed,
-                "best": mine.ours,
-                "best_low": mine.low,
-                "best_high": mine.high,
-                "best_margin": mine.margin,
-                "best_reproduces": mine.reproduced,
-                "nearest": nearest.ours,
-                "nearest_difference": nearest.difference,
-                "nearest_reading": reading,
-                "readings": len(others),
-                "reproduced_by": sum(cell.reproduced for _, cell in others),
-            }
-        )
+        row: Row = {name: getattr(mine, name) for name in ("table", "level", "dynamics", "quantity")}
+        row |= {"distinct": mine.key not in repeated, "holds_by_floor": mine.key in trivial}
+        row |= {"printed": mine.printed, "best": mine.ours, "best_low": mine.low, "best_high": mine.high}
+        row |= {"best_margin": mine.margin, "best_reproduces": mine.reproduced, "nearest": nearest.ours}
+        row |= {"nearest_difference": nearest.difference, "nearest_reading": reading, "readings": len(others)}
+        rows.append(row | {"reproduced_by": sum(cell.reproduced for _, cell in others)})
     return rows
 
 
@@ -274,36 +259,31 @@ def reading_rows(trials: list[Trial], scored: dict[str, list[Cell]]) -> list[Row
 
 def assembled(trials: list[Trial], final: list[Finalist]) -> xr.Dataset:
     """Return all runs as one dataset with dimension `run`."""
-    labelled: list[tuple[str, str, str, int, xr.Dataset]] = []
+    found: list[tuple[str, str, str, int, xr.Dataset]] = []
     for trial in trials:
         if trial.result is not None:
             e = trial.experiment
-            labelled.append((name(e), "replicator", "", e.seed, trial.result))
+            found.append((name(e), "replicator", "", e.seed, trial.result))
     for finalist in final:
         e = finalist.experiment
         for dynamics, results in finalist.runs.items():
             target = str(finalist.target) if dynamics == "mutation" else ""
             for k, result in enumerate(results):
                 if dynamics != "replicator" or k:
-                    labelled.append((name(e), dynamics, target, e.seed + k, result))
+                    found.append((name(e), dynamics, target, e.seed + k, result))
         other = next(str(target) for target in TARGETS if target != finalist.target)
-        labelled.append((name(e), "mutation", other, e.seed, finalist.other_target))
-    *labels, joined = zip(*labelled, strict=True)
+        found.append((name(e), "mutation", other, e.seed, finalist.other_target))
+    readings, kinds, targets, seeds, joined = map(list, zip(*found, strict=True))
     joint: xr.Dataset = xr.concat(
         joined, dim="run", coords="different", compat="equals", combine_attrs="drop"
     )
     described = {
-        "reading": "where the reading departs from the literal one",
-        "dynamics": "dynamics",
-        "mutation_target": "target of mutation",
-        "seed": "seed",
+        "reading": (readings, "where the reading departs from the literal one"),
+        "dynamics": (kinds, "dynamics"),
+        "mutation_target": (targets, "target of mutation"),
+        "seed": (seeds, "seed"),
     }
-    return joint.assign_coords(
-        {
-            key: ("run", list(values), about(text))
-            for (key, text), values in zip(described.items(), labels, strict=True)
-        }
-    )
+    return joint.assign_coords(labelled("run", described))
 
 
 def conclusions(

@@ -108,10 +108,9 @@ def main(
     records = study.sweep("Training", recorded, points, "records")
     replays: list[Replay] = []
     with _shared.progress("Replaying") as progress:
-        for experiment, record in zip(experiments, records, strict=True):
-            progress(len(replays), len(records))
+        for done, (experiment, record) in enumerate(zip(experiments, records, strict=True), start=1):
             replays.append(replay_of(experiment, record))
-        progress(len(replays), len(records))
+            progress(done, len(records))
     rows = [row for label, replay in zip(labels, replays, strict=True) for row in table_rows(*label, replay)]
     specification = {
         "schema": SCHEMA,
@@ -129,23 +128,14 @@ def table_rows(reading: str, dynamics: str, seed: int, replay: Replay) -> list[R
     """Return one row for each step size of the map."""
     rows = []
     distances = replay.distances.max(axis=1)
+    apart = float(np.abs(replay.maps[0] / replay.network - 1).max())
     for k, (size, distance) in enumerate(zip(replay.step_sizes, distances, strict=True)):
+        row: Row = {"reading": reading, "dynamics": dynamics, "seed": seed, "step_size": float(size)}
+        row |= {"map_is_network": "" if k else replay.identical, "map_from_network": "" if k else apart}
+        final, order = replay.maps[k, -1], float(np.log2(distances[k - 1] / distance)) if k else float("nan")
+        row |= {"lowest_mass": float(final.min()), "highest_mass": float(final.max())}
         rows.append(
-            {
-                "reading": reading,
-                "dynamics": dynamics,
-                "seed": seed,
-                "step_size": float(size),
-                "map_is_network": replay.identical if k == 0 else "",
-                "map_from_network": float(np.abs(replay.maps[0] / replay.network - 1).max())
-                if k == 0
-                else "",
-                "lowest_mass": float(replay.maps[k, -1].min()),
-                "highest_mass": float(replay.maps[k, -1].max()),
-                "map_from_flow": float(distance),
-                "order": float(np.log2(distances[k - 1] / distance)) if k else float("nan"),
-                "bound": float(replay.bounds[k]),
-            }
+            row | {"map_from_flow": float(distance), "order": order, "bound": float(replay.bounds[k])}
         )
     return rows
 

@@ -19,8 +19,7 @@ import _shared
 import evodyn as ed
 from _shared import DYNAMICS, Row
 from evodyn.core import validation
-from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about, labelled
+from evodyn.core.labels import about, coordinates, labelled
 from evodyn.extinction_theory import exact_extinction_times, mutation_mass_floor
 from evodyn.model.laws import KINDS
 
@@ -32,50 +31,17 @@ EQUATION = dict(zip(DYNAMICS, (6, 7, 8), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
-class Trajectory:
-    """A population of groups that all start with unit mass and differ in their contributions alone."""
+class Trajectory(_shared.Population):
+    """A population whose masses are followed."""
 
-    dynamics: ed.Dynamics
-    kind: str = "lognormal"
     heterogeneity: float = 0.5
-    decay: float = 0.3
-    """λ of Eq. 10; fitness is constant at 0."""
     groups: int = 24
-    threshold: float = 1e-3
-    """Mass strictly below which a group counts as extinct."""
-    t_end: float = 300.0
     saved_times: int = 241
-    """0, and a geometric series over three decades up to `t_end`."""
-    seed: int = 0
-    member: int = 0
-
-    def __post_init__(self) -> None:
-        self.landscape()  # says what cannot be drawn
-        validation.positive("t_end", self.t_end)
-        if not 0 < self.threshold < 1:
-            raise ValueError(
-                f"threshold is {self.threshold!r}; expected a mass between 0 and 1, the mass of every group "
-                "at the start."
-            )
-
-    def contribution(self) -> FloatArray:
-        """Return the contributions c_i, shape (N,)."""
-        drawn = np.random.SeedSequence(self.seed, spawn_key=(self.member,))
-        return ed.landscapes.contributions(
-            self.kind, n=self.groups, heterogeneity=self.heterogeneity, rng=drawn
-        )
-
-    def landscape(self) -> ed.landscapes.Landscape:
-        """Return the landscape of Eq. 10; a constant one without decay."""
-        c = self.contribution()
-        return ed.landscapes.LinearDecay(c, decay=self.decay) if self.decay else ed.landscapes.Constant(c)
 
 
 def trajectory(point: Trajectory) -> xr.Dataset:
     """Integrate one population, and put theory beside it: NaN where there is none."""
     ones, unknown = np.ones(point.groups), np.full(point.groups, np.nan)
-    later = np.geomspace(1e-3 * point.t_end, point.t_end, point.saved_times - 1)
-    later[-1] = point.t_end
 
     def solved(dynamics: ed.Dynamics) -> ed.Run:
         return ed.solve(
@@ -83,7 +49,7 @@ def trajectory(point: Trajectory) -> xr.Dataset:
             point.landscape(),
             ones,
             (0.0, point.t_end),
-            save_at=np.concatenate(([0.0], later)),
+            save_at=point.times(),
             extinction=ed.Extinction(point.threshold),
             solver=ed.Solver(method="auto" if point.decay else "DOP853"),
         )
@@ -112,10 +78,7 @@ def trajectory(point: Trajectory) -> xr.Dataset:
             "mass": (("time", "group"), np.array(run.masses), about("mass", "mass")),
             "gap_to_normalized_growth": ((), gap, largest),
         },
-        {
-            "time": ("time", run.t, about("time", "time")),
-            "group": ("group", np.arange(point.groups), about("group")),
-        },
+        coordinates(time=(run.t, "time", "time"), group=(np.arange(point.groups), "group")),
     )
 
 
@@ -158,7 +121,7 @@ def main(
     ]
     decays = [0.0, decay]
     points = [
-        Trajectory(dynamics, kind, heterogeneity, rate, groups, threshold, t_end, seed=seed, member=member)
+        Trajectory(kind, heterogeneity, dynamics, rate, groups, threshold, t_end, seed=seed, member=member)
         for member in range(seeds)
         for rate in decays
         for dynamics in chosen
@@ -186,11 +149,11 @@ def assembled(results: list[xr.Dataset], seeds: int, decays: list[float]) -> xr.
     """Return all runs along member, decay and dynamics; only members differ in their contributions."""
     data = _shared.stacked(
         results,
-        {
-            "member": ("member", np.arange(seeds), about("population drawn from the seed")),
-            "decay": ("decay", decays, about("λ of Eq. 10", "1/time/mass")),
-            "dynamics": ("dynamics", list(DYNAMICS), about("dynamics")),
-        },
+        coordinates(
+            member=(np.arange(seeds), "population drawn from the seed"),
+            decay=(decays, "λ of Eq. 10", "1/time/mass"),
+            dynamics=(list(DYNAMICS), "dynamics"),
+        ),
     )
     return data.assign(contribution=data.contribution.isel(decay=0, dynamics=0, drop=True))
 
@@ -230,19 +193,10 @@ def table_rows(data: xr.Dataset, specification: Row) -> list[Row]:
             )
             lowest = int(floor.argmin())
             found.append(("smallest mass at the end", "≥", float(floor[lowest]), float(mass[-1].min())))
-        rows += [
-            {
-                "member": int(member),
-                "decay": float(decay),
-                "dynamics": name,
-                "quantity": quantity,
-                "relation": relation,
-                "theory": theory,
-                "simulation": simulation,
-                "difference": simulation - theory,
-            }
-            for quantity, relation, theory, simulation in found
-        ]
+        cell_labels: Row = {"member": int(member), "decay": float(decay), "dynamics": name}
+        for quantity, relation, theory, simulation in found:
+            labels = cell_labels | {"quantity": quantity, "relation": relation}
+            rows.append(_shared.compared(theory, simulation, **labels))
     return rows
 
 
@@ -250,13 +204,10 @@ def printed(rows: list[Row], specification: Row) -> Table:
     """Return the table that is shown: the first population, and the worst difference of all."""
     s = specification
 
-    def worst(row: Row) -> float:
-        same = [
-            r["difference"] for r in rows if all(r[k] == row[k] for k in ("decay", "dynamics", "quantity"))
-        ]
-        chosen = {"≥": min, "≤": max}.get(row["relation"], lambda found: max(found, key=abs))
-        return float(chosen(same))
+    def worst(row: Row, found: list[float]) -> float:
+        return {"≥": min, "≤": max}.get(row["relation"], lambda found: max(found, key=abs))(found)
 
+    first = _shared.first_population(rows, "decay", "dynamics", "quantity", worst=worst)
     columns = {
         "λ": "{decay:g}",
         "Eq.": "{equation}",
@@ -270,11 +221,7 @@ def printed(rows: list[Row], specification: Row) -> Table:
         f"{s['groups']} groups, {s['kind']}, h = {s['heterogeneity']:g}, seed {s['seed']}; "
         f"extinct below {s['threshold']:g}",
         columns,
-        [
-            row | {"equation": EQUATION[row["dynamics"]], "worst": worst(row)}
-            for row in rows
-            if not row["member"]
-        ],
+        [row | {"equation": EQUATION[row["dynamics"]]} for row in first],
         left=4,
     )
 

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from nashpy.game import Game
 
 from evodyn import landscapes
-from evodyn.equilibria.closed_forms import water_filling
+from evodyn.equilibria.closed_forms import regulated_balance, water_filling
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
 from evodyn.model.dynamics import Dynamics
@@ -179,15 +179,15 @@ def test_water_filling_agrees_with_a_sort(contribution: Floats, decay: float, to
     assert abs(masses.sum() / total - 1) < 1e-12
 
 
-def test_the_best_group_may_be_in_no_sample_and_the_volume_below_rounding() -> None:
-    # With this many groups a sample guesses the level; here it sees only equal depths, far below.
+@pytest.mark.parametrize("best", [1.0, 0.1])  # sums of many times 1 are exact, those of 0.1 are rounded
+def test_one_group_above_many_that_tie(best: float) -> None:
     c = np.zeros(40_000)
-    c[1] = 1.0
-    for total in (1e-20, 1e-3, 2.0):
+    c[1] = best
+    for total in (1e-20, 1e-3, best * (1 - 1e-15), best, best * (1 + 1e-15), 2.0):
         masses, _ = water_filling(c, 1.0, total)
-        kept = min(total, 1 + (total - 1) / len(c))
+        kept = min(total, best + (total - best) / len(c))
         assert masses[1] == pytest.approx(kept, rel=1e-15)
-        np.testing.assert_allclose(masses[[0, 2, -1]], max(0.0, (total - 1) / len(c)), rtol=1e-12)
+        np.testing.assert_allclose(masses[[0, 2, -1]], max(0.0, (total - best) / len(c)), rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -551,6 +551,36 @@ def test_entropic_masses_below_floating_point_still_survive() -> None:
     face = equilibrium(REPLICATOR, Entropic([0.0, 1.0], 1.0), support=[1])
     assert face.invasion_rates.tolist() == [np.inf, 0.0]
     assert face.stability is Stability.UNSTABLE
+
+
+@pytest.mark.parametrize("inflow", [0.0, 0.1])
+def test_regulated_masses_below_floating_point_are_known_by_their_logarithms(inflow: float) -> None:
+    point = equilibrium(
+        REPLICATOR, Entropic([0.0, 2000.0], 1.0) + LinearDecay(np.zeros(2), 1.0), total_mass=1.0
+    )
+    assert point.masses.tolist() == [0.0, 1.0]
+    assert point.stability is Stability.STABLE
+    logs = regulated_balance(np.array([0.0, 2000.0]), 1.0, 1.0, np.array([0.0, inflow]), 1.0)
+    assert logs.tolist() == [-2000 + 1 - inflow, 0.0]  # 0 - ln p_1 = 2000 - p_2 - ln p_2 + f_2/p_2, p_2 = 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    hnp.arrays(float, 5, elements=st.floats(-100, 100)),
+    hnp.arrays(float, 5, elements=st.one_of(st.just(0.0), st.floats(1e-8, 1e3))),
+    st.one_of(st.just(0.0), st.floats(1e-6, 1e6)),
+    st.floats(1e-3, 1e3),
+    st.floats(1e-3, 1e3),
+)
+def test_a_regulated_balance_is_one_in_every_group(
+    c: Floats, inflow: Floats, decay: float, temperature: float, total: float
+) -> None:
+    logs = regulated_balance(c, decay, temperature, inflow, total)
+    loss, gain = decay * np.exp(logs), np.where(inflow > 0, inflow, 0.0) * np.exp(-np.maximum(logs, -700))
+    level = c - loss - temperature * logs + gain
+    size = np.abs(c).max() + loss.max() + temperature * np.abs(logs).max() + gain.max()
+    assert np.ptp(level) <= 1e-13 * size
+    assert abs(np.exp(logs).sum() / total - 1) <= 1e-13
 
 
 # --- Invariances and errors ----------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -174,3 +176,31 @@ def test_a_study_by_its_name_runs_again_and_draws_what_is_its_alone(tree: Path) 
     assert make(tree, "alpha")[0] == ["figure one", "study alpha --workers 2"]
     assert make(tree, "studies")[0] == ["figure one", "study alpha --workers 2"]  # beta needs torch
     assert make(tree, "beta", "QUICK=1")[0] == ["figure three --quick", "study beta --smoke --workers 2"]
+
+
+@pytest.mark.slow
+def test_a_study_with_its_figure_is_the_two_files_of_the_contributing_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, drawn = re.findall(r"(?s)```python\n(\"\"\".*?)```", (ROOT / "CONTRIBUTING.md").read_text())
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for file in ("studies/_shared.py", "paper_figures/style.py", "paper_figures/tables.py"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    (tmp_path / "studies" / "largest_mass.py").write_text(study)
+    (tmp_path / "paper_figures" / "largest_mass.py").write_text(drawn)
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / ".venv").mkdir()
+    for installed in (".created", ".core"):
+        (tmp_path / ".venv" / installed).write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    _, said = make(tmp_path, "figures/quick/largest_mass.pdf", "QUICK=1")
+    assert "Running studies/largest_mass.py" in said and "λ = 0.03" in said
+    figure = tmp_path / "figures" / "quick" / "largest_mass.pdf"
+    assert figure.read_bytes().startswith(b"%PDF")
+    assert "the fittest of 16 groups" in figure.with_suffix(".txt").read_text()
+    with (tmp_path / "results" / "quick" / "largest_mass" / "largest_mass.csv").open(newline="") as rows:
+        assert all(
+            abs(float(row["difference"])) < 0.02 * float(row["theory"]) for row in csv.DictReader(rows)
+        )
+    assert "Running" not in make(tmp_path, "figures/quick/largest_mass.pdf", "QUICK=1")[1]

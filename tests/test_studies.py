@@ -225,6 +225,63 @@ def test_a_study_that_is_ended_leaves_no_workers_and_no_lock(
     assert not [*tmp_path.rglob("*.partial"), *tmp_path.rglob(".lock")]
 
 
+LOST = """
+import os, pathlib, signal, time
+import xarray as xr
+import _shared
+from evodyn.core import processes
+
+processes.REMINDER_SECONDS = 0.1
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background
+
+
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        pathlib.Path("lost").touch()  # never reached: the interrupt is raised before, and dropped
+
+
+def task(point):
+    if point["last"]:
+        Deaf()
+        try:
+            time.sleep(60)
+        finally:  # longer than reminders are apart
+            time.sleep(0.5)
+            pathlib.Path("ended").touch()
+    return xr.Dataset()
+
+
+def main(study: _shared.Study, seed: _shared.Seed = 0):
+    study.sweep("Deaf", task, [{{"last": False}}, {{"last": True}}])
+
+
+if __name__ == "__main__":
+    _shared.command_line(main)()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_an_interrupt_that_python_drops_comes_again_and_ends_the_study_in_order(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "deaf.py").write_text(LOST.format(name=name))
+    done = subprocess.run(
+        [sys.executable, "deaf.py", "--out", "out"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(COPY / "studies"), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "ignored" not in done.stderr
+    assert done.stderr.count("Interrupted. What is finished is kept") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"deaf.py", "out", "ended"}
+    assert len(list((tmp_path / "out").rglob("*.nc"))) == 1
+    assert not list((tmp_path / "out").rglob(".lock"))
+
+
 def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
     process, _ = begun(tmp_path)
     living = tmp_path / "points" / ".1.nc.1234.partial"

@@ -63,19 +63,6 @@ def test_theory_is_inside_the_band_that_covers_every_heterogeneity(
         assert data.phase_theory.values[k] == expected
 
 
-def test_the_intervals_cover_as_often_as_they_say() -> None:
-    rng = np.random.default_rng(0)
-    for chance, populations in ((0.4, 6), (0.002, 6)):
-        covered = 0
-        for _ in range(1000):
-            low, high = STUDY.interval_of_fraction(rng.binomial(200, chance, populations), 200, 0.95)
-            covered += low <= chance <= high
-        # Exact intervals of small counts are wider than need be, never narrower.
-        assert covered >= 930
-        assert covered <= 970 or chance < 0.01
-    assert STUDY.interval_of_fraction(np.zeros(4, dtype=int), 50, 0.95)[0] == 0.0
-
-
 def test_the_fit_finds_a_finite_size_correction_and_its_errors() -> None:
     rng = np.random.default_rng(1)
     sizes = np.array([24, 48, 96, 192])
@@ -96,7 +83,7 @@ def test_a_simulated_population_ends_where_water_filling_says() -> None:
     sample = Sample(kind="gaussian", groups=60, populations=2, heterogeneity=0.7)
     counted = STUDY.simulated_sparsity(sample).extinct.values
     for member in range(2):
-        landscape = STUDY.fitness(sample.contribution(member), sample.decay)
+        landscape = STUDY._shared.fitness(sample.contribution(member), sample.decay)
         point = ed.equilibrium(ed.Replicator(), landscape, total_mass=60.0)
         assert counted[member] == (point.masses < sample.threshold).sum()
     with pytest.raises(ValueError, match="decay is 0"):
@@ -140,11 +127,3 @@ def test_what_is_written_says_what_it_is(finished: tuple[Path, str], data: xr.Da
 
 def test_the_figure_is_drawn_beside_its_data(finished: tuple[Path, str]) -> None:
     assert "measured in populations of 48, against theory" in caption("phase_diagram", finished[0])
-
-
-def test_an_interval_is_that_of_students_t() -> None:
-    extinct = np.array([60, 75, 66, 90])
-    expected = stats.ttest_1samp(extinct / 200, 0.0).confidence_interval(0.95)
-    assert STUDY.interval_of_fraction(extinct, 200, 0.95) == pytest.approx(
-        (expected.low, expected.high), rel=1e-12
-    )

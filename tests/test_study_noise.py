@@ -122,18 +122,18 @@ def test_the_figure_is_drawn_from_saved_data(finished: tuple[Path, str]) -> None
 
 def test_duels_without_noise_are_certain_and_with_a_wrong_law_are_told_apart() -> None:
     certain = STUDY.duel(STUDY.Duel("ito", (0.0, 1.0), (0.0, 0.0), 0.01, 10.0, 1.0, members=2))
-    assert float(certain.dead) == 1.0 and (certain.log_odds == -10).all()
-    assert math.isnan(certain.mean_death_time)
+    assert float(certain.dead_theory) == 1.0 and (certain.log_odds == -10).all()
+    assert math.isnan(certain.mean_time_theory)
     lively = STUDY.duel(STUDY.Duel("ito", (1.0, 0.0), (0.1, 0.0), 0.01, 10.0, 1.0, members=20))
-    assert np.isinf(lively.death_time).all() and float(lively.dead) < 1e-12
+    assert np.isinf(lively.death_time).all() and float(lively.dead_theory) < 1e-12
 
 
 def test_drift_with_mutation_revives_what_drift_without_loses() -> None:
     plain = STUDY.drift(STUDY.Drift(ed.Replicator(), 20, 0.0, 10, 400, members=60))
     assert set(np.unique(plain.share)) == {0.0, 1.0}
-    assert float(plain.absent + plain.fixed) == pytest.approx(1.0, abs=1e-6)
+    assert float(plain.gone_theory + plain.fixed_theory) == pytest.approx(1.0, abs=1e-6)
     fed = STUDY.drift(STUDY.Drift(ed.SelectionMutation(0.5), 20, 0.0, 10, 400, members=60))
-    assert math.isnan(fed.kimura) and float(fed.absent) < 1e-3
+    assert math.isnan(fed.kimura) and float(fed.gone_theory) < 1e-3
     assert 0.3 < float(fed.share.mean()) < 0.7
 
 

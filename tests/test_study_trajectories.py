@@ -121,7 +121,7 @@ def test_the_first_of_two_populations_is_the_only_one_and_processes_change_nothi
     assert [row for row in rows if row["member"] == "0"] == finished[1]
     assert len(rows) == 2 * len(finished[1])
     growth = ed.NormalizedGrowth(mass_cap=10.0, signal_clip=0.3)
-    direct = STUDY.trajectory(STUDY.Trajectory(growth, groups=10, member=1))
+    direct = STUDY.trajectory(STUDY.Trajectory(dynamics=growth, groups=10, member=1))
     cell = data.sel(member=1, decay=0.3, dynamics="normalized_growth")
     for name, variable in direct.data_vars.items():
         np.testing.assert_array_equal(cell[name], variable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["about", "labelled"]
+__all__ = ["about", "coordinates", "labelled"]
 
 
 def about(long_name: str, units: str = "1") -> dict[str, str]:
@@ -37,3 +37,19 @@ def labelled(
     {'final': ('group', [1.0, 2.0], {'long_name': 'mass at the end', 'units': 'mass'})}
     """
     return {name: (dims, values, about(*label)) for name, (values, *label) in described.items()}
+
+
+def coordinates(**described: tuple[Any, ...]) -> dict[str, tuple[str, Any, dict[str, str]]]:
+    """Return variables along dimensions of their own names, as an `xarray.Dataset` takes them.
+
+    Parameters
+    ----------
+    described
+        Name -> (values, long name) or (values, long name, units).
+
+    Examples
+    --------
+    >>> coordinates(time=([0.0, 1.0], "time", "time"))
+    {'time': ('time', [0.0, 1.0], {'long_name': 'time', 'units': 'time'})}
+    """
+    return {name: (name, values, about(*label)) for name, (values, *label) in described.items()}

@@ -1,4 +1,4 @@
-"""Folders that belong to one process at a time, and workers that end with the process that started them."""
+"""Folders that belong to one process at a time, and processes that end in order, their workers with them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import contextlib
 import errno
 import os
 import platform
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from evodyn.core.atomic import PARTIAL
 
-__all__ = ["FolderInUseError", "end_with", "held"]
+__all__ = ["FolderInUseError", "end_with", "ended_in_order", "held"]
 
 LOCK = ".lock"
 WATCH_SECONDS = 0.5
+REMINDER_SECONDS = 1.0
+ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM") if hasattr(signal, name)
+]
 
 
 class FolderInUseError(RuntimeError):
@@ -138,3 +145,62 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Let signals that would end the process at once interrupt this block like Ctrl-C.
+
+    Python drops an interrupt that falls into a destructor or a callback, and only reports it. So an alarm
+    interrupts again and again until the block is left, but never the orderly end after an interrupt that has
+    arrived; only a second Ctrl-C does that.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        In the block, when a signal comes.
+
+    Examples
+    --------
+    >>> try:
+    ...     with ended_in_order():
+    ...         signal.raise_signal(signal.SIGINT)
+    ... except KeyboardInterrupt:
+    ...     print("interrupted")
+    interrupted
+    """
+    report = sys.unraisablehook
+
+    def interrupt(number: int, frame: Any) -> None:
+        _set_alarm(REMINDER_SECONDS)
+        if number == signal.SIGINT or not _ending():
+            raise KeyboardInterrupt
+
+    def dropped(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
+
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            for number in ENDING:
+                # nohup, for one, has a signal ignored
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    stack.callback(signal.signal, number, signal.signal(number, interrupt))
+            stack.callback(_set_alarm, 0.0)
+            stack.callback(setattr, sys, "unraisablehook", report)
+            sys.unraisablehook = dropped
+        yield
+
+
+def _set_alarm(seconds: float) -> None:
+    """Have the system send SIGALRM after so long, or never (0), where it knows alarms."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _ending() -> bool:
+    """Tell whether an interrupt is being handled."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

@@ -6,32 +6,24 @@ total mass fixes. For a group that is absent the excess is its growth rate when 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import numpy.typing as npt
 import scipy.optimize
+import scipy.special
 
 from evodyn.core.arrays import FloatArray
 
 __all__ = ["mutation_balance", "regulated_balance", "soft_water_filling", "softmax", "water_filling"]
 
-BoolArray = npt.NDArray[np.bool_]
 _EPS = 2.0**-52
 _ITERATIONS = 200
-_BISECTIONS = 64  # Newton's iteration crawls on exponentials
-_SAMPLE = 16384  # groups that guess the water level
-_FEW = 8  # less than one in so many is picked out by index
-_ROW = 1024
+_NEWTON_STEPS = 7  # from half a unit away, on exponentials
 
 
 def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> tuple[FloatArray, FloatArray]:
     """Return the attractor of Eq. 6 with Eq. 10: p_i = (c_i - ν)_+/λ with Σ p_i = P.
 
-    Newton's iteration on the piecewise linear, convex function Σ (c_i - ν)_+ - λP of the level ν, which
-    is Michelot's active-set method: the sets of survivors are nested, so that two of equal size are
-    equal and the level is then exact. A sample of the groups gives the first guess, and work goes on
-    with the candidates alone once they are few.
+    The survivors are the best k groups, of which the least is above the level that these k alone would have;
+    k is found by bisection in the order of contributions.
 
     Parameters
     ----------
@@ -59,8 +51,9 @@ def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> 
     # Depths below the best group: exact for ties, and indifferent to a constant added to all.
     depth = contribution.max() - contribution
     volume = decay * total_mass
-    excess = np.subtract(_water_height(depth, volume), depth, out=depth)
-    masses = np.maximum(excess, 0.0)
+    ordered = np.sort(depth)
+    excess = np.subtract(_water_height(ordered, volume), depth, out=depth)
+    masses = np.maximum(excess, 0.0, out=ordered)
     defect = volume - float(masses.sum())
     if abs(defect) > 4 * _EPS * volume:
         # One best group far above the rest makes the level large and the others' masses small beside it.
@@ -154,7 +147,7 @@ def soft_water_filling(
     True
     """
     depth = contribution.max() - contribution
-    height = _water_height(depth, decay * total_mass)
+    height = _water_height(np.sort(depth), decay * total_mass)
     for _ in range(_ITERATIONS):
         excess = height - depth
         root = np.sqrt(excess**2 + 4 * decay * inflow)
@@ -204,6 +197,9 @@ def regulated_balance(
     """Return ln p at the rest point where c_i - λp_i - T ln p_i + μm_i/p_i is the same for all groups.
 
     For each level θ every group has one solution, which rises as θ falls; θ follows from the total mass.
+    With h = (c_i - θ)/T it solves h = ln p + (λ/T) p - (μm_i/T)/p, as Wright's function does when one of
+    the last two terms is left out. From there, or from where both are equal if that is nearer, the solution
+    is less than half a unit of ln p away, and Newton's iteration converges.
 
     Parameters
     ----------
@@ -229,77 +225,47 @@ def regulated_balance(
     >>> bool(np.ptp(c - 2.0 * p - 0.5 * np.log(p) + f / p) < 1e-12), float(p.sum().round(12))
     (True, 3.0)
     """
+    depth = contribution - contribution.max()
+    with np.errstate(divide="ignore", invalid="ignore"):  # without decay or inflow
+        log_loss, log_gain = np.log(decay / temperature), np.log(inflow / temperature)
+        balance = (log_gain - log_loss) / 2
 
     def at_level(level: float) -> FloatArray:
-        def excess(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
-            loss, gain = decay * np.exp(logs), inflow * np.exp(-logs)
-            value = contribution - level - loss - temperature * logs + gain
-            return value, loss + temperature + gain
-
-        low = (contribution - level) / temperature
-        high, width = low.copy(), 1.0
-        while (short := excess(low)[0] < 0).any() or (excess(high)[0] > 0).any():
-            low, high = np.where(short, low - width, low), np.where(short, high, high + width)
-            width *= 2
-        for _ in range(_BISECTIONS):
-            logs = (low + high) / 2
-            above = excess(logs)[0] >= 0
-            low, high = np.where(above, logs, low), np.where(above, high, logs)
-        value, slope = excess(logs)
-        return logs + value / slope
+        height = (depth - level) / temperature
+        without_gain = height - scipy.special.wrightomega(height + log_loss)
+        without_loss = height + scipy.special.wrightomega(log_gain - height)
+        logs: FloatArray = np.where(
+            height > balance, np.fmax(without_gain, balance), np.fmin(without_loss, balance)
+        )
+        for _ in range(_NEWTON_STEPS):
+            loss, gain = np.exp(log_loss + logs), np.exp(log_gain - logs)
+            logs += (height - logs - loss + gain) / (1 + loss + gain)
+        return logs
 
     def surplus(level: float) -> float:
-        logs = at_level(level)
-        return float(np.logaddexp.reduce(logs) - np.log(total_mass))
+        return float(np.logaddexp.reduce(at_level(level)) - np.log(total_mass))
 
-    guess, width = float(contribution.max()) - temperature * np.log(total_mass), max(temperature, _EPS)
-    low = high = float(guess)
-    with np.errstate(over="ignore", invalid="ignore"):
-        while surplus(low) < 0:
-            low, width = low - width, 2 * width
-        while surplus(high) > 0:
-            high, width = high + width, 2 * width
-        level = low if low == high else scipy.optimize.brentq(surplus, low, high, xtol=_EPS, rtol=4 * _EPS)
-        logs = at_level(level)
+    # Some group has the mean mass or more, some group has it or less.
+    mean = total_mass / len(depth)
+    levels = depth - decay * mean - temperature * np.log(mean) + inflow / mean
+    slack = temperature + 1e-9 * (np.ptp(depth) + np.abs(levels).max() + decay * mean + inflow.max() / mean)
+    level = scipy.optimize.brentq(
+        surplus, levels.min() - slack, levels.max() + slack, xtol=_EPS * temperature, rtol=4 * _EPS
+    )
+    logs = at_level(level)
     # The level is exact to rounding of its own size; the total mass is to be so, too.
     logs += np.log(total_mass) - np.logaddexp.reduce(logs)
     return logs
 
 
 def _water_height(depth: FloatArray, volume: float) -> float:
-    """Return h with Σ (h - depth_i)_+ = volume, for depths of which the least is 0."""
-    stride = depth.size // _SAMPLE
-    if stride > 1:
-        sample = depth[::stride]
-        least = float(sample.min())
-        height = least + _water_height(sample - least, volume / stride)
-    else:
-        height = volume + float(depth.max())
-    below, count, submerged = np.zeros(depth.size, dtype=bool), -1, 0.0
-    for iteration in range(_ITERATIONS):
-        former, below = below, depth < height
-        size = int(np.count_nonzero(below))
-        if size == count:
-            break
-        changed = below != former
-        moved = -math.inf
-        if np.count_nonzero(changed) * _FEW < depth.size:
-            where = np.flatnonzero(changed)
-            moved = float(depth[where] @ np.where(below[where], 1.0, -1.0))
-        if iteration and size * _FEW < depth.size:
-            # After one iteration every height is an upper bound: what it leaves dry stays dry.
-            depth = depth[np.flatnonzero(below)]
-            below, submerged = np.ones(size, dtype=bool), float(depth.sum())
-        elif moved > -submerged / 2:  # no cancellation
-            submerged += moved
+    """Return h with Σ (h - depth_i)_+ = volume, for depths in ascending order of which the first is 0."""
+    wet, dry, water = 1, len(depth) + 1, volume  # so many surely are; the water with what stands in it
+    while dry - wet > 1:
+        middle = (wet + dry) // 2
+        filled = water + float(depth[wet:middle].sum())
+        if depth[middle - 1] * middle < filled:
+            wet, water = middle, filled
         else:
-            submerged = _sum_where(depth, below)
-        count, height = size, (volume + submerged) / size
-    return height
-
-
-def _sum_where(values: FloatArray, mask: BoolArray) -> float:
-    """Return the sum of the masked values: row by row, for accuracy, and without branches, for speed."""
-    head = values.size - values.size % _ROW
-    rows = np.einsum("ij,ij->i", values[:head].reshape(-1, _ROW), mask[:head].reshape(-1, _ROW))
-    return float(rows.sum() + np.einsum("i,i->", values[head:], mask[head:]))
+            dry = middle
+    return water / wet

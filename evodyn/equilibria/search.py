@@ -120,7 +120,7 @@ def _closed_form(problem: RestPointProblem, fitness: Separable) -> Solution:
         elif fitness.decay:
             part, excess = rest_points.water_filling(contribution, fitness.decay, total)
             level = int(np.count_nonzero(excess == 0))
-            method = "water filling (active set)"
+            method = "water filling"
             if level:
                 method += f"; {level} absent exactly at the water level, approached only algebraically"
         else:
