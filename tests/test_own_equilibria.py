@@ -13,6 +13,7 @@ import pytest
 
 import evodyn as ed
 from evodyn.core.arrays import Array, FloatArray
+from evodyn.equilibria.affine_fitness import AffineFitness
 
 CONSERVING = ed.Selection(
     lambda masses, fitness: (
@@ -144,6 +145,53 @@ def test_communities_of_lotka_and_volterra(seed: int) -> None:
     (stable,) = [point for point in found if point.stability is ed.Stability.STABLE]
     reached = ed.equilibrium(LotkaVolterra(), landscape, start=np.full(3, expected[-1].sum()))
     np.testing.assert_allclose(reached.masses, stable.masses, rtol=1e-9)
+
+
+def test_a_predator_that_starves_leaves_its_prey_alone() -> None:
+    slope = np.array([[-1.0, 3.0], [-3.0, -1.0]])
+    landscape = ed.landscapes.Constant([5.0, -2.0]) + (lambda t, masses: slope @ masses)
+    found = ed.equilibrium(LotkaVolterra(), landscape)
+    np.testing.assert_allclose(found.masses, [5.0, 0.0], rtol=1e-12)
+    assert found.stability is ed.Stability.STABLE
+    assert found.invasion_rates[1] == pytest.approx(-17.0)
+
+
+def uninvaded(fitness: AffineFitness) -> FloatArray | None:
+    """Return the rest point that no group invades, from all sets of survivors in turn."""
+    n, free = len(fitness.intercept), bool(np.isnan(fitness.totals).any())
+    for alive in map(list, itertools.product([False, True], repeat=n)):
+        if not all(any(alive[block]) for block in fitness.blocks):
+            continue
+        masses = np.zeros(n)
+        rows = np.array([np.arange(n) // (n // len(fitness.blocks)) == k for k in range(len(fitness.blocks))])
+        member, inner = rows[:, alive].astype(float), fitness.slope[np.ix_(alive, alive)]
+        if free:
+            levels = np.zeros(len(rows))
+            masses[alive] = np.linalg.solve(inner, -fitness.intercept[alive])
+        else:
+            system = np.block([[inner, -member.T], [member, np.zeros((len(rows), len(rows)))]])
+            both = np.linalg.solve(system, np.append(-fitness.intercept[alive], fitness.totals))
+            masses[alive], levels = both[: sum(alive)], both[sum(alive) :]
+        gains = fitness.intercept + fitness.slope @ masses - levels @ rows
+        if (masses >= 0).all() and (gains <= 1e-9).all():
+            return masses
+    return None
+
+
+@pytest.mark.parametrize("totals", [[math.nan], [2.0], [1.0, 3.0]], ids=["free", "given", "two blocks"])
+@pytest.mark.parametrize("seed", range(5))
+def test_attractors_are_those_among_all_sets_of_survivors(seed: int, totals: list[float]) -> None:
+    """Also where exchanging all groups at once comes round to the same survivors again, as it does here."""
+    rng = np.random.default_rng(seed)
+    blocks = tuple(slice(k * 4 // len(totals), (k + 1) * 4 // len(totals)) for k in range(len(totals)))
+    for _ in range(40):
+        conflict = np.triu(rng.normal(size=(4, 4)), 1)
+        slope = conflict - conflict.T - rng.choice([0.03, 0.3]) * np.eye(4)
+        fitness = AffineFitness(rng.normal(size=4), slope, blocks, np.array(totals))
+        found, expected = fitness.attractor(np.ones(4, dtype=bool)), uninvaded(fitness)
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_a_start_beside_a_saddle_goes_where_the_flow_goes() -> None:
