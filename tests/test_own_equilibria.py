@@ -369,6 +369,36 @@ def test_a_search_that_fails_is_not_said_to_find_nothing() -> None:
         ed.equilibrium(LotkaVolterra(), landscape)
 
 
+def beyond_a_dip(x: Any) -> Any:
+    """Return what is 0 at -1.5 alone, and has a positive minimum that stops an iteration from 0."""
+    return (x + 1.5) * ((x - 0.3) ** 2 + 0.05)
+
+
+def test_a_threshold_is_found_from_elsewhere_if_not_from_the_first_masses() -> None:
+    growing = ed.landscapes.Constant([0.0]) + (lambda t, masses: beyond_a_dip(np.log(masses)))
+    found = ed.equilibrium(LotkaVolterra(), growing)
+    np.testing.assert_allclose(found.masses, [np.exp(-1.5)], rtol=1e-9)
+    assert found.stability is ed.Stability.UNSTABLE
+
+
+def test_a_pair_whose_mass_would_leak_at_another_total_is_found() -> None:
+    """The first group gives to the third, where there is one, what all have beyond 2."""
+
+    def rates(masses: Array, fitness: Array) -> Array:
+        given = masses.sum() - 2.0
+        taken = given * masses[0] / masses[2] if masses[2] > 0 else 0.0
+        return fitness - ed.mean_fitness(masses, fitness) + np.array([-given, 0.0, taken])
+
+    def odds(t: float, masses: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.array([np.nan_to_num(beyond_a_dip(np.log(masses[0] / masses[1]))), 0.0, 0.0])
+
+    landscape = ed.landscapes.Constant(np.zeros(3)) + odds
+    found = ed.equilibrium(ed.Selection(rates), landscape, support=[0, 1], total_mass=2.0)
+    assert found.masses.sum() == pytest.approx(2.0)
+    assert found.masses[0] / found.masses[1] == pytest.approx(np.exp(-1.5))
+
+
 def test_a_slow_approach_is_no_cycle() -> None:
     found = ed.equilibrium(LotkaVolterra(), food_web, start=[0.5, 0.5, 0.5])
     np.testing.assert_allclose(found.masses, [0.18898224, 0.0, 0.48811449], atol=1e-8)

@@ -257,6 +257,17 @@ def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytes
         )
 
 
+def test_dataclasses_are_frozen_but_for_the_one_in_the_making() -> None:
+    files = [file for folder in (*PACKAGES, *SCRIPTS) for file in (ROOT / folder).rglob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    marked = [
+        (n.name, ast.unparse(d)) for n in nodes if isinstance(n, ast.ClassDef) for d in n.decorator_list
+    ]
+    made = [(name, mark) for name, mark in marked if "dataclass" in mark]
+    assert len(made) > 50
+    assert [name for name, mark in made if "frozen=True" not in mark] == ["Outcome"]
+
+
 def test_no_file_is_pickled_and_nothing_is_downloaded() -> None:
     """Pickles are made in one module, for other processes."""
     for file in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
