@@ -249,12 +249,12 @@ def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytes
     with pytest.raises(ImportError, match=r'symbolic needs sympy, .*: pip install "evodyn\[symbolic\]"'):
         importlib.import_module("evodyn.symbolic")
     landscapes = [evodyn.landscapes.Constant([1.0, k]) for k in range(2)]
+    problem = (evodyn.Replicator(), landscapes, [1.0, 1.0], (0.0, 1.0))
     with pytest.raises(
         ImportError, match=r'solve_ensemble.* needs joblib, .*: pip install "evodyn\[studies\]"'
     ):
-        evodyn.solve_ensemble(
-            evodyn.Replicator(), landscapes, [1.0, 1.0], (0.0, 1.0), save_at=[1.0], workers=2
-        )
+        evodyn.solve_ensemble(*problem, workers=2)
+    assert len(evodyn.solve_ensemble(*problem)) == 2  # one process does without
 
 
 def test_dataclasses_are_frozen_but_for_the_one_in_the_making() -> None:
