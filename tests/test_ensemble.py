@@ -56,7 +56,7 @@ def test_members_may_share_one_landscape(landscape: Any) -> None:
 
 
 def test_a_member_that_ends_early_has_no_masses_after_that() -> None:
-    both = (REPLICATOR, [LANDSCAPE, fails_late], P0, (0.0, 5.0))
+    both: tuple[Any, ...] = (REPLICATOR, [LANDSCAPE, fails_late], P0, (0.0, 5.0))
     with pytest.raises(ed.SolveError) as caught:
         ed.solve_ensemble(*both)
     assert caught.value.result.termination is ed.Termination.FITNESS_NOT_FINITE
