@@ -19,6 +19,7 @@ from evodyn.simulate.solve import solve
 
 analytical: Any = pytest.importorskip("egttools.analytical")
 tools: Any = pytest.importorskip("egttools.analytical.utils")
+random: Any = pytest.importorskip("egttools").Random
 
 Floats = npt.NDArray[np.float64]
 GAMES = {
@@ -50,10 +51,12 @@ def test_velocities_are_those_of_egttools(payoff: Floats, masses: Floats) -> Non
 def test_the_rest_points_are_those_of_egttools(name: str) -> None:
     payoff = np.array(GAMES[name])
     ours = [point.masses for point in all_equilibria(Replicator(), MatrixGame(payoff))]
+    random.seed(0)  # of its starts
     theirs = tools.find_roots(gradient(payoff), len(payoff), nb_initial_random_points=60)
     for mine in ours:
         assert np.abs(gradient(payoff)(mine)).max() < 1e-15
-        assert min(np.abs(root - mine).max() for root in theirs) < 1e-5
+        # Of roots within 1e-4 of one another it keeps the first, which need not be the best.
+        assert min(np.abs(root - mine).max() for root in theirs) < 2e-4
     for root in theirs:
         # Some are found twice, the second time no better than this.
         assert min(np.abs(root - mine).max() for mine in ours) < 1e-2
@@ -80,6 +83,7 @@ def test_verdicts_are_those_of_the_slopes_of_its_velocity(name: str) -> None:
 
 def test_it_calls_the_invaded_pure_states_of_hawk_and_dove_stable() -> None:
     payoff = np.array(GAMES["hawk and dove"])
+    random.seed(0)
     roots, verdicts = tools.find_roots_and_stability(gradient(payoff), 2, nb_initial_random_points=5)
     called = {tuple(np.round(root, 6)): verdict for root, verdict in zip(roots, verdicts, strict=True)}
     for pure in ((1.0, 0.0), (0.0, 1.0)):

@@ -22,7 +22,7 @@ from nashpy.game import Game
 from evodyn import landscapes
 from evodyn.equilibria.closed_forms import regulated_balance, water_filling
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
-from evodyn.equilibria.stability import Stability
+from evodyn.equilibria.stability import Stability, classify
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
 from evodyn.model.fitness import LandscapeFunction
@@ -360,6 +360,31 @@ def test_no_guess_about_a_centre_that_is_not_zero_sum() -> None:
     assert point.stability is Stability.INDETERMINATE
 
 
+@pytest.mark.parametrize(
+    ("eigenvalues", "slope", "verdict"),
+    [
+        # A line of rest points towards which the other direction decays, though some V may grow at first.
+        ([0.0, -1.0], [[0.0, 1.0], [0.0, -1.0]], "NEUTRAL"),
+        # Beside the line a centre, of which the linearisation does not know what becomes.
+        ([0.0, 1j, -1j], [[0.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, -0.5, 0.0]], "INDETERMINATE"),
+    ],
+)
+def test_a_line_of_rest_points_is_neutral_where_all_else_decays(
+    eigenvalues: Any, slope: Any, verdict: str
+) -> None:
+    found = classify(np.array(eigenvalues, dtype=complex), np.array([]), scale=1.0, slope=np.array(slope))
+    assert found.name == verdict
+
+
+def test_strategies_that_lose_have_no_say_in_a_centre() -> None:
+    game = np.zeros((4, 4))
+    game[:3, :3] = rock_paper_scissors(1.0).payoff
+    game[3] = [-0.5, -0.5, -0.5, 2.0]
+    point = equilibrium(REPLICATOR, MatrixGame(game), support=[0, 1, 2])
+    assert point.invasion_rates.tolist() == pytest.approx([0.0, 0.0, 0.0, -0.5])
+    assert point.stability is Stability.NEUTRAL
+
+
 def test_neutral_and_tied_cases() -> None:
     assert equilibrium(REPLICATOR, MatrixGame(np.zeros((3, 3)))).stability is Stability.NEUTRAL
     assert equilibrium(REPLICATOR, Constant(np.ones(4)), total_mass=4.0).stability is Stability.NEUTRAL
@@ -641,6 +666,7 @@ def test_results_are_read_only() -> None:
         ((REPLICATOR, lambda t, p: t - p, {"start": [1.0, 1.0]}), "depends on time"),
         ((REPLICATOR, Constant([1.0, 2.0]), {"support": [0, 1]}), "cannot persist"),
         ((REPLICATOR, Constant([1.0, 2.0]), {"support": [2]}), "indices from 0 to 1"),
+        ((REPLICATOR, Constant([1.0, 2.0]), {"support": [0, 7]}), "indices from 0 to 1"),
         ((REPLICATOR, Constant([1.0, 2.0]), {"support": [0], "start": [1.0, 1.0]}), "both given"),
         ((REPLICATOR, Constant([1.0, 2.0]), {"start": [1.0]}), "numbers of groups differ"),
         ((REPLICATOR, Constant([1.0, 2.0]), {"start": [0.0, 0.0]}), "no group with mass"),

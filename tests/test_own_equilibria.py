@@ -13,6 +13,7 @@ import pytest
 
 import evodyn as ed
 from evodyn.core.arrays import Array, FloatArray
+from evodyn.equilibria.affine_fitness import AffineFitness
 
 CONSERVING = ed.Selection(
     lambda masses, fitness: (
@@ -144,6 +145,53 @@ def test_communities_of_lotka_and_volterra(seed: int) -> None:
     (stable,) = [point for point in found if point.stability is ed.Stability.STABLE]
     reached = ed.equilibrium(LotkaVolterra(), landscape, start=np.full(3, expected[-1].sum()))
     np.testing.assert_allclose(reached.masses, stable.masses, rtol=1e-9)
+
+
+def test_a_predator_that_starves_leaves_its_prey_alone() -> None:
+    slope = np.array([[-1.0, 3.0], [-3.0, -1.0]])
+    landscape = ed.landscapes.Constant([5.0, -2.0]) + (lambda t, masses: slope @ masses)
+    found = ed.equilibrium(LotkaVolterra(), landscape)
+    np.testing.assert_allclose(found.masses, [5.0, 0.0], rtol=1e-12)
+    assert found.stability is ed.Stability.STABLE
+    assert found.invasion_rates[1] == pytest.approx(-17.0)
+
+
+def uninvaded(fitness: AffineFitness) -> FloatArray | None:
+    """Return the rest point that no group invades, from all sets of survivors in turn."""
+    n, free = len(fitness.intercept), bool(np.isnan(fitness.totals).any())
+    for alive in map(list, itertools.product([False, True], repeat=n)):
+        if not all(any(alive[block]) for block in fitness.blocks):
+            continue
+        masses = np.zeros(n)
+        rows = np.array([np.arange(n) // (n // len(fitness.blocks)) == k for k in range(len(fitness.blocks))])
+        member, inner = rows[:, alive].astype(float), fitness.slope[np.ix_(alive, alive)]
+        if free:
+            levels = np.zeros(len(rows))
+            masses[alive] = np.linalg.solve(inner, -fitness.intercept[alive])
+        else:
+            system = np.block([[inner, -member.T], [member, np.zeros((len(rows), len(rows)))]])
+            both = np.linalg.solve(system, np.append(-fitness.intercept[alive], fitness.totals))
+            masses[alive], levels = both[: sum(alive)], both[sum(alive) :]
+        gains = fitness.intercept + fitness.slope @ masses - levels @ rows
+        if (masses >= 0).all() and (gains <= 1e-9).all():
+            return masses
+    return None
+
+
+@pytest.mark.parametrize("totals", [[math.nan], [2.0], [1.0, 3.0]], ids=["free", "given", "two blocks"])
+@pytest.mark.parametrize("seed", range(5))
+def test_attractors_are_those_among_all_sets_of_survivors(seed: int, totals: list[float]) -> None:
+    """Also where exchanging all groups at once comes round to the same survivors again, as it does here."""
+    rng = np.random.default_rng(seed)
+    blocks = tuple(slice(k * 4 // len(totals), (k + 1) * 4 // len(totals)) for k in range(len(totals)))
+    for _ in range(40):
+        conflict = np.triu(rng.normal(size=(4, 4)), 1)
+        slope = conflict - conflict.T - rng.choice([0.03, 0.3]) * np.eye(4)
+        fitness = AffineFitness(rng.normal(size=4), slope, blocks, np.array(totals))
+        found, expected = fitness.attractor(np.ones(4, dtype=bool)), uninvaded(fitness)
+        assert (found is None) == (expected is None)
+        if found is not None and expected is not None:
+            np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_a_start_beside_a_saddle_goes_where_the_flow_goes() -> None:
@@ -319,6 +367,36 @@ def test_a_search_that_fails_is_not_said_to_find_nothing() -> None:
         assert ed.all_equilibria(LotkaVolterra(), landscape) == ()
     with pytest.raises(ValueError, match="does not show that there is no rest point"):
         ed.equilibrium(LotkaVolterra(), landscape)
+
+
+def beyond_a_dip(x: Any) -> Any:
+    """Return what is 0 at -1.5 alone, and has a positive minimum that stops an iteration from 0."""
+    return (x + 1.5) * ((x - 0.3) ** 2 + 0.05)
+
+
+def test_a_threshold_is_found_from_elsewhere_if_not_from_the_first_masses() -> None:
+    growing = ed.landscapes.Constant([0.0]) + (lambda t, masses: beyond_a_dip(np.log(masses)))
+    found = ed.equilibrium(LotkaVolterra(), growing)
+    np.testing.assert_allclose(found.masses, [np.exp(-1.5)], rtol=1e-9)
+    assert found.stability is ed.Stability.UNSTABLE
+
+
+def test_a_pair_whose_mass_would_leak_at_another_total_is_found() -> None:
+    """The first group gives to the third, where there is one, what all have beyond 2."""
+
+    def rates(masses: Array, fitness: Array) -> Array:
+        given = masses.sum() - 2.0
+        taken = given * masses[0] / masses[2] if masses[2] > 0 else 0.0
+        return fitness - ed.mean_fitness(masses, fitness) + np.array([-given, 0.0, taken])
+
+    def odds(t: float, masses: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.array([np.nan_to_num(beyond_a_dip(np.log(masses[0] / masses[1]))), 0.0, 0.0])
+
+    landscape = ed.landscapes.Constant(np.zeros(3)) + odds
+    found = ed.equilibrium(ed.Selection(rates), landscape, support=[0, 1], total_mass=2.0)
+    assert found.masses.sum() == pytest.approx(2.0)
+    assert found.masses[0] / found.masses[1] == pytest.approx(np.exp(-1.5))
 
 
 def test_a_slow_approach_is_no_cycle() -> None:

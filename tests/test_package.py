@@ -263,12 +263,23 @@ def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytes
     with pytest.raises(ImportError, match=r'symbolic needs sympy, .*: pip install "evodyn\[symbolic\]"'):
         importlib.import_module("evodyn.symbolic")
     landscapes = [evodyn.landscapes.Constant([1.0, k]) for k in range(2)]
+    problem = (evodyn.Replicator(), landscapes, [1.0, 1.0], (0.0, 1.0))
     with pytest.raises(
         ImportError, match=r'solve_ensemble.* needs joblib, .*: pip install "evodyn\[studies\]"'
     ):
-        evodyn.solve_ensemble(
-            evodyn.Replicator(), landscapes, [1.0, 1.0], (0.0, 1.0), save_at=[1.0], workers=2
-        )
+        evodyn.solve_ensemble(*problem, workers=2)
+    assert len(evodyn.solve_ensemble(*problem)) == 2  # one process does without
+
+
+def test_dataclasses_are_frozen_but_for_the_one_in_the_making() -> None:
+    files = [file for folder in (*PACKAGES, *SCRIPTS) for file in (ROOT / folder).rglob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    marked = [
+        (n.name, ast.unparse(d)) for n in nodes if isinstance(n, ast.ClassDef) for d in n.decorator_list
+    ]
+    made = [(name, mark) for name, mark in marked if "dataclass" in mark]
+    assert len(made) > 50
+    assert [name for name, mark in made if "frozen=True" not in mark] == ["Outcome"]
 
 
 def test_no_file_is_pickled_and_nothing_is_downloaded() -> None:

@@ -20,7 +20,8 @@ from evodyn.model.fitness import LandscapeFunction, affine
 __all__ = ["AffineFitness", "affine_fitness", "fitted"]
 
 BoolArray = npt.NDArray[np.bool_]
-_BLOCK_PIVOTS = 50
+_BLOCK_PIVOTS = 50  # exchanges of all groups that are wrong at once: fast, and almost always enough
+_SINGLE_PIVOTS = 20  # exchanges of one, per group
 _RANK_TOLERANCE = 1e-11
 _MOST_PROBED = 200  # groups: each is one more question
 _MOST_UNITS = 5  # of mass, tried one after another
@@ -88,7 +89,7 @@ class AffineFitness(Specification):
 
         It is certain where the slope is negative definite on the tangent space of those groups: fitness
         differences then always pull back. The point satisfies φ_i = ν for survivors and φ_i <= ν for the
-        others, and is found by an active-set method. None also if a block whose total is free dies out.
+        others, and is found by principal pivoting. None also if a block whose total is free dies out.
         """
         basis = self.tangent(present)
         slope = self.slope[np.ix_(present, present)]
@@ -98,44 +99,16 @@ class AffineFitness(Specification):
         if form.size and np.linalg.eigvalsh((form + form.T) / 2).max() >= -rounding:
             return None
         alive = present.copy()
-        for _ in range(_BLOCK_PIVOTS):
-            # All exchanges at once: fast, and almost always enough.
+        for pivot in range(_BLOCK_PIVOTS + _SINGLE_PIVOTS * len(present)):
             masses, gain = self._on(alive)
             lasting = masses > _POSITIVE * self._own_totals(masses)
-            keep = np.where(alive, lasting, present & (gain > self._rounding(masses)))
-            if np.array_equal(keep, alive):
-                return masses
-            for block, total in zip(self.blocks, self.totals, strict=True):
-                if not keep[block].any():
-                    if math.isnan(total):
-                        return None
-                    keep[block.start + int(np.where(present[block], gain[block], -np.inf).argmax())] = True
-            alive = keep
-        return self._active_set(present)
-
-    def _active_set(self, present: BoolArray) -> FloatArray | None:
-        """Exchange one group at a time, with masses that stay non-negative on the way."""
-        masses = np.zeros(len(self.intercept))
-        for block, total in zip(self.blocks, self.totals, strict=True):
-            members = np.flatnonzero(present[block]) + block.start
-            masses[members] = (self._unit if math.isnan(total) else total) / len(members)
-        for _ in range(10 * len(masses) + 50):
-            alive = masses > 0
-            if not all(alive[block].any() for block in self.blocks):
-                return None
-            target, gain = self._on(alive)
-            falling = alive & (target <= 0)
-            if falling.any():
-                # As far towards the solution as masses stay non-negative; the first to vanish leaves.
-                fraction = masses[falling] / (masses[falling] - target[falling])
-                masses = np.maximum(masses + fraction.min() * (target - masses), 0.0)
-                masses[np.flatnonzero(falling)[fraction == fraction.min()]] = 0.0
-                continue
-            gain[alive | ~present] = -np.inf
-            if gain.max() <= self._rounding(target):
-                return target
-            masses = target
-            masses[int(gain.argmax())] = np.finfo(float).tiny
+            wrong = np.where(alive, ~lasting, present & (gain > self._rounding(masses)))
+            if not wrong.any():
+                return masses if all(alive[block].any() for block in self.blocks) else None
+            if pivot >= _BLOCK_PIVOTS:
+                # The first alone: unlike all at once, that never comes round to the same groups again.
+                wrong[int(wrong.argmax()) + 1 :] = False
+            alive = alive ^ wrong
         return None
 
     def _on(self, alive: BoolArray) -> tuple[FloatArray, FloatArray]:
@@ -211,7 +184,8 @@ class AffineFitness(Specification):
         if len(given) == len(self.blocks):
             # Only differences of fitness matter: without what is common, the levels are of the slope's size.
             intercept = intercept - intercept.mean()
-        size = max(float(np.abs(slope).max()), float(np.abs(intercept).max())) or 1.0
+        # No group at all is a stage on the way where total masses are free.
+        size = max(float(np.abs(slope).max(initial=0.0)), float(np.abs(intercept).max(initial=0.0))) or 1.0
         matrix = np.zeros((k + len(given), k + len(given)))
         matrix[:k, :k] = slope / size
         matrix[:k, k:] = -member

@@ -258,7 +258,7 @@ def _end_of_flow(problem: RestPointProblem, start: FloatArray) -> Solution:
             found = newton(dataclasses.replace(resting, exact=True), start)
             return dataclasses.replace(found, method=f"start is at rest; {found.method}")
     run, passing, dying, watches = None, None, [], 0
-    begin, end, length = 0.0, 0.0, 1.0 / scale
+    end, length = 0.0, 1.0 / scale
     slowly: list[_Near] = []
     for _ in range(_STAGES):
         begin, end = end, end + length

@@ -1,0 +1,108 @@
+"""Ensembles: every member is what it is alone, and what does not fit together is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import evodyn as ed
+from evodyn.core.arrays import Array
+
+C = np.array([1.0, 0.4, 0.0, -0.5])
+P0 = np.array([1.0, 2.0, 0.5, 0.25])
+REPLICATOR = ed.Replicator()
+LANDSCAPE = ed.landscapes.LinearDecay(C, 0.1)
+LANDSCAPES = [ed.landscapes.LinearDecay(k * C, 0.1) for k in (1, 2, 3)]
+STARTS = np.stack((P0, 2 * P0, 3 * P0))
+ALONG = ("masses", "log_masses", "total_mass", "mean_fitness")
+OF_MEMBERS = ("extinction_time", "extinct_at_end", "absorbed_mass")
+
+
+def bare(t: float, masses: Array) -> Array:
+    return C - 0.1 * masses
+
+
+def fails_late(t: float, masses: Array) -> Array:
+    return C - 0.1 * masses if t < 2 else np.full(4, np.nan)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_members_are_what_they_are_alone(workers: int) -> None:
+    absorb = ed.Extinction(0.2, "absorb")
+    ensemble = ed.solve_ensemble(
+        REPLICATOR, LANDSCAPES, STARTS, (0.0, 5.0), extinction=absorb, workers=workers
+    )
+    alone = [
+        ed.solve(REPLICATOR, landscape, start, (0.0, 5.0), extinction=absorb)
+        for landscape, start in zip(LANDSCAPES, STARTS, strict=True)
+    ]
+    assert len(ensemble) == 3
+    assert all(run.same_as(other) for run, other in zip(ensemble.runs, alone, strict=True))
+    for name in (*ALONG, *OF_MEMBERS):
+        np.testing.assert_array_equal(getattr(ensemble, name), [getattr(run, name) for run in alone])
+        assert getattr(ensemble, name) is getattr(ensemble, name)  # stacked once
+    assert ensemble.termination == tuple(run.termination for run in alone)
+    assert ensemble.stats == tuple(run.stats for run in alone)
+
+
+@pytest.mark.parametrize("landscape", [LANDSCAPE, bare], ids=["landscape", "function"])
+def test_members_may_share_one_landscape(landscape: Any) -> None:
+    ensemble = ed.solve_ensemble(REPLICATOR, landscape, P0, (0.0, 5.0), members=2)
+    alone = ed.solve(REPLICATOR, landscape, P0, (0.0, 5.0))
+    assert len(ensemble) == 2 and all(run.same_as(alone) for run in ensemble.runs)
+
+
+def test_a_member_that_ends_early_has_no_masses_after_that() -> None:
+    both: tuple[Any, ...] = (REPLICATOR, [LANDSCAPE, fails_late], P0, (0.0, 5.0))
+    with pytest.raises(ed.SolveError) as caught:
+        ed.solve_ensemble(*both)
+    assert caught.value.result.termination is ed.Termination.FITNESS_NOT_FINITE
+    ensemble = ed.solve_ensemble(*both, throw=False)
+    assert [t.name for t in ensemble.termination] == ["COMPLETED", "FITNESS_NOT_FINITE"]
+    ended = ensemble.t > ensemble.runs[1].t_span[1]
+    assert 0 < ended.sum() < len(ensemble.t)
+    for name in ALONG:
+        assert not np.isnan(getattr(ensemble, name)[0]).any()
+        gone = np.isnan(getattr(ensemble, name)[1]).reshape(len(ensemble.t), -1)
+        np.testing.assert_array_equal(gone, np.repeat(ended[:, None], gone.shape[1], axis=1))
+    assert repr(ensemble) == (
+        "Ensemble(2 members, 4 groups, 101 saved times, {'COMPLETED': 1, 'FITNESS_NOT_FINITE': 1})"
+    )
+
+
+def test_labelled_ensembles() -> None:
+    ensemble = ed.solve_ensemble(REPLICATOR, LANDSCAPES, P0, (0.0, 5.0), save_at=[0.0, 5.0])
+    data = ensemble.to_xarray()
+    assert dict(data.sizes) == {"member": 3, "time": 2, "group": 4}
+    assert data["mass"].dims == ("member", "time", "group")
+    np.testing.assert_array_equal(data["mass"], ensemble.masses)
+    np.testing.assert_array_equal(data["log_mass"], ensemble.log_masses)
+    np.testing.assert_array_equal(data["mean_fitness"], ensemble.mean_fitness)
+    assert data["termination"].values.tolist() == ["COMPLETED"] * 3
+    assert data["evaluations"].values.tolist() == [stats.evaluations for stats in ensemble.stats]
+
+
+RULES: list[tuple[Callable[[], object], str]] = [
+    (lambda: ensemble_of(LANDSCAPE, P0), r"members is None, p0 has shape \(4,\) and there are 1 landscapes"),
+    (lambda: ensemble_of(LANDSCAPES[:2], STARTS), r"p0 has shape \(3, 4\) and there are 2 landscapes"),
+    (lambda: ensemble_of(LANDSCAPE, STARTS, members=2), "members is 2.*expected one number of members"),
+    (lambda: ensemble_of(LANDSCAPES, P0, members=2), "members is 2.* there are 3 landscapes"),
+    (lambda: ensemble_of(LANDSCAPE, 1.0, members=2), r"p0 has shape \(\); expected \(N,\), or \(M, N\)"),
+    (lambda: ensemble_of(LANDSCAPE, STARTS[None]), r"p0 has shape \(1, 3, 4\)"),
+    (lambda: ensemble_of(3.0, STARTS), r"landscape is 3\.0; expected a landscape, a sequence"),
+    (lambda: ensemble_of(LANDSCAPE, STARTS, workers=0), "workers is 0"),
+    (lambda: ensemble_of(LANDSCAPE, P0, members=0), "members is 0"),
+]
+
+
+def ensemble_of(landscape: Any, p0: Any, **options: Any) -> ed.Ensemble:
+    return ed.solve_ensemble(REPLICATOR, landscape, p0, (0.0, 1.0), **options)
+
+
+@pytest.mark.parametrize(("call", "message"), RULES)
+def test_what_does_not_fit_together_is_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
