@@ -77,6 +77,9 @@ def _sorted(table: npt.NDArray[np.void]) -> Crossings:
     return table.view(np.recarray)
 
 
+_NONE = crossing_table([])
+
+
 class Ledger:
     """The extinction record of a run in progress.
 
@@ -125,4 +128,4 @@ class Ledger:
     @property
     def crossings(self) -> Crossings:
         """The table of all crossings so far."""
-        return _sorted(np.concatenate([np.empty(0, dtype=_COLUMNS), *self.parts]))
+        return _sorted(np.concatenate([np.empty(0, dtype=_COLUMNS), *self.parts])) if self.parts else _NONE

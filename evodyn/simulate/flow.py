@@ -211,7 +211,7 @@ class Flow:
         values[self.log_living] = of_living
         return values
 
-    @property
+    @functools.cached_property
     def initial(self) -> FloatArray:
         """The state vector at the start of the phase."""
         logs = self.start.log_masses

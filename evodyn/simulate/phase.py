@@ -102,7 +102,7 @@ class Phase:
     def run(self) -> tuple[State, Termination | None]:
         """Step until the phase's end or the first event that needs a restart."""
         course, flow = self.course, self.flow
-        y = flow.initial
+        y = np.array(flow.initial)
         if not len(y):
             # Nothing lives and nothing flows in.
             self._finish_saves_without_mass()

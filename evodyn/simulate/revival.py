@@ -36,6 +36,9 @@ def receivers(
 ) -> BoolArray:
     """Return which groups inflow may reach at one of `times`, asked where no group is absent."""
     n = len(log_masses)
+    steady = dynamics.steady_inflow(n)
+    if steady is not None:
+        return steady > 0
     masses = np.exp(log_masses)
     for groups, _ in dynamics.blocks(n):
         part = masses[groups]

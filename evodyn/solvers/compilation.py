@@ -29,14 +29,15 @@ def folder() -> Path:
     return Path(home) / "evodyn" / digest[:16]
 
 
-@functools.cache
-def _numba_is_there() -> bool:
-    return importlib.util.find_spec("numba") is not None
+_FOUND: set[Path] = set()
+"""The folders that were found to be filled: to look again costs as much as a short step."""
 
 
 def ready() -> bool:
     """Tell whether kernels can be used at once: numba is there, and they were compiled before."""
-    return _numba_is_there() and (folder() / "done").exists()
+    if folder() not in _FOUND and (folder() / "done").exists() and importlib.util.find_spec("numba"):
+        _FOUND.add(folder())
+    return folder() in _FOUND
 
 
 def compiled(**options: Any) -> Any:
