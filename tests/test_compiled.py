@@ -186,6 +186,21 @@ def test_errors_follow_the_tolerance() -> None:
         assert 1e-3 * tolerance < error < 5 * tolerance
 
 
+@pytest.mark.parametrize("n", [3, 10, 40])
+def test_the_same_problem_has_the_same_bits_wherever_memory_lies(n: int) -> None:
+    # Arrays that happened to lie near one another were once summed in another order.
+    rng, kept = np.random.default_rng(0), []
+    landscape = landscapes.LinearDecay(rng.normal(size=n), 1.0)
+    found = set()
+    for _ in range(150):
+        kept.append([np.empty(size) for size in rng.integers(1, 3000, 8)][::3])
+        run = ed.solve(
+            ed.SelectionMutation(0.01, target=1.0), landscape, np.ones(n), (0.0, 9.0), solver=COMPILED
+        )
+        found.add(run.native.tobytes())
+    assert len(found) == 1
+
+
 def test_stiffness_is_seen_in_the_steps() -> None:
     landscape = landscapes.LinearDecay(C, 1e4)
     run = ed.solve(REPLICATOR, landscape, P0, (0.0, 1e6), save_at=[1e6], solver=COMPILED)

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import importlib
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def travel(form: Any, flow: Flow, course: Course, state: State, stop: float, fir
     journeys: Any = importlib.import_module("evodyn.solvers.journeys")
     ledger, living = course.ledger, flow.log_living
     times = np.array(course.saved.times[course.saved.due(stop)])
-    y, states = _initial_shares(flow, form), np.empty((len(times), len(living)))
+    y, states = _initial_shares(flow, form), _room((len(times), len(living)))
     halts = ledger.watching and not ledger.policy_is("observe")
     journey = journeys.travel(
         form,
@@ -106,43 +107,62 @@ def compiled_form(flow: Flow) -> Any:
     if len(flow.reviving) or not known or not flow.dynamics.compares_with_mean:
         return None
     inflow = flow.dynamics.steady_inflow(n)
-    form = kernel(flow.landscape, start.t, n)
-    if inflow is None or form is None:
+    fitness = kernel(flow.landscape, start.t, n)
+    if inflow is None or fitness is None:
         return None
-    interaction, of_shares = _interaction(form, flow)
-    if interaction is None and (form.competition is not None or form.payoff is not None):
+    interaction, of_shares = _interaction(fitness, flow)
+    if interaction is None and (fitness.competition is not None or fitness.payoff is not None):
         return None
     everybody = flow.full
     rows = slice(None) if everybody else living
-    swings = form.swings
+    swings = fitness.swings
     starts = np.searchsorted(living, [*(block.groups.start for block in flow.blocks), n])
     laws = np.array([block.relaxation for block in flow.blocks], dtype=np.float64)
     flows_in = inflow[living].any()
     alive = np.flatnonzero(np.diff(starts))
     module: Any = importlib.import_module("evodyn.solvers.kernels")
-    return module.Form(
+    form = module.Form(
         np.append(starts[alive], len(living)),
-        _less_mean(form.contribution[rows], flow.initial, starts),
-        float(form.decay),
-        float(form.temperature),
+        _less_mean(fitness.contribution[rows], flow.initial, starts),
+        float(fitness.decay),
+        float(fitness.temperature),
         np.array([swing.frequency for swing in swings], dtype=np.float64),
         np.array([swing.sines[rows] for swing in swings], dtype=np.float64).reshape(len(swings), len(living)),
         np.array([swing.cosines[rows] for swing in swings], dtype=np.float64).reshape(
             len(swings), len(living)
         ),
-        np.zeros((0, 0)) if interaction is None else np.array(interaction[np.ix_(living, living)]),
+        np.zeros((0, 0)) if interaction is None else interaction[np.ix_(living, living)],
         of_shares,
-        np.array(inflow[living]) if flows_in else np.zeros(0),
+        inflow[living] if flows_in else np.zeros(0),
         np.array([flow.blocks[k].log_start for k in alive]),
         np.array(laws[alive, 0]),
         np.array(laws[alive, 1]),
         start.t,
     )
+    return module.Form(*(_apart(part) if _is_of_numbers(part) else part for part in form))
+
+
+def _is_of_numbers(part: Any) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype == np.float64
+
+
+def _room(shape: tuple[int, ...]) -> FloatArray:
+    """Return memory for an array, with a gap behind it; see `evodyn.solvers.vectors.room`."""
+    gap: int = importlib.import_module("evodyn.solvers.vectors").GAP
+    size = math.prod(shape)
+    return np.empty(size + gap)[:size].reshape(shape)
+
+
+def _apart(values: FloatArray) -> FloatArray:
+    """Return a copy of an array, with a gap behind it."""
+    copy = _room(values.shape)
+    copy[...] = values
+    return copy
 
 
 def _initial_shares(flow: Flow, form: Any) -> FloatArray:
     """Return ln x of every living group in its block."""
-    u = np.array(flow.initial)
+    u = _apart(flow.initial)
     for a, b in itertools.pairwise(form.starts):
         part = u[a:b]
         top = part.max()

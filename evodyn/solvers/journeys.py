@@ -28,7 +28,7 @@ from evodyn.solvers.kernels import (
     memory,
     rates,
 )
-from evodyn.solvers.vectors import ordered, sums
+from evodyn.solvers.vectors import ordered, room, sums
 
 __all__ = ["ARRIVED", "FALLEN", "LIMITED", "LOST", "STIFF", "Journey", "Watch", "travel"]
 
@@ -167,11 +167,10 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     """
     n, blocks = u.size, form.loss.size
     work = memory(n, blocks)
-    velocity, velocity_new, new = np.empty(n), np.empty(n), np.empty(n)
-    sizes, sizes_new, second, second_new = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    curve, lowest, highest = np.empty((NODES, n)), np.empty(n), np.empty(n)
-    level, own = np.empty(NODES), np.empty(NODES)
-    roots, falls, stack = np.empty(NODES), np.empty(NODES, np.bool_), np.empty((128, NODES + 2))
+    velocity, velocity_new, new, sizes, sizes_new = room(n), room(n), room(n), room(n), room(n)
+    second, second_new, lowest, highest = room(n), room(n), room(n), room(n)
+    curve, level, own = room(NODES * n).reshape((NODES, n)), room(NODES), room(NODES)
+    roots, falls, stack = room(NODES), np.empty(NODES, np.bool_), np.empty((128, NODES + 2))
     times, groups, directions = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
     below = watch.below.copy()
     watching, structured = watch.level > -math.inf, form.interaction.size == 0

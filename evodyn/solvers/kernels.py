@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from evodyn.core.arrays import FloatArray
 from evodyn.solvers.tableaus import RODAS5P, TSIT5
 from evodyn.solvers.vectors import (
@@ -24,6 +22,7 @@ from evodyn.solvers.vectors import (
     largest,
     largest_error,
     ordered,
+    room,
     subtract,
     sums,
     weighted_mean,
@@ -117,8 +116,8 @@ class Work(NamedTuple):
 def memory(n, blocks):
     """Return memory for `n` groups in `blocks` blocks."""
     return Work(
-        np.empty((8, n)), np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n),
-        np.empty(blocks), np.empty(blocks), np.empty(8),
+        room(8 * n).reshape((8, n)), room(n), room(n), room(n), room(n), room(n),
+        room(blocks), room(blocks), room(8),
     )  # fmt: skip
 
 

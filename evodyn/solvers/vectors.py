@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -11,6 +12,7 @@ from numba.extending import intrinsic
 from evodyn.solvers.compilation import compiled
 
 __all__ = [
+    "GAP",
     "add",
     "advance",
     "clear",
@@ -21,10 +23,14 @@ __all__ = [
     "largest",
     "largest_error",
     "ordered",
+    "room",
     "subtract",
     "sums",
     "weighted_mean",
 ]
+
+GAP = 64
+"""Numbers between arrays, which is more than what a loop handles at once."""
 
 ordered = compiled()
 # Sums may be taken in any order, which lets the compiler use vectors; NaN and infinity keep their meaning.
@@ -138,6 +144,16 @@ def advance(u, k, weights, count, out):
                 w[0] * k0[i] + w[1] * k1[i] + w[2] * k2[i] + w[3] * k3[i] + w[4] * k4[i] + w[5] * k5[i]
                 + w[6] * k6[i]
             )  # fmt: skip
+
+
+@ordered
+def room(n):
+    """Return memory for n numbers, with a gap behind it.
+
+    A compiled loop goes number by number where arrays lie close to one another, which rounds sums differently.
+    With the gap none do, wherever memory happens to be.
+    """
+    return np.empty(n + GAP)[:n]
 
 
 @sums
