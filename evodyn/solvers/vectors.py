@@ -150,7 +150,7 @@ def advance(u, k, weights, count, out):
 def room(n):
     """Return memory for n numbers, with a gap behind it.
 
-    A compiled loop goes number by number where arrays lie close to one another, which rounds sums differently.
+    A compiled loop goes number by number where arrays lie close to one another, which rounds sums otherwise.
     With the gap none do, wherever memory happens to be.
     """
     return np.empty(n + GAP)[:n]
