@@ -278,7 +278,7 @@ def _freeze(result: Specification) -> None:
     """Make the arrays of a result read-only, on copies of those that others hold."""
     for name, value in result.fields().items():
         if isinstance(value, np.ndarray) and value.flags.writeable:
-            copy = np.array(value) if type(value) is np.ndarray else value.copy()
+            copy = value.copy()
             copy.flags.writeable = False
             object.__setattr__(result, name, copy)
 
