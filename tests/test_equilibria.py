@@ -628,6 +628,15 @@ def test_a_constant_changes_nothing_and_permutations_permute(
         np.testing.assert_allclose(permuted.masses, base.masses[order], atol=1e-14)
 
 
+@pytest.mark.parametrize("unit", [1e-13, 1e13])
+def test_the_unit_of_time_changes_no_rest_point(unit: float) -> None:
+    payoff = np.array([[-1.0, 4.0, 0.5], [0.0, 2.0, 1.0], [0.5, 1.0, -2.0]])
+    expected = all_equilibria(REPLICATOR, MatrixGame(payoff))
+    found = all_equilibria(REPLICATOR, MatrixGame(unit * payoff))
+    assert names(found) == names(expected) and len(found) == 5
+    assert [point.method for point in found] == [point.method for point in expected]
+
+
 def test_normalized_growth_is_the_replicator_below_its_cap() -> None:
     landscape = LinearDecay([3.0, 2.0, 0.0], 1.0)
     capped = NormalizedGrowth(mass_cap=3.0)

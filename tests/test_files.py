@@ -8,12 +8,13 @@ import hashlib
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from evodyn import landscapes
 from evodyn.core import netcdf
 from evodyn.core.arrays import Array
 from evodyn.core.checksums import SUMS, read_text, write_text
+from evodyn.model.descriptions import decode
 from evodyn.sweeps.sweep import sweep
 from tests.scripts import ROOT, module
 
@@ -334,12 +336,19 @@ CRAFTED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], str]] = {
         lambda d: d.assign(crossing_group=d["crossing_group"] + 40),
         "crossing_group is outside",
     ),
+    "negative removal": (lambda d: with_values(d, "absorbed_mass", 1, -0.5), "absorbed_mass is outside"),
+    "crossing two ways": (
+        lambda d: d.assign(crossing_direction=abs(d["crossing_direction"]) * np.int8(2)),
+        "crossing_direction is outside",
+    ),
+    "crossing never": (lambda d: with_values(d, "crossing_time", 0, np.inf), "crossing_time is outside"),
     "no such end": (lambda d: edited(d, '"COMPLETED"', '"FINISHED"'), "FINISHED"),
     "settings": (lambda d: edited(d, '"rtol": 1e-08', '"rtol": -1.0'), "rtol"),
     "count": (lambda d: edited(d, '"restarts": ', '"restarts": -'), "restarts"),
     "span": (lambda d: edited(d, '"t_span": [0.0, 5.0]', '"t_span": [0.0, NaN]'), "t_span"),
     "kind": (lambda d: edited(d, '"kind": "Run"', '"kind": "Walk"'), "something else"),
     "landscape": (lambda d: edited(d, '"type": "LinearDecay"', '"type": "Extinction"'), "Extinction"),
+    "no specification": (lambda d: d.assign_attrs(specification="[]"), "damaged"),
     "no JSON": (lambda d: d.assign_attrs(status="{"), "damaged"),
 }
 
@@ -365,18 +374,26 @@ def test_noisy_runs_with_negative_masses_are_refused(tmp_path: Path) -> None:
             ed.load(path)
 
 
-def test_a_small_file_that_claims_a_large_shape_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shape", "chunks"),
+    [((16_000, 16_000), (1, 100)), ((1_200_000,), (1000,))],
+    ids=["nothing written", "one chunk of more than compression could have made"],
+)
+def test_a_small_file_that_claims_a_large_shape_is_refused(
+    shape: tuple[int, ...], chunks: tuple[int, ...], tmp_path: Path
+) -> None:
     import tracemalloc
 
     h5py: Any = importlib.import_module("h5py")
     path = tmp_path / "large.nc"
-    (DATA / "map_schema_1.nc").read_bytes()
     path.write_bytes((DATA / "map_schema_1.nc").read_bytes())
     with h5py.File(path, "r+") as file:
-        file.create_dataset("large", shape=(16_000, 16_000), dtype="f8", chunks=(1, 100))
-    assert path.stat().st_size < 40_000
+        large = file.create_dataset("large", shape=shape, dtype="f8", chunks=chunks)
+        if len(shape) == 1:
+            large[:1000] = 1.0
+    assert path.stat().st_size < 50_000
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"large\.nc.*claims shape \(16000, 16000\)"):
+    with pytest.raises(ValueError, match=rf"large\.nc.*claims shape {re.escape(str(shape))}"):
         ed.load(path)
     assert tracemalloc.get_traced_memory()[1] < 1e8
     tracemalloc.stop()
@@ -550,6 +567,23 @@ def test_a_class_of_the_same_name_is_not_taken_for_evodyns(tmp_path: Path) -> No
     replicator = type("Replicator", (Logistic,), {"__module__": __name__})
     ed.solve(replicator(9.0), landscapes.Constant(C), P0, (0.0, 1.0)).save(tmp_path / "run.nc")
     assert not isinstance(ed.load(tmp_path / "run.nc").dynamics, ed.Replicator)
+
+
+@dataclasses.dataclass
+class NoSpecification:
+    """What no file may make."""
+
+    value: float
+    made: ClassVar[list[float]] = []
+
+    def __post_init__(self) -> None:
+        self.made.append(self.value)
+
+
+def test_a_file_makes_specifications_and_nothing_else() -> None:
+    described = {"type": f"{__name__}:NoSpecification", "kind": "landscape", "fields": {"value": 1.0}}
+    assert "NoSpecification, not rerunnable" in repr(decode(described, {}))
+    assert NoSpecification.made == []
 
 
 def test_what_a_file_cannot_hold_is_named(tmp_path: Path) -> None:

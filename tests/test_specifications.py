@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.arrays import Array, FloatArray
-from evodyn.core.specifications import Specification, summary
+from evodyn.core.specifications import OWN, Specification, summary
 from evodyn.sweeps.points import configuration
 from tests import strategies
 
@@ -190,6 +190,9 @@ def test_specifications_are_told_apart_by_identity_elsewhere() -> None:
     # `==` on arrays has no single answer; hashing and sets go by object.
     one, other = examples()[9], examples()[9]
     assert one.same_as(other) and one != other and len({one, other}) == 2
+    assert {"Extinction", "Ensemble", "Lost", "LostDynamics", "Replicator", "Run", "Seed"} <= set(OWN)
+    for cls in OWN.values():
+        assert cls.__eq__ is object.__eq__ and cls.__hash__ is object.__hash__, cls
 
 
 class Own(ed.Dynamics):

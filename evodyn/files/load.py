@@ -80,7 +80,7 @@ def load(path: str | Path) -> Any:
             )
         specification = json.loads(data.attrs["specification"])
         schema, kind = specification["schema"], specification.get("kind", "Run")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is not a run saved by evodyn, or is damaged ({error}).") from error
     if schema not in (1, SCHEMA):
         raise ValueError(

@@ -311,7 +311,7 @@ def _freeze(result: Specification, names: Iterable[str] | None = None) -> None:
     for name in result.fields() if names is None else names:
         value = getattr(result, name)
         if isinstance(value, np.ndarray) and value.flags.writeable:
-            copy = np.array(value) if type(value) is np.ndarray else value.copy()
+            copy = value.copy()
             copy.flags.writeable = False
             object.__setattr__(result, name, copy)
 
