@@ -137,10 +137,10 @@ class Kernel:
             k.rates(self.form, self.work, t, u, sizes, velocity)
             if stiff:
                 k.linearize(self.form, self.work, t, sizes)
-                k.implicit_step(self.form, self.work, t, h, u, velocity, sizes, 0.0, new, ahead)
+                k.implicit_step(self.form, self.work, t, h, u, velocity, sizes, 1e-8, new, ahead)
             else:
                 self.work.stages[0] = velocity
-                k.explicit_step(self.form, self.work, t, h, u, 0.0, new, ahead)
+                k.explicit_step(self.form, self.work, t, h, u, 1e-8, new, ahead)
             u = np.array(new)
         return u
 

@@ -22,10 +22,10 @@ SOURCES = ("compilation.py", "tableaus.py", "vectors.py", "kernels.py", "interpo
 
 @functools.cache
 def folder() -> Path:
-    """Return where the compiled code of these sources is kept: in NUMBA_CACHE_DIR, or the user's cache."""
+    """Return where the compiled code of these sources is kept, in the cache of the user."""
     here = Path(__file__).parent
     digest = hashlib.sha256(b"".join((here / name).read_bytes() for name in SOURCES)).hexdigest()
-    home = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "evodyn" / digest[:16]
 
 

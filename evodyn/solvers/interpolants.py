@@ -10,7 +10,7 @@ from evodyn.solvers.kernels import (
     add_interactions,
     totals_at,
 )
-from evodyn.solvers.vectors import extremes, ordered, subtract, sums
+from evodyn.solvers.vectors import extremes, in_wide_vectors, ordered, subtract, sums
 
 __all__ = [
     "NODES",
@@ -19,6 +19,7 @@ __all__ = [
     "enter_level",
     "explicit_interpolant",
     "implicit_interpolant",
+    "quintic_at",
     "second_derivatives",
     "values_at",
 ]
@@ -29,6 +30,7 @@ NODES = 6
 
 @sums
 def _curved(diagonal, drift, velocity, out):
+    in_wide_vectors()
     for i in range(out.size):
         out[i] = diagonal[i] * velocity[i] + drift[i]
 
@@ -36,6 +38,7 @@ def _curved(diagonal, drift, velocity, out):
 @sums
 def _mean_slope(sizes, velocity, curved):
     """Return the mean of v² + dG/dt, the rate of change of the mean of G."""
+    in_wide_vectors()
     total, product = 0.0, 0.0
     for i in range(sizes.size):
         total += sizes[i]
@@ -73,6 +76,7 @@ def _second_of_interactions(form, work, sizes, velocity, out):
 @sums
 def explicit_interpolant(h, u, new, f0, f1, s0, s1, curve):
     """Enter the quintics with these values, slopes and second derivatives at both ends."""
+    in_wide_vectors()
     for i in range(u.size):
         curve[0, i] = u[i]
         curve[1, i] = u[i] + 0.2 * h * f0[i]
@@ -85,6 +89,7 @@ def explicit_interpolant(h, u, new, f0, f1, s0, s1, curve):
 @sums
 def implicit_interpolant(u, new, k, curve):
     """Enter the interpolant of Rodas5P, which is of degree four."""
+    in_wide_vectors()
     for i in range(u.size):
         d1, d2, d3 = 0.0, 0.0, 0.0
         for j in range(IMPLICIT):
@@ -105,6 +110,7 @@ def implicit_interpolant(u, new, k, curve):
 @sums
 def values_at(curve, x, row):
     """Enter the values at the place x in [0, 1]."""
+    in_wide_vectors()
     y = 1.0 - x
     b0, b1, b2 = y**5, 5.0 * x * y**4, 10.0 * x * x * y**3
     b3, b4, b5 = 10.0 * x**3 * y * y, 5.0 * x**4 * y, x**5
@@ -113,6 +119,18 @@ def values_at(curve, x, row):
             b0 * curve[0, i] + b1 * curve[1, i] + b2 * curve[2, i]
             + b3 * curve[3, i] + b4 * curve[4, i] + b5 * curve[5, i]
         )  # fmt: skip
+
+
+@sums
+def quintic_at(h, x, u, new, f0, f1, s0, s1, row):
+    """Enter the quintics of `explicit_interpolant` at the place x in [0, 1]."""
+    in_wide_vectors()
+    y = 1.0 - x
+    a, b = y**3 * (1.0 + x * (3.0 + 6.0 * x)), x**3 * (1.0 + y * (3.0 + 6.0 * y))
+    c, d = h * x * y**3 * (1.0 + 3.0 * x), -h * y * x**3 * (1.0 + 3.0 * y)
+    e, f = 0.5 * h * h * x * x * y**3, 0.5 * h * h * y * y * x**3
+    for i in range(row.size):
+        row[i] = a * u[i] + b * new[i] + c * f0[i] + d * f1[i] + e * s0[i] + f * s1[i]
 
 
 @ordered
@@ -132,6 +150,7 @@ def enter_level(form, work, k, t, h, level, out):
 @extremes
 def enter_bounds(curve, level, a, b, lowest, highest):
     """Enter bounds of every group's curve above the level."""
+    in_wide_vectors()
     for i in range(a, b):
         c0, c1, c2 = curve[0, i] - level[0], curve[1, i] - level[1], curve[2, i] - level[2]
         c3, c4, c5 = curve[3, i] - level[3], curve[4, i] - level[4], curve[5, i] - level[5]

@@ -15,6 +15,7 @@ from evodyn.solvers.interpolants import (
     enter_level,
     explicit_interpolant,
     implicit_interpolant,
+    quintic_at,
     second_derivatives,
     values_at,
 )
@@ -36,8 +37,6 @@ ARRIVED, LIMITED, FALLEN, LOST, STIFF = range(5)
 """How a journey ended: at its stop, at the step limit, at a group's fall, where no step is accepted because
 velocities are not finite, or where it is stiff and there is no Jacobian."""
 
-ROUNDING = 100 * 2.0**-52
-"""What multiplies |u| in the tolerance: differences of large numbers know no better."""
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0
 
 
@@ -186,7 +185,6 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     curved = False
     h = first if first > 0.0 else _first_step(velocity, tolerance)
     stiff, before, ending = False, 1.0, ARRIVED
-    slack = ROUNDING / tolerance
     while t < stop:
         if explicit + implicit >= most:
             ending = LIMITED
@@ -198,13 +196,13 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             ending = LOST
             break
         if stiff:
-            error = implicit_step(form, work, t, length, u, velocity, sizes, slack, new, sizes_new)
+            error = implicit_step(form, work, t, length, u, velocity, sizes, tolerance, new, sizes_new)
             evaluations += IMPLICIT - 1
         else:
             work.stages[0, :] = velocity
-            error = explicit_step(form, work, t, length, u, slack, new, sizes_new)
+            error = explicit_step(form, work, t, length, u, tolerance, new, sizes_new)
             evaluations += EXPLICIT - 1
-        error = _rounded(error / tolerance)
+        error = _rounded(error)
         if not error <= 1.0:
             rejected += 1
             h = length * (max(_LEAST, _SAFETY * error**-0.2) if math.isfinite(error) else 0.1)
@@ -243,7 +241,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         if inside:
             if stiff:
                 implicit_interpolant(u, new, work.stages, curve)
-            else:
+            elif watching:
                 explicit_interpolant(length, u, new, velocity, velocity_new, second, second_new, curve)
         begun, fall = crossed, math.inf
         if watching:
@@ -271,10 +269,13 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
                             fall = min(fall, roots[m])
         cut = watch.halts and fall < math.inf
         while row < due and (not cut or save_at[row] < t + fall * length):
+            place = (save_at[row] - t) / length
             if save_at[row] == t_new:
                 rows[row] = new
+            elif stiff:
+                values_at(curve, place, rows[row])
             else:
-                values_at(curve, (save_at[row] - t) / length, rows[row])
+                quintic_at(length, place, u, new, velocity, velocity_new, second, second_new, rows[row])
             row += 1
         for m in range(begun, crossed):
             times[m] = t + times[m] * length
@@ -284,10 +285,10 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             if length > 0.0:
                 if stiff:
                     linearize(form, work, t, sizes)
-                    implicit_step(form, work, t, length, u, velocity, sizes, slack, new, sizes_new)
+                    implicit_step(form, work, t, length, u, velocity, sizes, tolerance, new, sizes_new)
                 else:
                     work.stages[0, :] = velocity
-                    explicit_step(form, work, t, length, u, slack, new, sizes_new)
+                    explicit_step(form, work, t, length, u, tolerance, new, sizes_new)
                 rates(form, work, t + length, new, sizes_new, velocity_new)
                 _normalised(form, new, sizes_new)
                 u[:] = new

@@ -41,6 +41,8 @@ __all__ = [
 
 A, C, ERROR = TSIT5.a, TSIT5.c, TSIT5.error
 RA, RG, RC, RD, DENSE, GAMMA = RODAS5P.a, RODAS5P.g, RODAS5P.c, RODAS5P.d, RODAS5P.dense, RODAS5P.gamma
+ROUNDING = 100 * 2.0**-52
+"""What multiplies |u| in the tolerance: differences of large numbers know no better."""
 EXPLICIT, IMPLICIT = 7, 8
 """Stages of the two methods."""
 
@@ -94,8 +96,12 @@ class Work(NamedTuple):
     stages : array, shape (8, N)
     base, argument, error : array, shape (N,)
         Fitness that does not depend on a group's own mass, the argument of a stage, and the error of a step.
+    nothing : array, shape (N,)
+        Zeros.
     diagonal, drift : array, shape (N,)
         dG_i/du_i, and the derivative of G with respect to time.
+    inverse, slopes : array, shape (N,)
+        1/(shift - diagonal), and with it the slopes of the mean.
     totals, changes : array, shape (K,)
         Total masses and their relative rates of change.
     weights : array, shape (8,)
@@ -105,8 +111,11 @@ class Work(NamedTuple):
     base: FloatArray
     argument: FloatArray
     error: FloatArray
+    nothing: FloatArray
     diagonal: FloatArray
     drift: FloatArray
+    inverse: FloatArray
+    slopes: FloatArray
     totals: FloatArray
     changes: FloatArray
     weights: FloatArray
@@ -115,8 +124,10 @@ class Work(NamedTuple):
 @ordered
 def memory(n, blocks):
     """Return memory for `n` groups in `blocks` blocks."""
+    nothing = room(n)
+    clear(nothing)
     return Work(
-        room(8 * n).reshape((8, n)), room(n), room(n), room(n), room(n), room(n),
+        room(8 * n).reshape((8, n)), room(n), room(n), room(n), nothing, room(n), room(n), room(n), room(n),
         room(blocks), room(blocks), room(8),
     )  # fmt: skip
 
@@ -224,11 +235,12 @@ def _scaled(form, totals, x, scaled):
 
 
 @ordered
-def explicit_step(form, work, t, h, u, slack, new, sizes):
+def explicit_step(form, work, t, h, u, tolerance, new, sizes):
     """Enter the state after a step of Tsitouras' pair, its exponential and, as the last stage, its velocity.
 
     The first stage is the velocity at the start. Return the size of the error.
     """
+    in_wide_vectors()
     k, w = work.stages, work.weights
     for stage in range(1, EXPLICIT):
         for j in range(stage):
@@ -238,17 +250,16 @@ def explicit_step(form, work, t, h, u, slack, new, sizes):
         rates(form, work, t + C[stage] * h, argument, sizes, k[stage])
     for j in range(EXPLICIT):
         w[j] = h * ERROR[j]
-    clear(work.error)
-    advance(work.error, k, w, EXPLICIT, work.error)
-    return size_of(form, sizes, work.error, u, slack)
+    advance(work.nothing, k, w, EXPLICIT, work.error)
+    return size_of(form, sizes, work.error, u, tolerance)
 
 
 @ordered
-def size_of(form, sizes, values, u, slack):
-    """Return the largest error over 1 + slack |u|, or NaN if one is not finite.
+def size_of(form, sizes, values, u, tolerance):
+    """Return the largest error over the tolerance, or NaN if one is not finite.
 
-    Errors are taken less their mean in a block: what all its groups have in common changes no share. The
-    slack admits the rounding of u.
+    Errors are taken less their mean in a block: what all its groups have in common changes no share. Where
+    they are too large, the rounding of u itself is allowed for.
     """
     worst = 0.0
     for k in range(form.loss.size):
@@ -256,7 +267,10 @@ def size_of(form, sizes, values, u, slack):
         centre = weighted_mean(sizes[a:b], values[a:b])
         if not math.isfinite(centre):
             return math.nan
-        worst = max(worst, largest_error(values[a:b], centre, u[a:b], slack))
+        size = largest(values[a:b], centre) / tolerance
+        if size > 1.0:
+            size = largest_error(values[a:b], centre, u[a:b], ROUNDING / tolerance) / tolerance
+        worst = max(worst, size)
     return worst
 
 
@@ -286,8 +300,9 @@ def linearize(form, work, t, sizes):
 
     Interactions are left out.
     """
+    in_wide_vectors()
     totals_at(form, t, work.totals, work.changes)
-    stiffest = 0.0
+    stiffest, moves = 0.0, form.frequencies.size > 0
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
         scale, own, drift = work.totals[k], work.diagonal[a:b], work.drift[a:b]
@@ -297,6 +312,7 @@ def linearize(form, work, t, sizes):
         else:
             _slopes(sizes[a:b], decay, 0.0, own)
         enter_multiples(drift, work.changes[k], own)
+        moves = moves or work.changes[k] != 0.0
         if form.temperature > 0.0:
             subtract(own, form.temperature)
         stiffest = max(stiffest, largest(own, 0.0))
@@ -304,66 +320,81 @@ def linearize(form, work, t, sizes):
         frequency = form.frequencies[s]
         add(work.drift, frequency * math.cos(frequency * t), form.sines[s])
         add(work.drift, -frequency * math.sin(frequency * t), form.cosines[s])
-    centre(form, sizes, work.drift)
+    if moves:
+        centre(form, sizes, work.drift)
     return stiffest
 
 
 @sums
-def _weights(shift, diagonal, shares, velocity, right):
-    """Return the two sums of which the ratio is what the rank-one part of the Jacobian subtracts."""
-    above, below = 0.0, 0.0
+def _inverted(shift, diagonal, shares, velocity, inverse, slopes):
+    """Enter 1/(shift - diagonal) and with it the slopes of the mean; return what a solution divides by."""
+    below = 0.0
     for i in range(diagonal.size):
-        weight = shares[i] / (shift - diagonal[i])
-        above += weight * (velocity[i] + diagonal[i]) * right[i]
-        # Shares sum to 1: this is 1 + Σ weight (velocity + diagonal), which would be a small difference.
+        own = 1.0 / (shift - diagonal[i])
+        weight = shares[i] * own
+        inverse[i] = own
+        slopes[i] = weight * (velocity[i] + diagonal[i])
+        # Shares sum to 1: this is 1 + Σ slopes, which would be a small difference.
         below += weight * (velocity[i] + shift)
-    return above, below
+    return below
 
 
 @sums
-def _divided(shift, diagonal, common, right):
-    for i in range(diagonal.size):
-        right[i] = (right[i] - common) / (shift - diagonal[i])
+def _product(one, other):
+    total = 0.0
+    for i in range(one.size):
+        total += one[i] * other[i]
+    return total
+
+
+@sums
+def _solution(inverse, common, right):
+    for i in range(right.size):
+        right[i] = (right[i] - common) * inverse[i]
 
 
 @ordered
-def _solved(form, work, shift, shares, velocity, right):
+def _solved(form, work, below, right):
     """Solve (shift - J) k = right in place.
 
     In every block J is diag(diagonal) less the row of slopes of the mean, shares (velocity + diagonal).
     """
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
-        diagonal = work.diagonal[a:b]
-        above, below = _weights(shift, diagonal, shares[a:b], velocity[a:b], right[a:b])
-        _divided(shift, diagonal, above / below, right[a:b])
+        common = _product(work.slopes[a:b], right[a:b]) / below[k]
+        _solution(work.inverse[a:b], common, right[a:b])
 
 
 @ordered
-def implicit_step(form, work, t, h, u, velocity, shares, slack, new, sizes):
+def implicit_step(form, work, t, h, u, velocity, shares, tolerance, new, sizes):
     """Enter the state after a step of Rodas5P; return the size of the error.
 
     `linearize` has been called for `shares`, which are those at the start; `sizes` are the last stage's.
     """
-    k, w = work.stages, work.weights
+    in_wide_vectors()
+    k, w, shift = work.stages, work.weights, 1.0 / (GAMMA * h)
+    below = room(form.loss.size)
+    for block in range(form.loss.size):
+        a, b = form.starts[block], form.starts[block + 1]
+        below[block] = _inverted(
+            shift, work.diagonal[a:b], shares[a:b], velocity[a:b], work.inverse[a:b], work.slopes[a:b]
+        )
     for stage in range(IMPLICIT):
-        for j in range(stage):
-            w[j] = RA[stage, j]
-        own = k[stage]
-        if stage == 0:
-            clear(own)
-            add(own, 1.0, velocity)
-        else:
+        own, right = k[stage], velocity
+        if stage > 0:
+            for j in range(stage):
+                w[j] = RA[stage, j]
             advance(u, k, w, stage, work.argument)
-            rates(form, work, t + RC[stage] * h, work.argument, sizes, own)
+            right = work.error
+            rates(form, work, t + RC[stage] * h, work.argument, sizes, right)
             # A mean of growth that is wrong by its rounding would move the total, to which growth is stiff.
-            centre(form, sizes, own)
+            centre(form, sizes, right)
         for j in range(stage):
             w[j] = RG[stage, j] / h
-        advance(own, k, w, stage, own)
+        advance(right, k, w, stage, own)
         if RD[stage] != 0.0:
             add(own, RD[stage] * h, work.drift)
-        _solved(form, work, 1.0 / (GAMMA * h), shares, velocity, own)
+        _solved(form, work, below, own)
     w[0] = 1.0
     advance(work.argument, k[IMPLICIT - 1 :], w, 1, new)
-    return size_of(form, sizes, k[IMPLICIT - 1], u, slack)
+    return size_of(form, sizes, k[IMPLICIT - 1], u, tolerance)

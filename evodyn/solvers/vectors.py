@@ -159,6 +159,7 @@ def room(n):
 @sums
 def subtract(out, value):
     """Subtract a number."""
+    in_wide_vectors()
     for i in range(out.size):
         out[i] -= value
 
@@ -166,6 +167,7 @@ def subtract(out, value):
 @sums
 def add(values, factor, others):
     """Add multiples of others."""
+    in_wide_vectors()
     for i in range(values.size):
         values[i] += factor * others[i]
 
@@ -173,6 +175,7 @@ def add(values, factor, others):
 @sums
 def clear(out):
     """Enter zeros."""
+    in_wide_vectors()
     for i in range(out.size):
         out[i] = 0.0
 
@@ -180,6 +183,7 @@ def clear(out):
 @sums
 def enter_multiples(values, factor, others):
     """Enter multiples of others."""
+    in_wide_vectors()
     for i in range(values.size):
         values[i] = factor * others[i]
 
@@ -187,6 +191,7 @@ def enter_multiples(values, factor, others):
 @extremes
 def largest(values, centre):
     """Return the largest distance from a number."""
+    in_wide_vectors()
     worst = 0.0
     for i in range(values.size):
         worst = max(worst, abs(values[i] - centre))
@@ -196,6 +201,7 @@ def largest(values, centre):
 @extremes
 def largest_error(values, centre, u, slack):
     """Return the largest distance from a number, over 1 + slack |u|."""
+    in_wide_vectors()
     worst = 0.0
     for i in range(values.size):
         worst = max(worst, abs(values[i] - centre) / (1.0 + slack * abs(u[i])))
@@ -205,6 +211,7 @@ def largest_error(values, centre, u, slack):
 @sums
 def weighted_mean(sizes, values):
     """Return the mean of values, weighted by sizes."""
+    in_wide_vectors()
     total, product = 0.0, 0.0
     for i in range(values.size):
         total += sizes[i]
