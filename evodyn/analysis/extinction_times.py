@@ -57,11 +57,11 @@ def exact_extinction_times(contribution: npt.ArrayLike, p0: npt.ArrayLike, thres
     times[extinct] = 0.0
     pending = np.flatnonzero(np.isfinite(times) & ~extinct)
     for rows in np.array_split(pending, max(1, -(-len(pending) // _ROWS))):
-        times[rows] = _descended(times[rows], c, logs, rows, room)
+        times[rows] = _newton_roots(times[rows], c, logs, rows, room)
     return times
 
 
-def _descended(
+def _newton_roots(
     times: FloatArray, c: FloatArray, logs: FloatArray, rows: npt.NDArray[np.intp], room: float
 ) -> FloatArray:
     """Return the roots of ln p_i(t) = ln ε, from times at or after them."""

@@ -27,12 +27,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     path, content = Path(path), text.encode()
     sums = path.with_name(SUMS)
-    if _listed(sums).pop(path.name, None) is not None:
+    if _entries(sums).pop(path.name, None) is not None:
         # First of all, so that whoever is killed in between leaves a file without a checksum, not with a
         # wrong one.
-        _enter(sums, {k: v for k, v in _listed(sums).items() if k != path.name})
+        _enter(sums, {k: v for k, v in _entries(sums).items() if k != path.name})
     write_bytes(path, content)
-    _enter(sums, _listed(sums) | {path.name: hashlib.sha256(content).hexdigest()})
+    _enter(sums, _entries(sums) | {path.name: hashlib.sha256(content).hexdigest()})
 
 
 def read_text(path: str | os.PathLike[str]) -> tuple[str, bool]:
@@ -47,7 +47,7 @@ def read_text(path: str | os.PathLike[str]) -> tuple[str, bool]:
     """
     path = Path(path)
     content = path.read_bytes()
-    stated = _listed(path.with_name(SUMS)).get(path.name)
+    stated = _entries(path.with_name(SUMS)).get(path.name)
     if stated not in (None, hashlib.sha256(content).hexdigest()):
         raise ValueError(
             f"{str(path)!r} does not match its checksum in {SUMS}: it is damaged, or was changed by hand. "
@@ -59,7 +59,7 @@ def read_text(path: str | os.PathLike[str]) -> tuple[str, bool]:
         raise ValueError(f"{str(path)!r} is damaged: it is no text ({error}).") from error
 
 
-def _listed(sums: Path) -> dict[str, str]:
+def _entries(sums: Path) -> dict[str, str]:
     """Return the checksums of a folder by file name."""
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.exists() else []
     pairs = (line.split("  ", 1) for line in lines)

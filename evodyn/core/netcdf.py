@@ -162,7 +162,7 @@ def read(path: str | os.PathLike[str], *, decode_times: bool = False) -> tuple[x
     return _unpacked(content, decode_times=decode_times)
 
 
-def _opened(memory: io.BytesIO, mode: str) -> Any:
+def _file_in(memory: io.BytesIO, mode: str) -> Any:
     h5netcdf: Any = importlib.import_module("h5netcdf")
 
     class File(h5netcdf.File):  # type: ignore[misc]
@@ -176,7 +176,7 @@ def _packed(dataset: xr.Dataset, encoding: dict[str, dict[str, Any]]) -> bytes:
     from xarray.backends import H5NetCDFStore
 
     memory = io.BytesIO()
-    with _opened(memory, "w") as file:
+    with _file_in(memory, "w") as file:
         # Without a fill value, NaN keeps its bits.
         plain = {name: {"_FillValue": None} for name, v in dataset.variables.items() if v.dtype.kind == "f"}
         for name, options in encoding.items():
@@ -192,7 +192,7 @@ def _unpacked(content: bytes, *, decode_times: bool) -> tuple[xr.Dataset, bool]:
     try:
         _check_sizes(content)
         with (
-            _opened(io.BytesIO(content), "r") as file,
+            _file_in(io.BytesIO(content), "r") as file,
             xr.open_dataset(H5NetCDFStore(file), decode_times=decode_times) as opened,
         ):
             # Without the file's encoding, in which joined texts would be cut to its lengths.

@@ -296,7 +296,7 @@ class _Feeding:
     n: int
     steady: FloatArray | None
 
-    def reached(self, present: BoolArray) -> BoolArray:
+    def fed_by(self, present: BoolArray) -> BoolArray:
         """Return the groups that have mass sooner or later if those `present` have it."""
         if self.steady is not None:
             return present | (self.steady > 0)
@@ -322,7 +322,7 @@ def _present(
     if support is None and start is None:
         return np.ones(n, dtype=bool)
     if start is not None:
-        name, present = "start", feeding.reached(start > 0)
+        name, present = "start", feeding.fed_by(start > 0)
     else:
         name, given = "support", np.asarray(support)
         if given.dtype == bool and given.ndim == 1:
@@ -333,7 +333,7 @@ def _present(
                 raise ValueError(f"support is {support!r}; expected a mask or indices from 0 to {n - 1}.")
             present = np.zeros(n, dtype=bool)
             present[indices] = True
-        fed = feeding.reached(present) & ~present if present.any() else np.zeros(n, dtype=bool)
+        fed = feeding.fed_by(present) & ~present if present.any() else np.zeros(n, dtype=bool)
         if fed.any():
             i = int(np.flatnonzero(fed)[0])
             raise ValueError(

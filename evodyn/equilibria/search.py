@@ -129,10 +129,10 @@ def _closed_form(problem: RestPointProblem, fitness: Separable) -> Solution:
             part, method = total * weights / weights.sum(), "greatest contribution"
             if best.sum() > 1:
                 method += f"; {best.sum()} groups tie for it, a continuum of rest points"
-        masses.append(_embedded(part, chosen, len(present), 0.0))
+        masses.append(_values_of_all(part, chosen, len(present), 0.0))
         methods.append(method)
         if logs is not None:
-            log_masses.append(_embedded(logs, chosen, len(present), -math.inf))
+            log_masses.append(_values_of_all(logs, chosen, len(present), -math.inf))
     all_masses = masses[0] if len(masses) == 1 else np.concatenate(masses)
     all_logs = np.concatenate(log_masses) if log_masses else None
     survivors = all_masses > 0 if all_logs is None else np.isfinite(all_logs)
@@ -142,7 +142,7 @@ def _closed_form(problem: RestPointProblem, fitness: Separable) -> Solution:
             f"support has no rest point with all its groups: group {missing} cannot persist among them; "
             "expected a set that can coexist: leave it out, or leave support out for the attractor."
         )
-    return Solution(all_masses, survivors, _joined(methods), all_logs)
+    return Solution(all_masses, survivors, _one_line(methods), all_logs)
 
 
 def _linear(problem: RestPointProblem, fitness: AffineFitness) -> Solution:
@@ -262,7 +262,7 @@ def _end_of_flow(problem: RestPointProblem, start: FloatArray) -> Solution:
     slowly: list[_Near] = []
     for _ in range(_STAGES):
         begin, end = end, end + length
-        stage = _integrated(problem, start, run, np.linspace(begin, end, _WATCHED + 1)[1:])
+        stage = _flow_from(problem, start, run, np.linspace(begin, end, _WATCHED + 1)[1:])
         if stage.termination is Termination.STEP_LIMIT and watches < _WATCHES:
             # The flow turns round and round: for once only as far as the steps last.
             reached = float(stage.t[-1]) if len(stage.t) else begin
@@ -317,7 +317,7 @@ def _end_of_flow(problem: RestPointProblem, start: FloatArray) -> Solution:
     )
 
 
-def _integrated(problem: RestPointProblem, start: FloatArray, run: Run | None, times: FloatArray) -> Run:
+def _flow_from(problem: RestPointProblem, start: FloatArray, run: Run | None, times: FloatArray) -> Run:
     """Return the flow from `start`, or `run` continued, up to the last of `times`, saved at each of them."""
     if run is not None:
         return extend(run, float(times[-1]), save_at=times, throw=False)
@@ -429,7 +429,7 @@ def _staying(
     return staying, staying & (shares <= _RARE) & (rates < 0)
 
 
-def _embedded(values: FloatArray, chosen: Any, n: int, fill: float) -> FloatArray:
+def _values_of_all(values: FloatArray, chosen: Any, n: int, fill: float) -> FloatArray:
     """Return `values` at the `chosen` groups of n, `fill` elsewhere; `values` itself if all are chosen."""
     if len(values) == n:
         return values
@@ -438,7 +438,7 @@ def _embedded(values: FloatArray, chosen: Any, n: int, fill: float) -> FloatArra
     return whole
 
 
-def _joined(methods: Sequence[str]) -> str:
+def _one_line(methods: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(methods))
 
 

@@ -179,13 +179,13 @@ def _made(description: dict[str, Any], state: dict[str, Any]) -> Specification:
             raise ValueError(f"it describes a {name!r}, which this version of evodyn does not know")
         return OWN[name](**state)
     try:
-        made = _restored(_imported(name), state)
+        made = _object_of(_class_named(name), state)
     except Exception:  # a user's module and class can raise anything
         return (LostDynamics if description["kind"] == "dynamics" else Lost)(name, state)
     return made
 
 
-def _imported(name: str) -> type[Specification]:
+def _class_named(name: str) -> type[Specification]:
     module, qualified = name.split(":")
     found: Any = importlib.import_module(module)
     for part in qualified.split("."):
@@ -195,7 +195,7 @@ def _imported(name: str) -> type[Specification]:
     return found
 
 
-def _restored(cls: type[Specification], state: dict[str, Any]) -> Specification:
+def _object_of(cls: type[Specification], state: dict[str, Any]) -> Specification:
     """Return an object of `cls` with this state, through its constructor if that takes all of it."""
     if set(state) == {field.name for field in dataclasses.fields(cls) if field.init}:
         made = cls(**state)

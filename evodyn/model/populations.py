@@ -17,7 +17,7 @@ from evodyn.model.dynamics import Dynamics, cap_of
 
 __all__ = ["Populations", "Segments"]
 
-_FEW_BLOCKS = 8  # are evaluated one by one, bit for bit what each is alone
+_FEW_BLOCKS = 8  # so few are evaluated one after another: each has the same bits as if it were alone
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -108,7 +108,7 @@ def fitness_noise(
     sigma = per_group("noise", noise, n)
     members = validation.count("members", members)
     begin, end = validated_span(t_span)
-    dynamics = _unclipped(dynamics, start, begin)
+    dynamics = _without_clip(dynamics, start, begin)
     check_landscape(dynamics, landscape, begin, start)
     times = validated_save_times(save_at, begin, end)
     targets = inflow_targets(dynamics, n)
@@ -155,7 +155,7 @@ def fitness_noise(
     return record.runs(f"{model}, {'exact in distribution' if exact else scheme}", seed)
 
 
-def _unclipped(dynamics: Dynamics, masses: FloatArray, t: float) -> Dynamics:
+def _without_clip(dynamics: Dynamics, masses: FloatArray, t: float) -> Dynamics:
     """Return `dynamics` if its velocity is selection by φ - φ̄, with mutation μ(m - p) or without."""
     n = len(masses)
     inflow = np.broadcast_to(dynamics.inflow(masses, np.zeros(n), time=t), (n,))

@@ -101,7 +101,7 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
             run.settings,
             throw=throw,
         )
-    return _joined(run, more)
+    return _run_of_both(run, more)
 
 
 def _extend_steps(run: Run, t_end: float, *, throw: bool = True) -> Run:
@@ -138,7 +138,7 @@ def _extend_steps(run: Run, t_end: float, *, throw: bool = True) -> Run:
             save_start=False,
             throw=throw,
         )
-    return _joined(run, more)
+    return _run_of_both(run, more)
 
 
 @contextlib.contextmanager
@@ -147,7 +147,7 @@ def _keeping(run: Run) -> Iterator[None]:
     try:
         yield
     except SolveError as error:
-        whole = _joined(run, error.result)
+        whole = _run_of_both(run, error.result)
         raise SolveError(str(error), result=whole, time=error.time, groups=error.groups) from error.__cause__
 
 
@@ -162,7 +162,7 @@ def _resumed_ledger(run: Run, log_masses: FloatArray) -> Ledger:
     return ledger
 
 
-def _joined(run: Run, more: Run) -> Run:
+def _run_of_both(run: Run, more: Run) -> Run:
     """Return one run from a run and its continuation."""
     stats = dataclasses.replace(
         more.stats,

@@ -418,6 +418,6 @@ class Flow:
             total = part.sum()
             if total > 0:
                 w = float(part @ growth[block.groups]) / total
-                # Zero up to rounding is zero: a conserved mass neither presses on a cap nor leaves it.
+                # Drift of the size of rounding counts as none: conserved mass does not leave its cap.
                 drift[k] = w if abs(w) > _ROUNDING * float(np.abs(growth[block.groups]).max()) else 0.0
         return drift

@@ -483,7 +483,7 @@ class Phase:
 
 
 def _ahead(t: float, step: float, last_time: float) -> FloatArray:
-    """Return times at which to ask for a rate that is about to rise: steps may grow tenfold."""
+    """Return times up to ten steps ahead, because steps may grow tenfold while a rate rises."""
     return np.minimum(t + step * np.array([0.0, 1.0, 3.0, 10.0]), last_time)
 
 

@@ -64,8 +64,8 @@ def revival_floor(
 ) -> FloatArray:
     """Return each group's revival floor: a hundredth of its inflow over the fastest growth rate.
 
-    It is the largest for inflow and rates at `times`, so that a rate about to rise is seen coming.
-    Absent groups count with the mass of their floor, at which they will first be living.
+    The floor is the largest over `times`, so that it is high enough for a rate that is about to rise.
+    An absent group counts with the mass of its floor, which is where its logarithm begins.
     """
     n = len(log_masses)
     floor = np.zeros(n)

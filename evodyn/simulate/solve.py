@@ -149,7 +149,7 @@ def run_from(
     if outcome.termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: the rest of the run is known.
         outcome.state = dataclasses.replace(outcome.state, t=end)
-    run = _assembled(dynamics, landscape, start, saved, ledger, solver, outcome)
+    run = _result(dynamics, landscape, start, saved, ledger, solver, outcome)
     if throw and not run.succeeded:
         at = f"at t = {outcome.state.t:g}"
         who = f" Groups: {', '.join(map(str, outcome.groups[:10]))}." if outcome.groups else ""
@@ -169,7 +169,7 @@ def run_from(
     return run
 
 
-def _assembled(
+def _result(
     dynamics: Dynamics,
     landscape: LandscapeFunction,
     start: float,

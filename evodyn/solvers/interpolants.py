@@ -29,7 +29,7 @@ NODES = 6
 
 
 @sums
-def _curved(diagonal, drift, velocity, out):
+def _enter_curvature(diagonal, drift, velocity, out):
     in_wide_vectors()
     for i in range(out.size):
         out[i] = diagonal[i] * velocity[i] + drift[i]
@@ -49,7 +49,7 @@ def _mean_slope(sizes, velocity, curved):
 @ordered
 def second_derivatives(form, work, sizes, velocity, out):
     """Enter the second derivative of u; `linearize` has been called."""
-    _curved(work.diagonal, work.drift, velocity, out)
+    _enter_curvature(work.diagonal, work.drift, velocity, out)
     if form.interaction.size > 0:
         _second_of_interactions(form, work, sizes, velocity, out)
     for k in range(form.loss.size):
@@ -169,7 +169,7 @@ def _variations(b):
 
 
 @ordered
-def _halved(b, first, second):
+def _halve(b, first, second):
     """Enter the coefficients of both halves (de Casteljau)."""
     for m in range(NODES):
         second[m] = b[m]
@@ -207,7 +207,7 @@ def enter_crossings(b, roots, falls, stack):
                 found += 1
             continue
         # The later half first, so that the earlier one is looked at next.
-        _halved(piece, stack[depth + 1, :NODES], stack[depth, :NODES])
+        _halve(piece, stack[depth + 1, :NODES], stack[depth, :NODES])
         stack[depth, NODES], stack[depth, NODES + 1] = middle, right
         stack[depth + 1, NODES], stack[depth + 1, NODES + 1] = left, middle
         depth += 2

@@ -48,7 +48,7 @@ class Watch(NamedTuple):
     level : float
         ln of the threshold; -inf to look for none.
     below : bool array, shape (N,)
-        Who is below it; kept up to date.
+        Who is below it at the start.
     halts : bool
         Whether the journey ends at the first fall.
     """
@@ -68,7 +68,8 @@ class Journey(NamedTuple):
         The time reached, and the length of the step to take next.
     rows : int
         Rows filled.
-    explicit, implicit, rejected, evaluations : int
+    explicit, implicit, evaluations : int
+        Steps of the two methods, and evaluations of fitness.
     times, groups, directions : array
         Crossings, in order of steps.
     """
@@ -79,7 +80,6 @@ class Journey(NamedTuple):
     rows: int
     explicit: int
     implicit: int
-    rejected: int
     evaluations: int
     times: FloatArray
     groups: Any
@@ -87,7 +87,7 @@ class Journey(NamedTuple):
 
 
 @ordered
-def _grown(array, size):
+def _with_room(array, size):
     larger = np.empty(max(size, 2 * array.size), array.dtype)
     larger[: array.size] = array
     return larger
@@ -109,7 +109,7 @@ def _normalise(u, sizes, shift, factor):
 
 
 @ordered
-def _normalised(form, u, sizes):
+def _normalise_blocks(form, u, sizes):
     """Let the shares of every block sum to 1, and their sizes with them."""
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
@@ -135,7 +135,7 @@ def _first_step(velocity, tolerance):
 
 
 @sums
-def _apart(k, argument, new):
+def _fastest_rate(k, argument, new):
     """Return the largest rate of change that the two last stages of an explicit step show."""
     slopes, arguments = 0.0, 0.0
     for i in range(new.size):
@@ -173,12 +173,12 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     times, groups, directions = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
     below = watch.below.copy()
     watching, structured = watch.level > -math.inf, form.interaction.size == 0
-    crossed = row = explicit = implicit = rejected = signs = others = 0
+    crossed = row = explicit = implicit = signs = others = 0
     while row < save_at.size and save_at[row] <= t:
         rows[row] = u
         row += 1
     rates(form, work, t, u, sizes, velocity)
-    _normalised(form, u, sizes)
+    _normalise_blocks(form, u, sizes)
     evaluations = 1
     stiffest = linearize(form, work, t, sizes)
     # Whether the second derivative is known, which only interpolants need.
@@ -204,7 +204,6 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             evaluations += EXPLICIT - 1
         error = _rounded(error)
         if not error <= 1.0:
-            rejected += 1
             h = length * (max(_LEAST, _SAFETY * error**-0.2) if math.isfinite(error) else 0.1)
             before = 0.0
             if not length > 4.0 * np.spacing(abs(t)):
@@ -223,8 +222,8 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             explicit += 1
             velocity_new[:] = work.stages[EXPLICIT - 1]
             if not structured:
-                stiffest = _apart(work.stages, work.argument, new)
-        _normalised(form, new, sizes_new)
+                stiffest = _fastest_rate(work.stages, work.argument, new)
+        _normalise_blocks(form, new, sizes_new)
         due = row
         while due < save_at.size and save_at[due] <= t_new:
             due += 1
@@ -259,8 +258,8 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
                         if falls[m] == below[i]:
                             continue
                         if crossed == times.size:
-                            times = _grown(times, 64)
-                            groups, directions = _grown(groups, 64), _grown(directions, 64)
+                            times = _with_room(times, 64)
+                            groups, directions = _with_room(groups, 64), _with_room(directions, 64)
                         times[crossed], groups[crossed] = roots[m], i
                         directions[crossed] = -1 if falls[m] else 1
                         below[i] = falls[m]
@@ -290,7 +289,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
                     work.stages[0, :] = velocity
                     explicit_step(form, work, t, length, u, tolerance, new, sizes_new)
                 rates(form, work, t + length, new, sizes_new, velocity_new)
-                _normalised(form, new, sizes_new)
+                _normalise_blocks(form, new, sizes_new)
                 u[:] = new
                 t = t + length
             ending = FALLEN
@@ -334,7 +333,6 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         row,
         explicit,
         implicit,
-        rejected,
         evaluations,
         times[:crossed],
         groups[:crossed],

@@ -145,7 +145,7 @@ def totals_at(form, t, totals, changes):
 
 
 @sums
-def _alone(x, base, decay, temperature, sizes, out):
+def _growth(x, base, decay, temperature, sizes, out):
     """Enter exp(x) and G of a block without inflow; return the sums of x and xG."""
     in_wide_vectors()
     total, product = 0.0, 0.0
@@ -160,7 +160,7 @@ def _alone(x, base, decay, temperature, sizes, out):
 
 
 @sums
-def _renewed(x, base, decay, temperature, inflow, scale, sizes, out):
+def _growth_with_inflow(x, base, decay, temperature, inflow, scale, sizes, out):
     """Enter exp(x) and G of a block with inflow; return the sums of x and xG."""
     in_wide_vectors()
     total, product = 0.0, 0.0
@@ -176,7 +176,7 @@ def _renewed(x, base, decay, temperature, inflow, scale, sizes, out):
 
 
 @sums
-def _swung(form, t, base):
+def _enter_swings(form, t, base):
     """Enter contributions and swings."""
     n = base.size
     for i in range(n):
@@ -205,25 +205,25 @@ def rates(form, work, t, x, sizes, out):
     base = form.contribution
     if form.frequencies.size > 0 or form.interaction.size > 0:
         base = work.base
-        _swung(form, t, base)
+        _enter_swings(form, t, base)
     if form.interaction.size > 0:
-        _scaled(form, work.totals, x, out)
+        _enter_interacting(form, work.totals, x, out)
         add_interactions(form, out, base)
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
         scale = work.totals[k]
         decay = form.decay * scale
         if form.inflow.size > 0:
-            total, product = _renewed(
+            total, product = _growth_with_inflow(
                 x[a:b], base[a:b], decay, form.temperature, form.inflow[a:b], scale, sizes[a:b], out[a:b]
             )
         else:
-            total, product = _alone(x[a:b], base[a:b], decay, form.temperature, sizes[a:b], out[a:b])
+            total, product = _growth(x[a:b], base[a:b], decay, form.temperature, sizes[a:b], out[a:b])
         subtract(out[a:b], product / total)
 
 
 @sums
-def _scaled(form, totals, x, scaled):
+def _enter_interacting(form, totals, x, scaled):
     """Enter what interactions act on: masses, or shares of the total of all blocks."""
     everything = 0.0
     for k in range(totals.size):
@@ -281,7 +281,7 @@ def _slopes(sizes, decay, temperature, diagonal):
 
 
 @sums
-def _slopes_renewed(sizes, decay, temperature, inflow, scale, diagonal):
+def _slopes_with_inflow(sizes, decay, temperature, inflow, scale, diagonal):
     for i in range(sizes.size):
         diagonal[i] = -decay * sizes[i] - temperature - inflow[i] / (scale * sizes[i])
 
@@ -308,7 +308,7 @@ def linearize(form, work, t, sizes):
         scale, own, drift = work.totals[k], work.diagonal[a:b], work.drift[a:b]
         decay = form.decay * scale
         if form.inflow.size > 0:
-            _slopes_renewed(sizes[a:b], decay, 0.0, form.inflow[a:b], scale, own)
+            _slopes_with_inflow(sizes[a:b], decay, 0.0, form.inflow[a:b], scale, own)
         else:
             _slopes(sizes[a:b], decay, 0.0, own)
         enter_multiples(drift, work.changes[k], own)
@@ -326,7 +326,7 @@ def linearize(form, work, t, sizes):
 
 
 @sums
-def _inverted(shift, diagonal, shares, velocity, inverse, slopes):
+def _enter_inverse(shift, diagonal, shares, velocity, inverse, slopes):
     """Enter 1/(shift - diagonal) and with it the slopes of the mean; return what a solution divides by."""
     below = 0.0
     for i in range(diagonal.size):
@@ -348,13 +348,13 @@ def _product(one, other):
 
 
 @sums
-def _solution(inverse, common, right):
+def _enter_solution(inverse, common, right):
     for i in range(right.size):
         right[i] = (right[i] - common) * inverse[i]
 
 
 @ordered
-def _solved(form, work, below, right):
+def _solve(form, work, below, right):
     """Solve (shift - J) k = right in place.
 
     In every block J is diag(diagonal) less the row of slopes of the mean, shares (velocity + diagonal).
@@ -362,7 +362,7 @@ def _solved(form, work, below, right):
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
         common = _product(work.slopes[a:b], right[a:b]) / below[k]
-        _solution(work.inverse[a:b], common, right[a:b])
+        _enter_solution(work.inverse[a:b], common, right[a:b])
 
 
 @ordered
@@ -376,7 +376,7 @@ def implicit_step(form, work, t, h, u, velocity, shares, tolerance, new, sizes):
     below = room(form.loss.size)
     for block in range(form.loss.size):
         a, b = form.starts[block], form.starts[block + 1]
-        below[block] = _inverted(
+        below[block] = _enter_inverse(
             shift, work.diagonal[a:b], shares[a:b], velocity[a:b], work.inverse[a:b], work.slopes[a:b]
         )
     for stage in range(IMPLICIT):
@@ -394,7 +394,7 @@ def implicit_step(form, work, t, h, u, velocity, shares, tolerance, new, sizes):
         advance(right, k, w, stage, own)
         if RD[stage] != 0.0:
             add(own, RD[stage] * h, work.drift)
-        _solved(form, work, below, own)
+        _solve(form, work, below, own)
     w[0] = 1.0
     advance(work.argument, k[IMPLICIT - 1 :], w, 1, new)
     return size_of(form, sizes, k[IMPLICIT - 1], u, tolerance)

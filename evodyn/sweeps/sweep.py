@@ -158,7 +158,7 @@ def results_of(
         len(points),
         folder,
         len(missing),
-        f"; {_counted(strangers)} of other configurations, versions or code there, not used"
+        f"; {_number_of(strangers)} of other configurations, versions or code there, not used"
         if strangers
         else "",
     )
@@ -210,7 +210,7 @@ def _write(path: Path, dataset: xr.Dataset, identity: str) -> xr.Dataset:
     return netcdf.write(dataset.assign_attrs(sweep=identity), path, decode_times=True)
 
 
-def _counted(files: Sequence[str]) -> str:
+def _number_of(files: Sequence[str]) -> str:
     """Say how many files, and name the first of them."""
     more = ", ..." if len(files) > _LISTED else ""
     return f"{len(files)} {'files' if len(files) > 1 else 'file'} ({', '.join(files[:_LISTED])}{more})"
