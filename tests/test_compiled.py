@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from evodyn import landscapes
 from evodyn.core.arrays import FloatArray
 from evodyn.landscapes import NormalForm
 from evodyn.simulate import method
+from evodyn.solvers import compilation
 from tests.problems import PROBLEMS, Problem
 
 pytest.importorskip("numba")
@@ -289,6 +291,18 @@ def test_auto_compiles_only_what_lies_ready(monkeypatch: pytest.MonkeyPatch) -> 
     assert name(ed.Solver()) == "Tsit5" and name(ed.Solver(compiled=False)) == "RK45"
     with pytest.raises(ValueError, match="compiled is 1"):
         ed.Solver(compiled=1)  # type: ignore[arg-type]
+
+
+def test_compiled_code_is_ready_where_it_was_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compilation.folder.cache_clear()
+    try:
+        assert compilation.folder().parent == tmp_path / "evodyn" and not compilation.ready()
+        compilation.folder().mkdir(parents=True)
+        (compilation.folder() / "done").touch()
+        assert compilation.ready()
+    finally:
+        compilation.folder.cache_clear()
 
 
 def test_what_needs_numba_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

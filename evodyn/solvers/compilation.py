@@ -25,7 +25,7 @@ def folder() -> Path:
     """Return where the compiled code of these sources is kept, in the cache of the user."""
     here = Path(__file__).parent
     digest = hashlib.sha256(b"".join((here / name).read_bytes() for name in SOURCES)).hexdigest()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "evodyn" / digest[:16]
 
 
