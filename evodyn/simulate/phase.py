@@ -167,6 +167,8 @@ class Phase:
             try:
                 self.message = stepper.step()
             except StalledError:
+                if rhs.failure is not None:
+                    raise rhs.failure from None  # which is why no step was accepted
                 raise
             except Exception:
                 # A method that cannot reject what is not a number: approach it in shorter steps.
@@ -182,6 +184,7 @@ class Phase:
                     raise rhs.failure
                 return Termination.SOLVER_FAILED
             course.steps += 1
+            rhs.failure = None  # of a step that was too long
             t_new, y_new = stepper.t, stepper.y
             self.last_step = t_new - t_old
             if not math.isfinite(y_new @ y_new) or (y_new[len(flow.log_living) :] < 0).any():
