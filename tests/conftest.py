@@ -1,5 +1,6 @@
 """Settings shared by all tests."""
 
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--brief"):
         hypothesis.settings.load_profile("brief")
+    # Studies are sent signals, and inherit those that nohup or a shell in the background has ignored.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -260,6 +260,17 @@ def test_a_landscape_of_a_users_own_may_have_a_kernel() -> None:
     assert Other(0.5).kernel(0.0, N) is None
 
 
+def test_a_kernel_for_other_groups_is_refused() -> None:
+    class Short(Own):
+        def kernel(self, t: float, n: int) -> NormalForm:
+            return NormalForm(np.zeros(2))
+
+    with pytest.raises(
+        ed.SolveError, match=r"kernel of Short has contributions of shape \(2,\); expected \(7,\)"
+    ):
+        ed.solve(REPLICATOR, Short(0.5), P0, (0.0, 1.0), solver=COMPILED)
+
+
 def test_a_kernel_that_is_not_finite_ends_the_run() -> None:
     class Broken(Own):
         def __call__(self, t: float, masses: Any) -> Any:

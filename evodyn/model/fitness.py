@@ -296,9 +296,21 @@ def separable(landscape: LandscapeFunction, n: int) -> Separable | None:
 
 
 def kernel(landscape: LandscapeFunction, t: float, n: int) -> NormalForm | None:
-    """Return the fitness of n groups from `t` to the next breakpoint as it is compiled, None if it is not."""
+    """Return the fitness of n groups from `t` to the next breakpoint as it is compiled, None if it is not.
+
+    Raises
+    ------
+    ValueError
+        If a kernel of a user's own is for another number of groups.
+    """
     method: Any = getattr(landscape, "kernel", None)
-    return None if method is None else method(t, n)
+    form: NormalForm | None = method(t, n) if callable(method) else None
+    if form is not None and np.shape(form.contribution) != (n,):
+        raise ValueError(
+            f"the kernel of {type(landscape).__name__} has contributions of shape "
+            f"{np.shape(form.contribution)}; expected ({n},), one for each group."
+        )
+    return form
 
 
 def affine(landscape: LandscapeFunction, n: int, total: float) -> tuple[FloatArray, FloatArray] | None:

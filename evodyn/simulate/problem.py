@@ -11,7 +11,7 @@ import numpy.typing as npt
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host
 from evodyn.model.dynamics import Dynamics, cap_of
-from evodyn.model.fitness import LandscapeFunction, fitness_at_log_masses
+from evodyn.model.fitness import LandscapeFunction, fitness_at_log_masses, kernel
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.flow import State
 
@@ -145,6 +145,7 @@ def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) 
             f"landscape returned fitness {float(values[k])!r} for group {k} at t = {state.t:g}; expected "
             "finite fitness for every group with positive mass."
         )
+    kernel(landscape, state.t, n)
     with np.errstate(all="ignore"):
         # Mutation rates and general selection are functions too.
         velocity = host(dynamics.velocity(np.exp(state.log_masses), values, time=state.t))
