@@ -289,6 +289,26 @@ def test_files_bring_back_what_can_be_imported(kind: str, tmp_path: Path) -> Non
     assert ed.extend(loaded, 10.0).same_as(ed.extend(run, 10.0))
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Twice(ed.Replicator):
+    """Selection twice as fast, by the part of the growth rates that knows the mean."""
+
+    def rates_against(self, fitness: Any, mean: Any, *, time: float = 0.0) -> Any:
+        return 2.0 * (fitness - mean)
+
+
+@pytest.mark.parametrize("solver", [ed.Solver(), ed.Solver(compiled=False), ed.Solver(method="RK45")])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_growth_against_the_mean_may_be_of_a_users_own(decay: float, solver: ed.Solver) -> None:
+    # Neither the closed form of the replicator nor its compiled form is that of a subclass with other rates.
+    fitness = ed.landscapes.LinearDecay([1.0, 0.0], decay) if decay else ed.landscapes.Constant([1.0, 0.0])
+    run = ed.solve(Twice(), fitness, [1.0, 1.0], (0.0, 1.0), save_at=[1.0], solver=solver)
+    plain = ed.solve(ed.Replicator(), fitness, [1.0, 1.0], (0.0, 2.0), save_at=[2.0])
+    np.testing.assert_allclose(run.masses[-1], plain.masses[-1], rtol=1e-7)
+    step = Twice().step(np.ones(2), np.array([1.0, 0.0]), 0.1)
+    np.testing.assert_allclose(step, [1.1, 0.9])
+
+
 @pytest.mark.parametrize("kind", RUNS)
 def test_files_name_what_cannot_be_imported(kind: str, tmp_path: Path) -> None:
     class Hidden(SharedResource):

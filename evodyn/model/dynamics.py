@@ -138,12 +138,13 @@ class Dynamics(_Plain, Specification, ABC):
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         # What a base says of its flow holds no longer where the flow is another.
-        if "growth_rates" in own or "inflow" in own:
+        grows_otherwise = "growth_rates" in own or "rates_against" in own
+        if grows_otherwise or "inflow" in own:
             for name in {"autonomous", "mass_law", "steady_inflow"} - set(own):
                 setattr(cls, name, getattr(Dynamics, name))
             if "autonomous" not in own:
                 cls.autonomous = None
-        if "growth_rates" in own and "compares_with_mean" not in own:
+        if grows_otherwise and "compares_with_mean" not in own:
             cls.compares_with_mean = False
         if "inflow" in own and not _asks_for_fitness(own["inflow"]):
             cls.inflow = _asked_without_fitness(own["inflow"])  # type: ignore[method-assign]

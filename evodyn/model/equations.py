@@ -171,6 +171,7 @@ class SelectionMutation(MeanComparison):
     [4.207 0.   ] 4.207
     """
 
+    compares_with_mean = True
     mutation_rate: float | Callable[[float], float]
     target: Literal["uniform_share"] | float | Array = "uniform_share"
     signal_clip: float | None = None

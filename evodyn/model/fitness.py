@@ -175,7 +175,6 @@ def _terms(landscape: LandscapeFunction) -> tuple[LandscapeFunction, ...]:
 
 
 def check_groups(**groups: int | None) -> None:
-    """Raise `ValueError` if named arguments are for different numbers of groups."""
     """Raise `ValueError` unless the named numbers of groups agree; None agrees with all."""
     if len({n for n in groups.values() if n is not None}) > 1:
         listed = ", ".join(f"{name} has {n} groups" for name, n in groups.items() if n is not None)
