@@ -9,29 +9,35 @@ from evodyn.model.equations import Replicator
 from evodyn.model.landscapes import LinearDecay
 from evodyn.simulate.method import Solver
 from evodyn.simulate.solve import solve
-from evodyn.solvers.compilation import folder
+from evodyn.solvers.compilation import folder, prepare, ready
 
 __all__ = ["compile_methods"]
 
 
 def compile_methods() -> None:
-    """Compile the methods of integration and keep the result in the user's cache.
+    """Compile the methods of integration and keep the result in the user's cache, unless that is done.
 
     Raises
     ------
     ImportError
         If numba is missing; it names the extra.
+    OSError
+        If the cache cannot be written to.
 
     Examples
     --------
     >>> compile_methods()    # doctest: +SKIP
     """
     with extra("fast", user="evodyn.compile"):
-        solve(
-            Replicator(), LinearDecay([1.0, 0.0], 1.0), np.ones(2), (0.0, 1.0), solver=Solver(compiled=True)
-        )
-    folder().mkdir(parents=True, exist_ok=True)
-    (folder() / "done").touch()
+        import numba  # noqa: F401
+    if not ready():
+        prepare()
+
+
+def compile_here() -> None:
+    """Compile the methods in this process, into the cache that it was given; `prepare` calls it."""
+    folder().mkdir(parents=True)
+    solve(Replicator(), LinearDecay([1.0, 0.0], 1.0), np.ones(2), (0.0, 1.0), solver=Solver(compiled=True))
 
 
 if __name__ == "__main__":

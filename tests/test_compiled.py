@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -304,16 +307,46 @@ def test_auto_compiles_only_what_lies_ready(monkeypatch: pytest.MonkeyPatch) -> 
         ed.Solver(compiled=1)  # type: ignore[arg-type]
 
 
-def test_compiled_code_is_ready_where_it_was_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_kernels_are_compiled_in_a_process_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A process that used what it compiled itself had other last digits than those that loaded it.
+    kept = compilation.folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compilation.folder.cache_clear()
+    asked: list[dict[str, str]] = []
+
+    def process(command: list[str], *, check: bool, env: dict[str, str]) -> None:
+        asked.append(env)
+        there = Path(env["XDG_CACHE_HOME"], "evodyn", kept.name)
+        there.mkdir(parents=True)
+        (there / "kernel").write_text("compiled")
+
+    monkeypatch.setattr(subprocess, "run", process)
     try:
-        assert compilation.folder().parent == tmp_path / "evodyn" and not compilation.ready()
-        compilation.folder().mkdir(parents=True)
-        (compilation.folder() / "done").touch()
-        assert compilation.ready()
+        assert compilation.folder() == tmp_path / "evodyn" / kept.name and not compilation.ready()
+        assert compilation.Kept.from_function(process, __file__) is None
+        compilation.prepare()
+        assert compilation.ready() and (compilation.folder() / "kernel").read_text() == "compiled"
+        assert len(asked) == 1 and os.listdir(tmp_path / "evodyn") == [kept.name]
+        compilation.prepare()  # as a process does that began before the first had ended
+        assert os.listdir(tmp_path / "evodyn") == [kept.name]
     finally:
         compilation.folder.cache_clear()
+
+
+OPTIONS: list[dict[str, Any]] = [{}, {"save_at": [1.0], "extinction": ed.Extinction(0.1, policy="absorb")}]
+
+
+def test_what_runs_here_was_loaded_whatever_it_was_called_with() -> None:
+    runs = [
+        ed.solve(REPLICATOR, landscape, P0, (0.0, 2.0), solver=COMPILED, **options)
+        for landscape in LANDSCAPES.values()
+        for options in OPTIONS
+    ]
+    assert {run.termination for run in runs} <= {ed.Termination.COMPLETED}
+    travel = importlib.import_module("evodyn.solvers.journeys").travel  # which needs numba
+    assert sum(travel.stats.cache_misses.values()) == 0 < sum(travel.stats.cache_hits.values())
 
 
 def test_what_needs_numba_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from evodyn.core import validation
 from evodyn.core.extras import extra
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import Dynamics, clip_acts
-from evodyn.solvers.compilation import ready
+from evodyn.solvers.compilation import prepare_if_possible, ready
 from evodyn.solvers.protocol import Method
 from evodyn.solvers.scipy_methods import LARGEST_DENSE, METHODS, ScipyMethod
 
@@ -52,7 +52,7 @@ class Solver(Specification):
         Whether "auto" may use the compiled methods, "Tsit5" with "Rodas5P" where the problem is stiff, for
         fitness that has a `NormalForm` and totals that are known. They need numba (the extra "fast"). By
         default they are used where their code lies ready, which ``python -m evodyn.compile`` sees to once;
-        with True they are compiled now if need be.
+        with True that is done first if need be.
     max_steps : int, optional
         Most accepted steps of a run. Every single step has a cap on its evaluations, too.
 
@@ -109,6 +109,7 @@ class Solver(Specification):
             return ready()
         with extra("fast", user="Solver(compiled=True)"):
             importlib.import_module("numba")
+        prepare_if_possible()
         return True
 
     @property
