@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import reprlib
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 import numpy as np
 
 from evodyn.core.arrays import host, is_foreign
 
-__all__ = ["OWN", "Specification", "same_value", "state_of", "summary"]
+__all__ = ["OWN", "Result", "Specification", "freeze", "same_value", "state_of", "summary"]
 
 
 def summary(value: object) -> str:
@@ -124,3 +125,48 @@ class Specification:
         """Store values during construction or copying, when alone a frozen dataclass may change."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Result(Specification):
+    """Base of results. Some of their values are computed when somebody looks at them."""
+
+    @classmethod
+    def with_pending(cls, pending: Mapping[str, Callable[[], Any]], **fields: Any) -> Self:
+        """Return a result of these fields, and of others that are computed when somebody looks at them."""
+        result = object.__new__(cls)
+        result._set(**fields, _pending=dict(pending))
+        freeze(result, fields)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.__dict__.get("_pending", {}):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._set(**{name: self._pending[name]()})
+        freeze(self, (name,))
+        del self._pending[name]
+        return self.__dict__[name]
+
+    def fields(self) -> dict[str, Any]:
+        self._settle()
+        return super().fields()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        return self.__dict__
+
+    def _settle(self) -> None:
+        """Compute what has not been looked at."""
+        for name in tuple(self.__dict__.get("_pending", ())):
+            getattr(self, name)
+        self.__dict__.pop("_pending", None)
+
+
+def freeze(result: Specification, names: Iterable[str] | None = None) -> None:
+    """Make the arrays of a result read-only, on copies of those that others hold."""
+    for name in result.fields() if names is None else names:
+        value = getattr(result, name)
+        if isinstance(value, np.ndarray) and value.flags.writeable:
+            copy = value.copy()
+            copy.flags.writeable = False
+            object.__setattr__(result, name, copy)

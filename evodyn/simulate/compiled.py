@@ -1,23 +1,24 @@
-"""What compiled methods are told of a flow, where they know it."""
+"""What compiled methods are told of flows, where they know them, and what they answer."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 import importlib
-import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
 from evodyn.model.fitness import kernel
 from evodyn.model.normal_form import NormalForm
-from evodyn.simulate.course import Course
-from evodyn.simulate.flow import Flow, State
+from evodyn.simulate.flow import Flow
+from evodyn.simulate.method import Solver
 
-__all__ = ["Ending", "Passage", "compiled_form", "travel"]
+__all__ = ["Ending", "Passage", "Passages", "compiled_form", "compiled_forms", "part_of", "travel"]
 
 
 class Ending(enum.Enum):
@@ -44,7 +45,7 @@ class Passage:
     states : numpy.ndarray, shape (T, n)
         Log-shares at the saved times that were due.
     crossings : list of (float, int, int)
-        Time, group and direction.
+        Time, group (among those that were integrated) and direction.
     explicit, implicit, evaluations : int
         Steps by method, and evaluations of fitness.
     """
@@ -60,46 +61,98 @@ class Passage:
     evaluations: int
 
 
-def travel(form: Any, flow: Flow, course: Course, state: State, stop: float, first: float) -> Passage:
-    """Integrate a flow, known as `form`, from `state` to `stop`, with `first` the first step of a restart."""
-    journeys: Any = importlib.import_module("evodyn.solvers.journeys")
-    ledger, living = course.ledger, flow.log_living
-    times = np.array(course.saved.times[course.saved.due(stop)])
-    y, states = _initial_shares(flow, form), _room((len(times), len(living)))
-    halts = ledger.watching and not ledger.policy_is("observe")
-    journey = journeys.travel(
-        form,
-        y,
-        state.t,
-        stop,
-        first if course.phases > 1 else 0.0,
-        course.solver.max_step,
-        course.solver.max_steps - course.steps,
-        course.solver.tolerance,
-        times,
-        states,
-        journeys.Watch(ledger.level, ledger.below[living], halts),
+@dataclasses.dataclass(frozen=True)
+class Passages:
+    """What came of the phases of several members.
+
+    Attributes
+    ----------
+    found : Journeys
+    y : numpy.ndarray, shape (M, n)
+    states : numpy.ndarray, shape (M, T, n)
+    """
+
+    found: Any
+    y: FloatArray
+    states: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, member: int) -> Passage:
+        found = self.found
+        own = slice(*np.searchsorted(found.members, (member, member + 1)).tolist())
+        columns = found.times[own], found.groups[own], found.directions[own]
+        return Passage(
+            Ending(found.endings[member]),
+            float(found.t[member]),
+            self.y[member],
+            float(found.steps[member]),
+            self.states[member, : found.rows[member]],
+            list(zip(*(column.tolist() for column in columns), strict=True)),
+            int(found.explicit[member]),
+            int(found.implicit[member]),
+            int(found.evaluations[member]),
+        )
+
+
+def travel(
+    forms: Any,
+    u: FloatArray,
+    t: float,
+    stop: float,
+    times: FloatArray,
+    *,
+    first: float,
+    most: int,
+    solver: Solver,
+    level: float,
+    below: npt.NDArray[np.bool_],
+    halts: bool,
+) -> Passages:
+    """Integrate members, known as `forms`, from log-masses `u`, shape (M, n), at `t` to `stop`.
+
+    Parameters
+    ----------
+    times : array, shape (T,)
+        Saved times that are due until `stop`.
+    first : float
+        The first step; 0 to choose it.
+    most : int
+        Most steps.
+    level, below, halts
+        ln of the threshold, -inf without; who starts below it, shape (M, n); whether the first fall ends it.
+    """
+    compiled: Any = importlib.import_module("evodyn.solvers.members")
+    y, states = _apart(u), _room((len(u), len(times), u.shape[1]))
+    longest, tolerance = solver.max_step, solver.tolerance
+    found = compiled.travel_all(
+        forms, y, t, stop, first, longest, most, tolerance, times, states, level, below, halts
     )
-    groups = living[journey.groups]
-    crossings = zip(journey.times.tolist(), groups.tolist(), journey.directions.tolist(), strict=True)
-    return Passage(
-        Ending(journey.ending),
-        journey.t,
-        y,
-        journey.step,
-        states[: journey.rows],
-        list(crossings),
-        journey.explicit,
-        journey.implicit,
-        journey.evaluations,
-    )
+    return Passages(found, y, states)
+
+
+def part_of(forms: Any, members: slice) -> Any:
+    """Return the `Forms` of some members."""
+    shared = forms.interaction if len(forms.interaction) == 1 else forms.interaction[members]
+    lead = ("contribution", "decay", "temperature", "frequencies", "sines", "cosines", "log_totals")
+    return forms._replace(interaction=shared, **{name: getattr(forms, name)[members] for name in lead})
 
 
 def compiled_form(flow: Flow) -> Any:
-    """Return the `Form` in which compiled methods know a flow, or None if they do not.
+    """Return the `Forms` in which compiled methods know a flow by itself, or None if they do not."""
+    fitness = kernel(flow.landscape, flow.start.t, len(flow.start.log_masses))
+    if fitness is None:
+        return None
+    return compiled_forms(flow, [fitness], np.array([[block.log_start for block in flow.blocks]]))
 
-    Growth rates have to be fitness compared with its mean, unclipped, every total known, the inflow steady,
-    and no group is to be reviving.
+
+def compiled_forms(flow: Flow, members: Sequence[NormalForm], log_totals: FloatArray) -> Any:
+    """Return the `Forms` of members that differ from a flow in fitness and in ln P, shape (M, K), only.
+
+    None if compiled methods do not know them: growth rates have to be fitness compared with its mean,
+    unclipped, every total known, the inflow steady, and no group is to be reviving. Members have to have
+    terms of the same kinds.
     """
     start, living = flow.start, flow.log_living
     n = len(start.log_masses)
@@ -107,43 +160,38 @@ def compiled_form(flow: Flow) -> Any:
     if len(flow.reviving) or not known or not flow.dynamics.compares_with_mean:
         return None
     inflow = flow.dynamics.steady_inflow(n)
-    fitness = kernel(flow.landscape, start.t, n)
-    if inflow is None or fitness is None:
+    interaction = _interactions(flow, members, log_totals)
+    swings = len(members[0].swings)
+    if inflow is None or interaction is None or any(len(member.swings) != swings for member in members):
         return None
-    interaction, of_shares = _interaction(fitness, flow)
-    if interaction is None and (fitness.competition is not None or fitness.payoff is not None):
-        return None
-    everybody = flow.full
-    rows = slice(None) if everybody else living
-    swings = fitness.swings
     starts = np.searchsorted(living, [*(block.groups.start for block in flow.blocks), n])
     laws = np.array([block.relaxation for block in flow.blocks], dtype=np.float64)
-    flows_in = inflow[living].any()
     alive = np.flatnonzero(np.diff(starts))
-    module: Any = importlib.import_module("evodyn.solvers.kernels")
-    form = module.Form(
+    number, rows = len(members), slice(None) if flow.full else living
+
+    def of_swings(part: str) -> FloatArray:
+        values = [[getattr(swing, part) for swing in member.swings] for member in members]
+        return np.array(values, dtype=np.float64)
+
+    module: Any = importlib.import_module("evodyn.solvers.members")
+    return module.Forms(
         np.append(starts[alive], len(living)),
-        _less_mean(fitness.contribution[rows], flow.initial, starts),
-        float(fitness.decay),
-        float(fitness.temperature),
-        np.array([swing.frequency for swing in swings], dtype=np.float64),
-        np.array([swing.sines[rows] for swing in swings], dtype=np.float64).reshape(len(swings), len(living)),
-        np.array([swing.cosines[rows] for swing in swings], dtype=np.float64).reshape(
-            len(swings), len(living)
+        _apart(np.array([member.contribution[rows] for member in members], dtype=np.float64)),
+        np.array([member.decay for member in members], dtype=np.float64),
+        np.array([member.temperature for member in members], dtype=np.float64),
+        np.array([[s.frequency for s in m.swings] for m in members], dtype=np.float64).reshape(
+            number, swings
         ),
-        np.zeros((0, 0)) if interaction is None else interaction[np.ix_(living, living)],
-        of_shares,
-        inflow[living] if flows_in else np.zeros(0),
-        np.array([flow.blocks[k].log_start for k in alive]),
+        _apart(of_swings("sines").reshape(number, swings, n)[..., rows]),
+        _apart(of_swings("cosines").reshape(number, swings, n)[..., rows]),
+        _apart(interaction[0]),
+        interaction[1],
+        _apart(inflow[living] if inflow[living].any() else np.zeros(0)),
+        np.ascontiguousarray(log_totals[:, alive]),
         np.array(laws[alive, 0]),
         np.array(laws[alive, 1]),
         start.t,
     )
-    return module.Form(*(_apart(part) if _is_of_numbers(part) else part for part in form))
-
-
-def _is_of_numbers(part: Any) -> bool:
-    return isinstance(part, np.ndarray) and part.dtype == np.float64
 
 
 def _room(shape: tuple[int, ...]) -> FloatArray:
@@ -160,33 +208,30 @@ def _apart(values: FloatArray) -> FloatArray:
     return copy
 
 
-def _initial_shares(flow: Flow, form: Any) -> FloatArray:
-    """Return ln x of every living group in its block."""
-    u = _apart(flow.initial)
-    for a, b in itertools.pairwise(form.starts):
-        part = u[a:b]
-        top = part.max()
-        part -= top + np.log(np.exp(part - top).sum())
-    return u
+def _interactions(
+    flow: Flow, members: Sequence[NormalForm], log_totals: FloatArray
+) -> tuple[FloatArray, bool] | None:
+    """Return the matrices of interactions of the living, and whether they act on shares of all blocks.
 
-
-def _interaction(form: NormalForm, flow: Flow) -> tuple[FloatArray | None, bool]:
-    """Return the matrix of interactions, and whether it acts on shares of the total of all blocks."""
-    if form.payoff is None:
-        return form.competition, False
-    if form.competition is None:
-        return form.payoff, True
+    There is one for each member or one for all, shape (M, n, n) or (1, n, n), or (1, 0, 0) where nobody
+    interacts; None for all that cannot be stated so.
+    """
+    matrices: list[FloatArray] = []
+    of_shares = members[0].payoff is not None
     steady = len(flow.blocks) == 1 and flow.blocks[0].relaxation == (0.0, 0.0)
-    if not steady:
-        return None, False
-    return form.payoff + form.competition * np.exp(flow.blocks[0].log_start), True
-
-
-def _less_mean(contribution: FloatArray, y: FloatArray, starts: Any) -> FloatArray:
-    """Return contributions less their mean in every block: what all share would only be rounded."""
-    relative = np.array(contribution)
-    for a, b in itertools.pairwise(starts):
-        if a < b:
-            weights = np.exp(y[a:b] - y[a:b].max())
-            relative[a:b] -= (weights @ relative[a:b]) / weights.sum()
-    return relative
+    for member, totals in zip(members, log_totals, strict=True):
+        if (member.payoff is not None) != of_shares:
+            return None
+        matrix = member.payoff if of_shares else member.competition
+        if member.payoff is not None and member.competition is not None:
+            if not steady:
+                return None
+            matrix = member.payoff + member.competition * np.exp(totals[0])
+        if matrix is not None and not (matrices and matrix is matrices[-1]):
+            matrices.append(matrix)
+    if not matrices:
+        return np.zeros((1, 0, 0)), False
+    if len(matrices) not in (1, len(members)):
+        return None
+    living = np.ix_(flow.log_living, flow.log_living)
+    return np.array([matrix[living] for matrix in matrices]), of_shares

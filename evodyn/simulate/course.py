@@ -10,6 +10,7 @@ import numpy.typing as npt
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.simulate.changes import SampledTimes
+from evodyn.simulate.compiled import Passage
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State
 from evodyn.simulate.method import Solver
@@ -25,7 +26,7 @@ class Course:
     """The course of one integration, from `begin` to `end`.
 
     Its method may change where the problem turns out to be stiff, its stops grow by the changes in time that
-    are found, and it counts.
+    are found, and it counts. What compiled methods make of its first phase may be `known`.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Course:
         solver: Solver,
         method: Method,
         reason: str,
+        known: Passage | None = None,
     ) -> None:
         self.dynamics = dynamics
         self.landscape = landscape
@@ -48,6 +50,7 @@ class Course:
         self.solver = solver
         self.method = self.begun_with = method
         self.reason = reason
+        self.known = known
         self.steps = self.evaluations = self.phases = 0
         self.may_compile = solver.compiles
         self.travelled: list[str] = []

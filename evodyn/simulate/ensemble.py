@@ -20,12 +20,13 @@ from evodyn.core.arrays import FloatArray
 from evodyn.core.extras import extra
 from evodyn.core.generators import Seed, member_rng, seed_of
 from evodyn.core.labels import about
-from evodyn.core.specifications import Specification
+from evodyn.core.specifications import Result
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import Landscape, LandscapeFunction, kernel
 from evodyn.simulate import schema
 from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.members import ALONG, Members, integrated_together
 from evodyn.simulate.method import Solver
 from evodyn.simulate.problem import check_memory, validated_save_times, validated_span
 from evodyn.simulate.run import Run
@@ -41,7 +42,7 @@ Draw = Callable[[np.random.Generator], LandscapeFunction]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Ensemble(Specification):
+class Ensemble(Result):
     """The result of `solve_ensemble`: as `Run`, with a leading member axis.
 
     Attributes
@@ -79,6 +80,22 @@ class Ensemble(Specification):
     def __post_init__(self) -> None:
         self.t.flags.writeable = False
 
+    @classmethod
+    def of_members(cls, members: Members, seed: Seed | None, *, throw: bool) -> Ensemble:
+        """Return the ensemble of members that were integrated together.
+
+        Their runs are assembled when somebody looks at them, unless one did not come to the end.
+        """
+        if not members.arrived:
+            return cls(members.runs(throw=throw), members.times, seed)
+        pending: dict[str, Callable[[], Any]] = {"runs": functools.partial(members.runs, throw=throw)}
+        return cls.with_pending(
+            pending | {name: functools.partial(members.along, name) for name in ALONG},
+            t=members.times,
+            seed=seed,
+            **members.at_end(),
+        )
+
     @functools.cached_property
     def masses(self) -> FloatArray:
         """Masses, shape (M, T, N)."""
@@ -114,7 +131,7 @@ class Ensemble(Specification):
         """Mass removed by absorption, shape (M, N)."""
         return self._of_members("absorbed_mass")
 
-    @property
+    @functools.cached_property
     def termination(self) -> tuple[Termination, ...]:
         """How each member ended."""
         return tuple(run.termination for run in self.runs)
@@ -130,6 +147,9 @@ class Ensemble(Specification):
         return stacked
 
     def _along(self, name: str) -> FloatArray:
+        if name in self.__dict__.get("_pending", {}):
+            found: FloatArray = self._pending.pop(name)()
+            return found
         first = getattr(self.runs[0], name)
         stacked = np.full((len(self.runs), len(self.t), *first.shape[1:]), np.nan)
         for k, run in enumerate(self.runs):
@@ -224,11 +244,11 @@ class Ensemble(Specification):
         schema.save(self.dataset(), path)
 
     def __len__(self) -> int:
-        return len(self.runs)
+        return len(self.termination)
 
     def __repr__(self) -> str:
         ended = {t.name: self.termination.count(t) for t in dict.fromkeys(self.termination)}
-        n = self.runs[0].native.shape[-1]
+        n = self.extinction_time.shape[-1]
         return f"Ensemble({len(self.runs)} members, {n} groups, {len(self.t)} saved times, {ended})"
 
 
@@ -350,6 +370,11 @@ def solve_ensemble(
     )
     jobs = list(zip(landscapes, rows, strict=True))
     if workers == 1:
+        together = integrated_together(
+            dynamics, landscapes, rows, times, (start, end), extinction, solver or Solver()
+        )
+        if together is not None:
+            return Ensemble.of_members(together, seed, throw=throw)
         runs = _here(task, jobs, solver or Solver(), start)
     else:
         with extra("studies", user="solve_ensemble with workers > 1"):

@@ -103,6 +103,11 @@ class Ledger:
         """Whether there is a threshold to watch."""
         return self.extinction is not None
 
+    @property
+    def halts(self) -> bool:
+        """Whether a phase ends at the first extinction."""
+        return self.extinction is not None and self.extinction.policy != "observe"
+
     def policy_is(self, policy: Policy) -> bool:
         """Tell whether the run's policy is `policy`."""
         return self.extinction is not None and self.extinction.policy == policy

@@ -253,7 +253,11 @@ class Flow:
 
     def log_totals(self, t: Any) -> FloatArray:
         """Return ln P of every block at times `t`, shape (..., K), where it is known."""
-        log_starts, rates, targets, _ = self._totals
+        return self.relaxed(self._totals[0], t)
+
+    def relaxed(self, log_starts: FloatArray, t: Any) -> FloatArray:
+        """Return what ln P becomes of `log_starts` at times `t`, shape (..., K), where its law is known."""
+        _, rates, targets, _ = self._totals
         if self._steady:
             return log_starts
         elapsed = np.asarray(t)[..., None] - self.start.t

@@ -13,7 +13,7 @@ from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import cap_of, clip_acts
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.changes import SEEN, first_jump, overlooked
-from evodyn.simulate.compiled import Ending, compiled_form, travel
+from evodyn.simulate.compiled import Ending, Passage, compiled_form, travel
 from evodyn.simulate.course import Course
 from evodyn.simulate.flow import Flow, State, log_sum_exp
 from evodyn.simulate.revival import revival_floor
@@ -126,17 +126,20 @@ class Phase:
     def _travel(self, form: Any, rhs: RightHandSide) -> Termination | None:
         """Integrate in one compiled call; return what ends the run, or None where only the phase ends."""
         course, ledger, saved = self.course, self.ledger, self.course.saved
-        passage = travel(form, self.flow, course, self.state, self.stop, self.last_step)
+        passage = course.known or self._passage(form)
+        course.known = None
         course.travel(passage.explicit, passage.implicit)
         rhs.evaluations += passage.evaluations
         self.last_step, self.latest = passage.step, (passage.t, passage.y)
         rows = len(passage.states)
         self.kept = [(saved.times[saved.next : saved.next + rows], passage.states)]
         saved.next += rows
+        living = self.flow.log_living
+        crossings = [(time, int(living[k]), direction) for time, k, direction in passage.crossings]
         if passage.ending is Ending.FALLEN:
             self._flush()
-            return self._fallen(self.state, passage.crossings)[1]
-        ledger.cross(*_columns(passage.crossings))
+            return self._fallen(self.state, crossings)[1]
+        ledger.cross(*_columns(crossings))
         if passage.ending is Ending.LIMITED:
             return Termination.STEP_LIMIT
         if passage.ending is Ending.STIFF:
@@ -146,6 +149,23 @@ class Phase:
             self.message = f"No step from t = {passage.t:g} was accepted."
             return Termination.SOLVER_FAILED
         return None
+
+    def _passage(self, forms: Any) -> Passage:
+        """Return what compiled methods make of this phase."""
+        course, ledger, flow = self.course, self.ledger, self.flow
+        return travel(
+            forms,
+            flow.initial[None],
+            self.state.t,
+            self.stop,
+            np.array(course.saved.times[course.saved.due(self.stop)]),
+            first=self.last_step if course.phases > 1 else 0.0,
+            most=self.solver.max_steps - course.steps,
+            solver=self.solver,
+            level=ledger.level,
+            below=ledger.below[None, flow.log_living],
+            halts=ledger.halts,
+        )[0]
 
     def _steps(self, rhs: RightHandSide, y: FloatArray) -> Termination | None:
         """Take steps; return what ends the run, or None where only the phase ends."""
@@ -325,7 +345,7 @@ class Phase:
         switch = self._cap_switch(step) if any(self.may_cap) else None
         limit = step.t_new if switch is None else switch[0]
         crossings = self._crossings(step, limit) if ledger.watching else []
-        if not ledger.policy_is("observe"):
+        if ledger.halts:
             first_fall = next((c for c in crossings if c[2] < 0), None)
             if first_fall is not None:
                 return self._fall(step, crossings, first_fall)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray, real
-from evodyn.core.specifications import Specification, same_value
+from evodyn.core.specifications import Result, Specification, freeze, same_value
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics, mean_fitness
 from evodyn.model.fitness import LandscapeFunction
@@ -51,11 +50,11 @@ class EndState(Specification):
     removed: npt.NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        _freeze(self)
+        freeze(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Run(Specification):
+class Run(Result):
     """The result of `solve` and `iterate`. All arrays are read-only.
 
     Attributes
@@ -118,38 +117,7 @@ class Run(Specification):
     stores_log_shares: bool
 
     def __post_init__(self) -> None:
-        _freeze(self)
-
-    @classmethod
-    def with_pending(cls, pending: Mapping[str, Callable[[], FloatArray]], **fields: Any) -> Run:
-        """Return a run of these fields, and of others that are computed when they are looked at."""
-        run = object.__new__(cls)
-        run._set(**fields, _pending=dict(pending))
-        _freeze(run, fields)
-        return run
-
-    def __getattr__(self, name: str) -> Any:
-        pending = self.__dict__.get("_pending", {})
-        if name not in pending:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self._set(**{name: pending[name]()})
-        _freeze(self, (name,))
-        del pending[name]
-        return self.__dict__[name]
-
-    def fields(self) -> dict[str, Any]:
-        self._settle()
-        return super().fields()
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._settle()
-        return self.__dict__
-
-    def _settle(self) -> None:
-        """Compute what has not been looked at."""
-        for name in tuple(self.__dict__.get("_pending", ())):
-            getattr(self, name)
-        self.__dict__.pop("_pending", None)
+        freeze(self)
 
     @functools.cached_property
     def masses(self) -> FloatArray:
@@ -304,16 +272,6 @@ class SolveError(RuntimeError):
 
 
 _SUCCESSES = (Termination.COMPLETED, Termination.STOPPED_AT_EXTINCTION, Termination.ALL_EXTINCT)
-
-
-def _freeze(result: Specification, names: Iterable[str] | None = None) -> None:
-    """Make the arrays of a result read-only, on copies of those that others hold."""
-    for name in result.fields() if names is None else names:
-        value = getattr(result, name)
-        if isinstance(value, np.ndarray) and value.flags.writeable:
-            copy = value.copy()
-            copy.flags.writeable = False
-            object.__setattr__(result, name, copy)
 
 
 def _read_only(array: FloatArray) -> FloatArray:

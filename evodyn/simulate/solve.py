@@ -11,6 +11,7 @@ from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction, kernel
 from evodyn.simulate import closed_form
+from evodyn.simulate.compiled import Passage
 from evodyn.simulate.course import Course
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State
@@ -129,8 +130,12 @@ def run_from(
     solver: Solver,
     *,
     throw: bool,
+    known: Passage | None = None,
 ) -> Run:
-    """Solve from `state` to `end` by the closed form or by integration, and assemble the result."""
+    """Solve from `state` to `end` by the closed form or by integration, and assemble the result.
+
+    What compiled methods make of the beginning may be `known`.
+    """
     start = state.t
     saved = Trajectory(times, [block for block, _ in dynamics.blocks(len(masses))])
     exact = closed_form.applies(dynamics, landscape, len(masses))
@@ -144,7 +149,7 @@ def run_from(
             outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger)
         else:
             method, reason = chosen_method(dynamics, len(masses), solver)
-            course = Course(dynamics, landscape, state, end, saved, ledger, solver, method, reason)
+            course = Course(dynamics, landscape, state, end, saved, ledger, solver, method, reason, known)
             outcome = integrate(course, state)
     if outcome.termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: the rest of the run is known.

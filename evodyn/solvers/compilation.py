@@ -22,7 +22,10 @@ from typing import Any
 
 __all__ = ["SOURCES", "compiled", "folder", "prepare", "prepare_if_possible", "ready"]
 
-SOURCES = ("compilation.py", "tableaus.py", "vectors.py", "kernels.py", "interpolants.py", "journeys.py")
+SOURCES = tuple(
+    f"{name}.py"
+    for name in ("compilation", "tableaus", "vectors", "kernels", "interpolants", "journeys", "members")
+)
 """The files of which compiled code is made."""
 
 

@@ -1,4 +1,4 @@
-"""A whole integration in one compiled call: steps, switching of methods, rows of a trajectory, crossings."""
+"""A whole integration, compiled: steps, switching of methods, rows of a trajectory, crossings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from evodyn.solvers.kernels import (
     memory,
     rates,
 )
-from evodyn.solvers.vectors import ordered, room, sums
+from evodyn.solvers.vectors import exponential, ordered, room, subtract, sums, weighted_mean
 
 __all__ = ["ARRIVED", "FALLEN", "LIMITED", "LOST", "STIFF", "Journey", "Watch", "travel"]
 
@@ -118,6 +118,22 @@ def _normalise_blocks(form, u, sizes):
 
 
 @ordered
+def _settle(form, u, sizes):
+    """Let the shares of every block sum to 1, and contributions have no mean, which selects nobody."""
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        top = u[a]
+        for i in range(a, b):
+            top = max(top, u[i])
+        subtract(u[a:b], top)
+        for i in range(a, b):
+            sizes[i] = exponential(u[i])
+        total = _sum(sizes[a:b])
+        _normalise(u[a:b], sizes[a:b], math.log(total), 1.0 / total)
+        subtract(form.contribution[a:b], weighted_mean(sizes[a:b], form.contribution[a:b]))
+
+
+@ordered
 def _rounded(norm):
     """Return `norm` to eight binary digits, so that rounding errors do not move the ends of steps."""
     if norm == 0.0 or not math.isfinite(norm):
@@ -146,13 +162,14 @@ def _fastest_rate(k, argument, new):
 
 @ordered
 def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch):
-    """Integrate `u`, changed in place, from `t` to `stop`; see `Journey`.
+    """Integrate `u` from `t` to `stop`; see `Journey`.
 
     Parameters
     ----------
     form : Form
+        Its contributions are changed in place: what all groups of a block share is taken from them.
     u : array, shape (N,)
-        Logarithms of shares.
+        Logarithms of shares in any unit, changed in place.
     t, stop : float
     first : float
         The first step; 0 to choose it.
@@ -174,6 +191,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     below = watch.below.copy()
     watching, structured = watch.level > -math.inf, form.interaction.size == 0
     crossed = row = explicit = implicit = signs = others = 0
+    _settle(form, u, sizes)
     while row < save_at.size and save_at[row] <= t:
         rows[row] = u
         row += 1

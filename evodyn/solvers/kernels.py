@@ -55,7 +55,7 @@ class Form(NamedTuple):
     starts : int array, shape (K + 1,)
         Where blocks begin and end.
     contribution : array, shape (N,)
-        c_i, less what all groups of a block may as well do without.
+        c_i.
     decay, temperature : float
         λ and T.
     frequencies : array, shape (S,)
