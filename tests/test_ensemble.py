@@ -48,6 +48,53 @@ def test_members_are_what_they_are_alone(workers: int) -> None:
     assert ensemble.stats == tuple(run.stats for run in alone)
 
 
+GAMES = [ed.landscapes.MatrixGame(np.roll(np.diag(C), k, axis=1)) for k in (0, 1, 2)]
+WAVES = [ed.landscapes.Seasonal(C, k * C, 3.0) + ed.landscapes.Entropic(C, 0.2) for k in (1, 2, 3)]
+TOGETHER: dict[str, tuple[ed.Dynamics, Any, ed.Extinction | None]] = {
+    "decay": (REPLICATOR, LANDSCAPES, ed.Extinction(0.2)),
+    "stop": (REPLICATOR, LANDSCAPES, ed.Extinction(0.2, "stop")),
+    "games": (REPLICATOR, GAMES, None),
+    "one game": (REPLICATOR, GAMES[0], ed.Extinction(0.3)),
+    "waves": (REPLICATOR, WAVES, ed.Extinction(0.2)),
+    "blocks": (ed.Populations(REPLICATOR, (1, 3)), LANDSCAPES, ed.Extinction(0.2)),
+    "different": (REPLICATOR, [LANDSCAPE, GAMES[0], WAVES[0]], ed.Extinction(0.2)),
+    "constant": (REPLICATOR, [ed.landscapes.Constant(k * C) for k in (1, 2, 3)], ed.Extinction(0.2)),
+}
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+@pytest.mark.parametrize("save_at", [[0.0, 1.0, 5.0], [2.0, 4.0]], ids=["from the start", "later"])
+def test_members_integrated_together_are_what_they_are_alone(kind: str, save_at: list[float]) -> None:
+    dynamics, landscapes, extinction = TOGETHER[kind]
+    options: dict[str, Any] = {"save_at": save_at, "extinction": extinction}
+    ensemble = ed.solve_ensemble(dynamics, landscapes, STARTS, (0.0, 5.0), **options)
+    first = {name: getattr(ensemble, name) for name in (*ALONG, *OF_MEMBERS, "termination")}
+    many = landscapes if isinstance(landscapes, list) else [landscapes] * 3
+    alone = [ed.solve(dynamics, one, p0, (0.0, 5.0), **options) for one, p0 in zip(many, STARTS, strict=True)]
+    for name in OF_MEMBERS:
+        np.testing.assert_array_equal(first[name], [getattr(run, name) for run in alone])
+    for k, run in enumerate(alone):
+        saved = np.isin(run.t, ensemble.t)
+        for name in ALONG:
+            np.testing.assert_array_equal(first[name][k, : saved.sum()], getattr(run, name)[saved])
+        assert np.isnan(first["masses"][k, saved.sum() :]).all()
+        assert ensemble.runs[k].same_as(run)
+    assert first["termination"] == tuple(run.termination for run in alone)
+    assert len(ensemble) == 3 and "3 members, 4 groups" in repr(ensemble)
+
+
+def test_the_member_that_fails_is_raised_with_what_it_reached() -> None:
+    short = ed.Solver(max_steps=3)
+    with pytest.raises(ed.SolveError, match="step limit") as caught:
+        ed.solve_ensemble(REPLICATOR, LANDSCAPES, STARTS, (0.0, 50.0), solver=short)
+    assert 0 < caught.value.time < 50
+    ensemble = ed.solve_ensemble(REPLICATOR, LANDSCAPES, STARTS, (0.0, 50.0), solver=short, throw=False)
+    assert {t.name for t in ensemble.termination} == {"STEP_LIMIT"}
+    wrong = [LANDSCAPES[0], ed.landscapes.LinearDecay(1e200 * np.ones(4), 1e200)]
+    with pytest.raises(ValueError, match="fitness"):
+        ed.solve_ensemble(REPLICATOR, wrong, 1e200 * STARTS[:2], (0.0, 1.0))
+
+
 @pytest.mark.parametrize("landscape", [LANDSCAPE, bare], ids=["landscape", "function"])
 def test_members_may_share_one_landscape(landscape: Any) -> None:
     ensemble = ed.solve_ensemble(REPLICATOR, landscape, P0, (0.0, 5.0), members=2)

@@ -142,8 +142,6 @@ class Members:
         totals = np.exp(log_totals)
         logs = log_shares + segments.spread(log_totals)
         masses = np.exp(log_shares) * segments.spread(totals)
-        overflown = np.isinf(totals).any(axis=(1, 2))
-        masses[overflown] = np.exp(logs[overflown])
         return {"masses": masses, "log_masses": logs, "total_mass": self.dynamics.shaped(totals)}
 
 

@@ -190,13 +190,15 @@ def _halve(b, first, second):
 @ordered
 def enter_crossings(b, roots, falls, stack):
     """Enter where a polynomial changes its sign on [0, 1], in order; return how often."""
-    found, depth = 0, 1
-    stack[0, :NODES] = b
+    found, depth, piece = 0, 1, stack[stack.shape[0] - 1]
+    for m in range(NODES):
+        stack[0, m] = b[m]
     stack[0, NODES], stack[0, NODES + 1] = 0.0, 1.0
     while depth > 0:
         depth -= 1
         left, right = stack[depth, NODES], stack[depth, NODES + 1]
-        piece = stack[depth, :NODES].copy()
+        for m in range(NODES):
+            piece[m] = stack[depth, m]
         variations = _variations(piece)
         if variations == 0 or found == roots.size:
             continue
@@ -207,7 +209,7 @@ def enter_crossings(b, roots, falls, stack):
                 found += 1
             continue
         # The later half first, so that the earlier one is looked at next.
-        _halve(piece, stack[depth + 1, :NODES], stack[depth, :NODES])
+        _halve(piece, stack[depth + 1], stack[depth])
         stack[depth, NODES], stack[depth, NODES + 1] = middle, right
         stack[depth + 1, NODES], stack[depth + 1, NODES + 1] = left, middle
         depth += 2

@@ -29,7 +29,7 @@ from evodyn.solvers.kernels import (
     memory,
     rates,
 )
-from evodyn.solvers.vectors import exponential, ordered, room, subtract, sums, weighted_mean
+from evodyn.solvers.vectors import copy, exponential, making, ordered, room, subtract, sums, weighted_mean
 
 __all__ = ["ARRIVED", "FALLEN", "LIMITED", "LOST", "STIFF", "Journey", "Watch", "travel"]
 
@@ -86,7 +86,62 @@ class Journey(NamedTuple):
     directions: Any
 
 
-@ordered
+class Point(NamedTuple):
+    """A state and what is known of it.
+
+    Attributes
+    ----------
+    u, sizes, velocity, second : array, shape (N,)
+        Logarithms of shares, their exponentials, and their first and second derivatives.
+    """
+
+    u: FloatArray
+    sizes: FloatArray
+    velocity: FloatArray
+    second: FloatArray
+
+
+class Scene(NamedTuple):
+    """What happens within a step.
+
+    Attributes
+    ----------
+    curve : array, shape (NODES, N)
+        Bernstein coefficients of the interpolant.
+    lowest, highest : array, shape (N,)
+        Bounds of what is above the level.
+    level, own, roots : array, shape (NODES,)
+    falls : bool array, shape (NODES,)
+    stack : array, shape (128, NODES + 2)
+    below : bool array, shape (N,)
+        Who is below the level.
+    """
+
+    curve: FloatArray
+    lowest: FloatArray
+    highest: FloatArray
+    level: FloatArray
+    own: FloatArray
+    roots: FloatArray
+    falls: Any
+    stack: FloatArray
+    below: Any
+
+
+@making
+def _point(n):
+    return Point(room(n), room(n), room(n), room(n))
+
+
+@making
+def _scene(n, below):
+    return Scene(
+        room(NODES * n).reshape((NODES, n)), room(n), room(n), room(NODES), room(NODES), room(NODES),
+        np.empty(NODES, np.bool_), np.empty((128, NODES + 2)), below.copy(),
+    )  # fmt: skip
+
+
+@making
 def _with_room(array, size):
     larger = np.empty(max(size, 2 * array.size), array.dtype)
     larger[: array.size] = array
@@ -161,6 +216,114 @@ def _fastest_rate(k, argument, new):
 
 
 @ordered
+def _depart(form, work, t, start):
+    """Enter what is known of the state at the start; return how stiff it is."""
+    _settle(form, start.u, start.sizes)
+    rates(form, work, t, start.u, start.sizes, start.velocity)
+    _normalise_blocks(form, start.u, start.sizes)
+    return linearize(form, work, t, start.sizes)
+
+
+@ordered
+def _attempt(form, work, t, length, stiff, tolerance, old, new):
+    """Enter the state after a step, and its sizes; return the size of the error."""
+    if stiff:
+        error = implicit_step(
+            form, work, t, length, old.u, old.velocity, old.sizes, tolerance, new.u, new.sizes
+        )
+    else:
+        copy(old.velocity, work.stages[0])
+        error = explicit_step(form, work, t, length, old.u, tolerance, new.u, new.sizes)
+    return _rounded(error)
+
+
+@ordered
+def _arrive(form, work, t, stiff, new):
+    """Enter the velocity of the state after a step, and normalise it."""
+    if stiff:
+        rates(form, work, t, new.u, new.sizes, new.velocity)
+        centre(form, new.sizes, new.velocity)
+    else:
+        copy(work.stages[EXPLICIT - 1], new.velocity)
+    _normalise_blocks(form, new.u, new.sizes)
+
+
+@ordered
+def _enter_second(form, work, t, point):
+    """Enter the second derivative; return how stiff the state is."""
+    stiffest = linearize(form, work, t, point.sizes)
+    second_derivatives(form, work, point.sizes, point.velocity, point.second)
+    return stiffest
+
+
+@ordered
+def _candidates(form, work, t, length, stiff, old, new, level, scene):
+    """Enter the interpolant of a step and its bounds; return how many groups may cross the level."""
+    if stiff:
+        implicit_interpolant(old.u, new.u, work.stages, scene.curve)
+    else:
+        explicit_interpolant(
+            length, old.u, new.u, old.velocity, new.velocity, old.second, new.second, scene.curve
+        )
+    candidates = 0
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        enter_level(form, work, k, t, length, level, scene.level)
+        enter_bounds(scene.curve, scene.level, a, b, scene.lowest, scene.highest)
+        for i in range(a, b):
+            candidates += scene.lowest[i] < 0.0 and scene.highest[i] >= 0.0
+    return candidates
+
+
+@ordered
+def _enter_events(form, work, t, length, level, scene, crossed, times, groups, directions):
+    """Enter the crossings within a step, by its place in [0, 1]; return their number and the first fall."""
+    fall = math.inf
+    for k in range(form.loss.size):
+        enter_level(form, work, k, t, length, level, scene.level)
+        for i in range(form.starts[k], form.starts[k + 1]):
+            if not (scene.lowest[i] < 0.0 and scene.highest[i] >= 0.0):
+                continue
+            for m in range(NODES):
+                scene.own[m] = scene.curve[m, i] - scene.level[m]
+            for m in range(enter_crossings(scene.own, scene.roots, scene.falls, scene.stack)):
+                falls, root = scene.falls[m], scene.roots[m]
+                # A group that starts at the level is on record on the side to which it goes.
+                if falls == scene.below[i]:
+                    continue
+                times[crossed], groups[crossed], directions[crossed] = root, i, -1 if falls else 1
+                scene.below[i] = falls
+                crossed += 1
+                if falls:
+                    fall = min(fall, root)
+    return crossed, fall
+
+
+@ordered
+def _enter_rows(t, length, t_new, stiff, old, new, curve, save_at, first, due, rows):
+    """Enter the state at saved times within a step."""
+    for row in range(first, due):
+        place = (save_at[row] - t) / length
+        if save_at[row] == t_new:
+            copy(new.u, rows[row])
+        elif stiff:
+            values_at(curve, place, rows[row])
+        else:
+            quintic_at(
+                length, place, old.u, new.u, old.velocity, new.velocity, old.second, new.second, rows[row]
+            )
+
+
+@ordered
+def _go_on(old, new):
+    """Let the state after a step be the next one's start."""
+    copy(new.u, old.u)
+    copy(new.sizes, old.sizes)
+    copy(new.velocity, old.velocity)
+    copy(new.second, old.second)
+
+
+@making
 def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch):
     """Integrate `u` from `t` to `stop`; see `Journey`.
 
@@ -181,27 +344,20 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         Times from `t` to `stop` at which to enter u.
     watch : Watch
     """
-    n, blocks = u.size, form.loss.size
-    work = memory(n, blocks)
-    velocity, velocity_new, new, sizes, sizes_new = room(n), room(n), room(n), room(n), room(n)
-    second, second_new, lowest, highest = room(n), room(n), room(n), room(n)
-    curve, level, own = room(NODES * n).reshape((NODES, n)), room(NODES), room(NODES)
-    roots, falls, stack = room(NODES), np.empty(NODES, np.bool_), np.empty((128, NODES + 2))
+    n = u.size
+    work, old, new, scene = memory(n, form.loss.size), _point(n), _point(n), _scene(n, watch.below)
     times, groups, directions = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
-    below = watch.below.copy()
     watching, structured = watch.level > -math.inf, form.interaction.size == 0
     crossed = row = explicit = implicit = signs = others = 0
-    _settle(form, u, sizes)
+    copy(u, old.u)
+    stiffest = _depart(form, work, t, old)
     while row < save_at.size and save_at[row] <= t:
-        rows[row] = u
+        copy(old.u, rows[row])
         row += 1
-    rates(form, work, t, u, sizes, velocity)
-    _normalise_blocks(form, u, sizes)
     evaluations = 1
-    stiffest = linearize(form, work, t, sizes)
     # Whether the second derivative is known, which only interpolants need.
     curved = False
-    h = first if first > 0.0 else _first_step(velocity, tolerance)
+    h = first if first > 0.0 else _first_step(old.velocity, tolerance)
     stiff, before, ending = False, 1.0, ARRIVED
     while t < stop:
         if explicit + implicit >= most:
@@ -213,14 +369,8 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         if not length > 4.0 * np.spacing(abs(t)) and not last:
             ending = LOST
             break
-        if stiff:
-            error = implicit_step(form, work, t, length, u, velocity, sizes, tolerance, new, sizes_new)
-            evaluations += IMPLICIT - 1
-        else:
-            work.stages[0, :] = velocity
-            error = explicit_step(form, work, t, length, u, tolerance, new, sizes_new)
-            evaluations += EXPLICIT - 1
-        error = _rounded(error)
+        error = _attempt(form, work, t, length, stiff, tolerance, old, new)
+        evaluations += IMPLICIT - 1 if stiff else EXPLICIT - 1
         if not error <= 1.0:
             h = length * (max(_LEAST, _SAFETY * error**-0.2) if math.isfinite(error) else 0.1)
             before = 0.0
@@ -231,85 +381,52 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
 
         # What the step leads to.
         t_new = stop if last else t + length
-        if stiff:
-            implicit += 1
-            evaluations += 1
-            rates(form, work, t_new, new, sizes_new, velocity_new)
-            centre(form, sizes_new, velocity_new)
-        else:
-            explicit += 1
-            velocity_new[:] = work.stages[EXPLICIT - 1]
-            if not structured:
-                stiffest = _fastest_rate(work.stages, work.argument, new)
-        _normalise_blocks(form, new, sizes_new)
+        implicit += stiff
+        explicit += not stiff
+        evaluations += stiff
+        if not stiff and not structured:
+            stiffest = _fastest_rate(work.stages, work.argument, new.u)
+        _arrive(form, work, t_new, stiff, new)
         due = row
         while due < save_at.size and save_at[due] <= t_new:
             due += 1
         inside = watching or (due > row and save_at[row] < t_new)
         if inside and not stiff and not curved:
-            linearize(form, work, t, sizes)
-            second_derivatives(form, work, sizes, velocity, second)
-        largest = linearize(form, work, t_new, sizes_new)
+            _enter_second(form, work, t, old)
         curved = inside and not stiff
-        if curved:
-            second_derivatives(form, work, sizes_new, velocity_new, second_new)
+        largest = _enter_second(form, work, t_new, new) if curved else linearize(form, work, t_new, new.sizes)
 
         # What happened within it.
-        if inside:
-            if stiff:
-                implicit_interpolant(u, new, work.stages, curve)
-            elif watching:
-                explicit_interpolant(length, u, new, velocity, velocity_new, second, second_new, curve)
         begun, fall = crossed, math.inf
         if watching:
-            for k in range(blocks):
-                a, b = form.starts[k], form.starts[k + 1]
-                enter_level(form, work, k, t, length, watch.level, level)
-                enter_bounds(curve, level, a, b, lowest, highest)
-                for i in range(a, b):
-                    if not (lowest[i] < 0.0 and highest[i] >= 0.0):
-                        continue
-                    for m in range(NODES):
-                        own[m] = curve[m, i] - level[m]
-                    for m in range(enter_crossings(own, roots, falls, stack)):
-                        # A group that starts at the level is on record on the side to which it goes.
-                        if falls[m] == below[i]:
-                            continue
-                        if crossed == times.size:
-                            times = _with_room(times, 64)
-                            groups, directions = _with_room(groups, 64), _with_room(directions, 64)
-                        times[crossed], groups[crossed] = roots[m], i
-                        directions[crossed] = -1 if falls[m] else 1
-                        below[i] = falls[m]
-                        crossed += 1
-                        if falls[m]:
-                            fall = min(fall, roots[m])
+            room_for = crossed + NODES * _candidates(
+                form, work, t, length, stiff, old, new, watch.level, scene
+            )
+            if room_for > times.size:
+                times, groups = _with_room(times, room_for), _with_room(groups, room_for)
+                directions = _with_room(directions, room_for)
+            if room_for > crossed:
+                crossed, fall = _enter_events(
+                    form, work, t, length, watch.level, scene, crossed, times, groups, directions
+                )
+        elif inside and stiff:
+            implicit_interpolant(old.u, new.u, work.stages, scene.curve)
         cut = watch.halts and fall < math.inf
-        while row < due and (not cut or save_at[row] < t + fall * length):
-            place = (save_at[row] - t) / length
-            if save_at[row] == t_new:
-                rows[row] = new
-            elif stiff:
-                values_at(curve, place, rows[row])
-            else:
-                quintic_at(length, place, u, new, velocity, velocity_new, second, second_new, rows[row])
-            row += 1
+        while cut and due > row and not save_at[due - 1] < t + fall * length:
+            due -= 1
+        _enter_rows(t, length, t_new, stiff, old, new, scene.curve, save_at, row, due, rows)
+        row = due
         for m in range(begun, crossed):
             times[m] = t + times[m] * length
         if cut:
             # The state at the fall by a step that ends there, which is more accurate than any interpolant.
             h, length = length, fall * length
             if length > 0.0:
-                if stiff:
-                    linearize(form, work, t, sizes)
-                    implicit_step(form, work, t, length, u, velocity, sizes, tolerance, new, sizes_new)
-                else:
-                    work.stages[0, :] = velocity
-                    explicit_step(form, work, t, length, u, tolerance, new, sizes_new)
-                rates(form, work, t + length, new, sizes_new, velocity_new)
-                _normalise_blocks(form, new, sizes_new)
-                u[:] = new
+                linearize(form, work, t, old.sizes)
+                _attempt(form, work, t, length, stiff, tolerance, old, new)
                 t = t + length
+                _arrive(form, work, t, stiff, new)
+                copy(new.u, old.u)
             ending = FALLEN
             break
 
@@ -336,14 +453,12 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             others += 1
             if others == 6:
                 signs = 0
-        u[:] = new
         t = t_new
-        velocity, velocity_new = velocity_new, velocity
-        sizes, sizes_new = sizes_new, sizes
-        second, second_new = second_new, second
+        _go_on(old, new)
         if signs == 15 and t < stop:
             ending = STIFF
             break
+    copy(old.u, u)
     return Journey(
         ending,
         t,

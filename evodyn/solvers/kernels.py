@@ -21,6 +21,7 @@ from evodyn.solvers.vectors import (
     in_wide_vectors,
     largest,
     largest_error,
+    making,
     ordered,
     room,
     subtract,
@@ -102,8 +103,8 @@ class Work(NamedTuple):
         dG_i/du_i, and the derivative of G with respect to time.
     inverse, slopes : array, shape (N,)
         1/(shift - diagonal), and with it the slopes of the mean.
-    totals, changes : array, shape (K,)
-        Total masses and their relative rates of change.
+    totals, changes, below : array, shape (K,)
+        Total masses, their relative rates of change, and what solutions divide by.
     weights : array, shape (8,)
     """
 
@@ -118,17 +119,18 @@ class Work(NamedTuple):
     slopes: FloatArray
     totals: FloatArray
     changes: FloatArray
+    below: FloatArray
     weights: FloatArray
 
 
-@ordered
+@making
 def memory(n, blocks):
     """Return memory for `n` groups in `blocks` blocks."""
     nothing = room(n)
     clear(nothing)
     return Work(
         room(8 * n).reshape((8, n)), room(n), room(n), room(n), nothing, room(n), room(n), room(n), room(n),
-        room(blocks), room(blocks), room(8),
+        room(blocks), room(blocks), room(blocks), room(8),
     )  # fmt: skip
 
 
@@ -354,14 +356,14 @@ def _enter_solution(inverse, common, right):
 
 
 @ordered
-def _solve(form, work, below, right):
+def _solve(form, work, right):
     """Solve (shift - J) k = right in place.
 
     In every block J is diag(diagonal) less the row of slopes of the mean, shares (velocity + diagonal).
     """
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
-        common = _product(work.slopes[a:b], right[a:b]) / below[k]
+        common = _product(work.slopes[a:b], right[a:b]) / work.below[k]
         _enter_solution(work.inverse[a:b], common, right[a:b])
 
 
@@ -373,10 +375,9 @@ def implicit_step(form, work, t, h, u, velocity, shares, tolerance, new, sizes):
     """
     in_wide_vectors()
     k, w, shift = work.stages, work.weights, 1.0 / (GAMMA * h)
-    below = room(form.loss.size)
     for block in range(form.loss.size):
         a, b = form.starts[block], form.starts[block + 1]
-        below[block] = _enter_inverse(
+        work.below[block] = _enter_inverse(
             shift, work.diagonal[a:b], shares[a:b], velocity[a:b], work.inverse[a:b], work.slopes[a:b]
         )
     for stage in range(IMPLICIT):
@@ -394,7 +395,7 @@ def implicit_step(form, work, t, h, u, velocity, shares, tolerance, new, sizes):
         advance(right, k, w, stage, own)
         if RD[stage] != 0.0:
             add(own, RD[stage] * h, work.drift)
-        _solve(form, work, below, own)
+        _solve(form, work, own)
     w[0] = 1.0
     advance(work.argument, k[IMPLICIT - 1 :], w, 1, new)
     return size_of(form, sizes, k[IMPLICIT - 1], u, tolerance)

@@ -9,7 +9,7 @@ import numpy as np
 from evodyn.core.arrays import FloatArray
 from evodyn.solvers.journeys import Watch, travel
 from evodyn.solvers.kernels import Form
-from evodyn.solvers.vectors import ordered
+from evodyn.solvers.vectors import making
 
 __all__ = ["Forms", "Journeys", "travel_all"]
 
@@ -74,7 +74,7 @@ class Journeys(NamedTuple):
     times: FloatArray
 
 
-@ordered
+@making
 def _extended(array, used, size):
     """Return an array with room for `size` numbers, the first `used` of them as before."""
     if size <= array.size:
@@ -84,7 +84,7 @@ def _extended(array, used, size):
     return larger
 
 
-@ordered
+@making
 def travel_all(forms, u, t, stop, first, longest, most, tolerance, save_at, rows, level, below, halts):
     """Integrate every member from `t` to `stop`; see `travel` and `Watch`.
 

@@ -16,12 +16,14 @@ __all__ = [
     "add",
     "advance",
     "clear",
+    "copy",
     "enter_multiples",
     "exponential",
     "extremes",
     "in_wide_vectors",
     "largest",
     "largest_error",
+    "making",
     "ordered",
     "room",
     "subtract",
@@ -32,11 +34,14 @@ __all__ = [
 GAP = 64
 """Numbers between arrays, which is more than what a loop handles at once."""
 
-ordered = compiled()
+# What makes arrays. All else looks at arrays that its caller holds, and does not count references to them:
+# that took longer than the arithmetic of a few hundred groups.
+making = compiled()
+ordered = compiled(_nrt=False)
 # Sums may be taken in any order, which lets the compiler use vectors; NaN and infinity keep their meaning.
-sums = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"})
-# The largest of numbers among which there is no NaN.
-extremes = compiled(fastmath={"reassoc", "contract", "nnan", "nsz"})
+sums = compiled(_nrt=False, fastmath={"reassoc", "contract", "arcp", "nsz"})
+# Bounds of numbers among which there is no NaN.
+extremes = compiled(_nrt=False, fastmath={"reassoc", "contract", "nnan", "nsz"})
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -86,7 +91,7 @@ _SHIFT = 1.5 * 2.0**52  # a number that leaves room for the integer part only
 
 
 # Not inlined by numba, which would let the order of its operations be changed; the compiler inlines it later.
-@compiled(fastmath={"contract"})
+@compiled(_nrt=False, fastmath={"contract"})
 def exponential(x):
     """Return exp(x) to rounding, by a polynomial that the compiler vectorises; 0 below -708, NaN for NaN."""
     y = x if not (x < -708.0) else -708.0
@@ -146,7 +151,7 @@ def advance(u, k, weights, count, out):
             )  # fmt: skip
 
 
-@ordered
+@making
 def room(n):
     """Return memory for n numbers, with a gap behind it.
 
@@ -173,6 +178,14 @@ def add(values, factor, others):
 
 
 @sums
+def copy(values, out):
+    """Enter values."""
+    in_wide_vectors()
+    for i in range(values.size):
+        out[i] = values[i]
+
+
+@sums
 def clear(out):
     """Enter zeros."""
     in_wide_vectors()
@@ -188,24 +201,25 @@ def enter_multiples(values, factor, others):
         values[i] = factor * others[i]
 
 
-@extremes
+# Numbers that are not negative are ordered like their bits; the largest integer is found in vectors.
+@sums
 def largest(values, centre):
-    """Return the largest distance from a number."""
+    """Return the largest distance from a number; NaN if there is one."""
     in_wide_vectors()
-    worst = 0.0
+    worst = 0
     for i in range(values.size):
-        worst = max(worst, abs(values[i] - centre))
-    return worst
+        worst = max(worst, _bits_of_float(abs(values[i] - centre)))
+    return _float_of_bits(worst)
 
 
-@extremes
+@sums
 def largest_error(values, centre, u, slack):
-    """Return the largest distance from a number, over 1 + slack |u|."""
+    """Return the largest distance from a number, over 1 + slack |u|; NaN if there is one."""
     in_wide_vectors()
-    worst = 0.0
+    worst = 0
     for i in range(values.size):
-        worst = max(worst, abs(values[i] - centre) / (1.0 + slack * abs(u[i])))
-    return worst
+        worst = max(worst, _bits_of_float(abs(values[i] - centre) / (1.0 + slack * abs(u[i]))))
+    return _float_of_bits(worst)
 
 
 @sums
