@@ -93,18 +93,17 @@ $(VENV)/.docs: $(VENV)/.core
 # --- Studies, what they save, and what is drawn from it -------------------------------------------------
 #
 # A figure is a script in paper_figures/; it depends on what it reads, by style.read("STUDY", "FILE").
-# A table is an entry "STUDY/FILE" in paper_figures/tables.py. So a new script is a new figure, and nothing
-# is listed here.
+# A table is an entry "STUDY/FILE" in paper_figures/tables.py. paper_figures/_index.py tells what they read, and
+# which studies need torch. So a new script is a new figure, and nothing is listed here.
 
-SCRIPTS := $(filter-out style tables,$(basename $(notdir $(wildcard paper_figures/*.py))))
-READ := style\.read[a-z_]*("\([a-z0-9_]*\)", "\([^"]*\)")
-$(foreach script,$(SCRIPTS),$(eval READS_$(script) := \
-  $(shell sed -n 's|.*$(READ).*|\1/\2|p' paper_figures/$(script).py)))
-TABLES := $(shell sed -n 's|^    "\([a-z0-9_]*/[a-z0-9_]*\)": .*|\1|p' paper_figures/tables.py)
+INDEX := $(shell $(PYTHON) paper_figures/_index.py)
+$(foreach line,$(INDEX),$(eval READS_$(firstword $(subst :, ,$(line))) += $(lastword $(subst :, ,$(line)))))
+SCRIPTS := $(filter-out _% style tables,$(basename $(notdir $(wildcard paper_figures/*.py))))
+TABLES := $(READS_tables)
 NEEDED := $(sort $(foreach script,$(SCRIPTS),$(READS_$(script))) $(TABLES:=.csv))
 
-STUDIES := $(filter-out __init__ _shared,$(basename $(notdir $(wildcard studies/*.py))))
-WITH_TORCH := $(basename $(notdir $(shell grep -l nn_bridge studies/*.py)))
+STUDIES := $(filter-out _%,$(basename $(notdir $(wildcard studies/*.py))))
+WITH_TORCH := $(READS_torch)
 
 environment = $(VENV)/$(if $(filter $(1),$(WITH_TORCH)),.nn,.core)
 takes = $(or $(TAKES_$(1)),as long as it takes (nobody has measured it))

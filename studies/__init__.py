@@ -1,4 +1,4 @@
-"""Studies: `python studies/NAME.py` in a clone, `python -m evodyn_studies.NAME` where they are installed."""
+"""Studies: `python studies/NAME.py` in a clone, `evodyn NAME` where they are installed."""
 
 import importlib
 import sys

@@ -73,9 +73,9 @@ Row = dict[str, Any]
 # The results of a script lie in its clone, those of an installed package where it is called.
 INSTALLED = __name__.startswith("evodyn_studies.")
 ROOT = Path.cwd() if INSTALLED else Path(__file__).resolve().parent.parent
+INDEX = ROOT / "paper_figures" / "_index.py"
 NOTES = Console(stderr=True)
-LONGEST = 80
-"""Characters in the name of a folder for settings."""
+LONGEST = 80  # characters in the name of a folder for settings
 DYNAMICS = ("replicator", "normalized_growth", "selection_mutation")
 """What Eqs. 6, 7 and 8 (and 12, 13 and 14) are called on the command line and in saved data."""
 
@@ -84,8 +84,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Base seed; every random number f
 Seeds = Annotated[
     int, typer.Option(min=1, max=MOST_SEEDS, help="How many populations to draw for each setting.")
 ]
-WITHOUT_EFFECT = {"data_root", "download"}
-"""Options of a study that shape no result."""
+WITHOUT_EFFECT = {"data_root", "download"}  # options of a study that shape no result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +99,8 @@ class Study:
         The options that shape the results and differ from their defaults.
     until_end : ExitStack
         What is released when the study ends.
-    out, fresh, smoke, workers, scheduler
-        The options that say how and where to compute.
+    out, fresh, smoke, workers, scheduler, draw
+        The options that say how and where to compute, and whether to draw.
     """
 
     name: str
@@ -110,27 +109,28 @@ class Study:
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the results, in place of results/STUDY (and results/STUDY/SETTINGS for settings "
-            "other than the defaults).",
+            help="Folder for the results, in place of results/STUDY/SETTINGS.",
             show_default=False,
         ),
     ] = None
-    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, finished points too.")] = (
-        False
-    )
-    smoke: Annotated[bool, typer.Option("--smoke", help="A tiny run to see that it works, kept apart.")] = (
-        False
-    )
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute finished points again, too.")] = False
+    smoke: Annotated[bool, typer.Option("--smoke", help="A tiny run to see it work, kept apart.")] = False
     workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Address of a running Dask scheduler that you trust (tcp://host:8786), in place of "
-            "--workers.",
-            show_default=False,
+            help="Address of a Dask scheduler that you trust, in place of --workers.", show_default=False
         ),
     ] = None
+    draw: Annotated[bool, typer.Option("--draw", help="Draw the figures of these results at the end.")] = (
+        False
+    )
     started: float = dataclasses.field(default_factory=time.perf_counter, init=False)
+
+    @property
+    def home(self) -> Path:
+        """Where the results of the defaults go."""
+        return ROOT / "results" / ("quick" if self.smoke else "") / self.name
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -139,8 +139,7 @@ class Study:
         That is `out`, else results/STUDY (results/quick/STUDY for smoke runs), and in there a folder of its
         own for settings other than the defaults: figures are drawn from those of the defaults.
         """
-        home = ROOT / "results" / ("quick" if self.smoke else "") / self.name
-        path = self.out or home / label(self.settings)
+        path = self.out or self.home / label(self.settings)
         try:
             self.until_end.enter_context(held(path))
         except OSError as error:
@@ -149,7 +148,7 @@ class Study:
                 f"the folder {shown(path)} cannot be written to ({reason}); expected one that can.",
                 param_hint="--out",
             ) from error
-        if path != home and self.out is None:
+        if path != self.home and self.out is None:
             NOTES.print(
                 f"Not the default settings: the results go to {shown(path)}.", markup=False, soft_wrap=True
             )
@@ -191,6 +190,12 @@ class Study:
         for part in (*parts, *files):
             console.print(part, soft_wrap=isinstance(part, str))
 
+    def figures(self) -> None:
+        """Draw what shows this study alone; of results that lie elsewhere, beside them."""
+        where = [str(self.folder)] if self.folder != self.home else ["--quick"] if self.smoke else []
+        if subprocess.run([sys.executable, str(INDEX), self.name, *where], check=False).returncode:
+            raise typer.Exit(1)
+
     def provenance(self) -> str:
         """Return as JSON where a result comes from; that changes from run to run and is no part of it."""
         made = provenance() | {
@@ -202,8 +207,7 @@ class Study:
         return json.dumps(made, sort_keys=True)
 
 
-HOW = ("out", "fresh", "smoke", "workers", "scheduler")
-"""The options of `Study`."""
+HOW = ("out", "fresh", "smoke", "workers", "scheduler", "draw")  # the options of `Study`
 
 
 def command_line(main: Callable[..., None]) -> typer.Typer:
@@ -218,7 +222,14 @@ def command_line(main: Callable[..., None]) -> typer.Typer:
             stack.enter_context(_messages())
             stack.enter_context(ended_in_order())
             stack.enter_context(_logged())
-            main(Study(Path(inspect.getfile(main)).stem, _changed(main, options), stack, **how), **options)
+            study = Study(Path(inspect.getfile(main)).stem, _changed(main, options), stack, **how)
+            if study.draw and not INDEX.exists():
+                raise ValueError(
+                    "--draw needs the scripts of paper_figures; expected a clone of the repository."
+                )
+            main(study, **options)
+            if study.draw:
+                study.figures()
 
     _, *own = inspect.signature(main).parameters.values()
     types = {

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Stand-ins write what the real ones would, and leave a line in a log.
 STUDY = """
 import sys, pathlib
-{imports}
+def needs():
+    {imports}
 quick = "--smoke" in sys.argv
 folder = pathlib.Path("results", "quick" if quick else "", "{name}")
 folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,8 @@ with open("log", "a") as log:
 """
 FIGURE = """
 import sys, pathlib
-# {reads}
+def reads():
+    {reads}
 name = pathlib.Path(sys.argv[0]).stem
 quick = "--quick" in sys.argv
 for kind in ("pdf", "png", "txt"):
@@ -64,7 +66,7 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / ".venv" / installed).write_text("")
     studies = {"alpha": ["alpha.nc", "rows.csv"], "beta": ["beta.nc"]}
     for name, files in studies.items():
-        imports = "" if name == "alpha" else "# imports nn_bridge"
+        imports = "pass" if name == "alpha" else "import nn_bridge"
         code = STUDY.format(name=name, files=files, imports=imports)
         (tmp_path / "studies" / f"{name}.py").write_text(code)
     figures = {"one": [("alpha", "alpha.nc")], "two": [("alpha", "alpha.nc"), ("beta", "beta.nc")]}
@@ -73,12 +75,13 @@ def tree(tmp_path: Path) -> Path:
         figure(tmp_path, name, reads)
     for shared in ("studies/_shared.py", "paper_figures/style.py"):
         (tmp_path / shared).write_text("")
+    shutil.copy(ROOT / "paper_figures" / "_index.py", tmp_path / "paper_figures")
     (tmp_path / "paper_figures" / "tables.py").write_text(TABLES)
     return tmp_path
 
 
 def figure(tree: Path, name: str, reads: list[tuple[str, str]]) -> None:
-    calls = "\n# ".join(f'style.read("{study}", "{file}")' for study, file in reads)
+    calls = "\n    ".join([f'style.read("{study}", "{file}")' for study, file in reads] or ["pass"])
     (tree / "paper_figures" / f"{name}.py").write_text(FIGURE.format(reads=calls))
 
 
@@ -184,7 +187,12 @@ def test_a_study_with_its_figure_is_the_two_files_of_the_contributing_page(
 ) -> None:
     study, drawn = re.findall(r"(?s)```python\n(\"\"\".*?)```", (ROOT / "CONTRIBUTING.md").read_text())
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for file in ("studies/_shared.py", "paper_figures/style.py", "paper_figures/tables.py"):
+    for file in (
+        "studies/_shared.py",
+        "paper_figures/style.py",
+        "paper_figures/tables.py",
+        "paper_figures/_index.py",
+    ):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
     (tmp_path / "studies" / "largest_mass.py").write_text(study)
@@ -204,3 +212,10 @@ def test_a_study_with_its_figure_is_the_two_files_of_the_contributing_page(
             abs(float(row["difference"])) < 0.02 * float(row["theory"]) for row in csv.DictReader(rows)
         )
     assert "Running" not in make(tmp_path, "figures/quick/largest_mass.pdf", "QUICK=1")[1]
+    command = [sys.executable, "studies/largest_mass.py", "--smoke", "--draw"]
+    for elsewhere in ([], ["--out", "elsewhere"]):
+        said = subprocess.run([*command, *elsewhere], cwd=tmp_path, capture_output=True, text=True).stdout
+        assert f"Figure: {'elsewhere' if elsewhere else 'figures/quick'}/largest_mass.pdf" in said
+    shutil.rmtree(tmp_path / "paper_figures")
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2 and "expected a clone" in refused.stderr

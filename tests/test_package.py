@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import json
 import os
@@ -85,6 +86,7 @@ def test_the_wheel_holds_packages_and_studies_and_nothing_else(wheel: zipfile.Zi
             "METADATA",
             "RECORD",
             "WHEEL",
+            "entry_points.txt",
             "top_level.txt",
             "licenses/LICENSE",
             "licenses/nn_bridge/data/LICENSE-MNIST.txt",
@@ -269,6 +271,24 @@ def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytes
     ):
         evodyn.solve_ensemble(*problem, workers=2)
     assert len(evodyn.solve_ensemble(*problem)) == 2  # one process does without
+
+
+def test_the_command_lists_the_studies_and_runs_one(tmp_path: Path) -> None:
+    evodyn_command = [sys.executable, "-m", "evodyn"]
+    run = functools.partial(
+        subprocess.run,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    listed = run(evodyn_command).stdout
+    studies = {file.stem for file in (ROOT / "studies").glob("[!_]*.py")}
+    assert studies == {line.split()[0] for line in listed.partition("Studies:")[2].splitlines() if line}
+    done = run([*evodyn_command, "trajectories", "--smoke", "--groups", "3", "--t-end", "5"])
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "results" / "quick" / "trajectories").rglob("trajectories.csv"))
+    assert "did you mean extinction?" in run([*evodyn_command, "extinctoin"]).stderr
 
 
 def test_dataclasses_are_frozen_but_for_the_one_in_the_making() -> None:
