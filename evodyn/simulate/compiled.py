@@ -15,9 +15,15 @@ from evodyn.core.arrays import FloatArray
 from evodyn.model.fitness import kernel
 from evodyn.model.normal_form import NormalForm
 from evodyn.simulate.course import Course
-from evodyn.simulate.flow import Flow, State
+from evodyn.simulate.flow import Flow
 
-__all__ = ["Ending", "Passage", "compiled_form", "travel"]
+__all__ = ["Ending", "Passage", "compiled_form", "initial_shares", "most_steps", "travel"]
+
+_GROUP_STEPS = 5_000_000
+"""Steps times groups that a compiled call makes at most: half a second, after which a signal is heard."""
+
+_FEWEST_STEPS = 100
+"""Steps of a compiled call at the least: it begins with the explicit method, also where that is too slow."""
 
 
 class Ending(enum.Enum):
@@ -60,25 +66,38 @@ class Passage:
     evaluations: int
 
 
-def travel(form: Any, flow: Flow, course: Course, state: State, stop: float, first: float) -> Passage:
-    """Integrate a flow, known as `form`, from `state` to `stop`, with `first` the first step of a restart."""
+def most_steps(form: Any, course: Course) -> int:
+    """Return how many steps a compiled call may take."""
+    if course.settle is not None:
+        return _FEWEST_STEPS
+    n = int(form.starts[-1])
+    return max(_FEWEST_STEPS, _GROUP_STEPS // (n * (1 + n // 8 if form.interaction.size else 1)))
+
+
+def travel(
+    form: Any, flow: Flow, course: Course, t: float, y: FloatArray, stop: float, first: float, most: int
+) -> Passage:
+    """Integrate a flow, known as `form`, from `t` and log-shares `y` to `stop`, in `most` steps at most.
+
+    The first step is `first`, or chosen where that is 0.
+    """
     journeys: Any = importlib.import_module("evodyn.solvers.journeys")
     ledger, living = course.ledger, flow.log_living
     times = np.array(course.saved.times[course.saved.due(stop)])
-    y, states = _initial_shares(flow, form), _room((len(times), len(living)))
+    y, states = _apart(y), _room((len(times), len(living)))
     halts = ledger.watching and not ledger.policy_is("observe")
     journey = journeys.travel(
         form,
         y,
-        state.t,
+        t,
         stop,
-        first if course.phases > 1 else 0.0,
+        first,
         course.solver.max_step,
-        course.solver.max_steps - course.steps,
+        most,
         course.solver.tolerance,
         times,
         states,
-        journeys.Watch(ledger.level, ledger.below[living], halts),
+        journeys.Watch(ledger.one_level, ledger.below[living], halts),
     )
     groups = living[journey.groups]
     crossings = zip(journey.times.tolist(), groups.tolist(), journey.directions.tolist(), strict=True)
@@ -87,7 +106,7 @@ def travel(form: Any, flow: Flow, course: Course, state: State, stop: float, fir
         journey.t,
         y,
         journey.step,
-        states[: journey.rows],
+        states if journey.rows == len(states) else states[: journey.rows].copy(),
         list(crossings),
         journey.explicit,
         journey.implicit,
@@ -160,7 +179,7 @@ def _apart(values: FloatArray) -> FloatArray:
     return copy
 
 
-def _initial_shares(flow: Flow, form: Any) -> FloatArray:
+def initial_shares(flow: Flow, form: Any) -> FloatArray:
     """Return ln x of every living group in its block."""
     u = _apart(flow.initial)
     for a, b in itertools.pairwise(form.starts):

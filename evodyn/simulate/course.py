@@ -7,12 +7,15 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from evodyn.core.progress import Report
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.simulate.changes import SampledTimes
+from evodyn.simulate.dense import DenseOutput
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State
 from evodyn.simulate.method import Solver
+from evodyn.simulate.occasions import Occasions
 from evodyn.simulate.revival import receivers
 from evodyn.simulate.trajectory import Trajectory
 from evodyn.solvers.protocol import Method
@@ -39,6 +42,11 @@ class Course:
         solver: Solver,
         method: Method,
         reason: str,
+        occasions: Occasions,
+        *,
+        settle: float | None = None,
+        report: Report | None = None,
+        dense: DenseOutput | None = None,
     ) -> None:
         self.dynamics = dynamics
         self.landscape = landscape
@@ -49,11 +57,20 @@ class Course:
         self.method = self.begun_with = method
         self.reason = reason
         self.steps = self.evaluations = self.phases = 0
-        self.may_compile = solver.compiles
+        self.occasions = occasions
+        self.settle = settle
+        self.report = report
+        self.dense = dense
+        # What the compiled methods do not know of.
+        known = dense is None and not occasions.functions and ledger.one_level is not None
+        self.may_compile = solver.compiles and known
+        if solver.compiles and not known:
+            self.reason += "; the compiled methods have no dense output, own events or several thresholds"
         self.travelled: list[str] = []
         span = (begin.t, end)
         declared = np.union1d(breakpoints(landscape, span), breakpoints(dynamics, span))
-        self.stops: list[float] = [*declared.tolist(), end]
+        due = [t for t, _ in occasions.times if begin.t < t < end]
+        self.stops: list[float] = [*np.union1d(declared, due).tolist(), end]
         self.receives = self._receivers(begin)
 
     @functools.cached_property
@@ -65,6 +82,15 @@ class Course:
     def next_stop(self, t: float) -> float:
         """Return the first stop after `t`."""
         return next(stop for stop in self.stops if stop > t)
+
+    def tell(self, t: float) -> None:
+        """Say how far the run has got, if somebody listens."""
+        if self.report is not None:
+            self.report((t - self.start) / (self.end - self.start))
+
+    def may_settle(self, t: float) -> bool:
+        """Tell whether coming to rest would end the run: nothing is to happen later."""
+        return self.settle is not None and not self.occasions.ahead(t)
 
     def stop_at(self, t: float) -> None:
         """Let a phase end at `t`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -13,12 +14,14 @@ from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import cap_of, clip_acts
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.changes import SEEN, first_jump, overlooked
-from evodyn.simulate.compiled import Ending, compiled_form, travel
+from evodyn.simulate.compiled import Ending, Passage, compiled_form, initial_shares, most_steps, travel
 from evodyn.simulate.course import Course
+from evodyn.simulate.dense import Dense, StepPiece
 from evodyn.simulate.flow import Flow, State, log_sum_exp
 from evodyn.simulate.revival import revival_floor
+from evodyn.simulate.settling import flow_at_rest
 from evodyn.simulate.status import Termination
-from evodyn.simulate.step import Dense, Step
+from evodyn.simulate.step import Step
 from evodyn.simulate.trajectory import absorbed
 from evodyn.solvers.crossings import find_crossings, may_cross
 from evodyn.solvers.protocol import RightHandSide, StalledError, Stepper, StiffnessWatch, System
@@ -87,7 +90,9 @@ class Phase:
         self.looked_until = state.t
         self.cap = 5_000 + 20 * len(self.flow.initial)
         # Nothing can happen within a step of a quiet phase: there are only rows to save.
-        self.quiet = not (self.ledger.watching or any(self.may_cap) or self.flow.flows_in)
+        self.quiet = not (
+            self.ledger.watching or any(self.may_cap) or self.flow.flows_in or course.occasions.functions
+        )
         self.kept: list[tuple[FloatArray, FloatArray]] = []
         self.latest: tuple[float, FloatArray] | None = None
 
@@ -115,8 +120,10 @@ class Phase:
             self.state = State(self.stop, flow.log_masses(self.stop, y), self.state.removed)
             course.saved.record(self.state)
             return self.state, None
-        form = compiled_form(flow) if course.compiles else None
         try:
+            if self._rests(rhs, self.state.t, y):
+                return self.state, Termination.SETTLED
+            form = compiled_form(flow) if course.compiles else None
             ended = self._steps(rhs, y) if form is None else self._travel(form, rhs)
         finally:
             course.evaluations += rhs.evaluations
@@ -124,21 +131,31 @@ class Phase:
         return self.state, ended
 
     def _travel(self, form: Any, rhs: RightHandSide) -> Termination | None:
-        """Integrate in one compiled call; return what ends the run, or None where only the phase ends."""
+        """Integrate in compiled calls; return what ends the run, or None where only the phase ends."""
         course, ledger, saved = self.course, self.ledger, self.course.saved
-        passage = travel(form, self.flow, course, self.state, self.stop, self.last_step)
-        course.travel(passage.explicit, passage.implicit)
-        rhs.evaluations += passage.evaluations
-        self.last_step, self.latest = passage.step, (passage.t, passage.y)
-        rows = len(passage.states)
-        self.kept = [(saved.times[saved.next : saved.next + rows], passage.states)]
-        saved.next += rows
-        if passage.ending is Ending.FALLEN:
-            self._flush()
-            return self._fallen(self.state, passage.crossings)[1]
-        ledger.cross(*_columns(passage.crossings))
-        if passage.ending is Ending.LIMITED:
-            return Termination.STEP_LIMIT
+        limit, step = most_steps(form, course), self.last_step if course.phases > 1 else 0.0
+        t, y = self.state.t, initial_shares(self.flow, form)
+        while True:
+            most = min(limit, self.solver.max_steps - course.steps)
+            go = functools.partial(travel, form, self.flow, course, t, y, self.stop, step)
+            passage, rests = self._until_rest(go, most, rhs)
+            course.travel(passage.explicit, passage.implicit)
+            rhs.evaluations += passage.evaluations
+            t, y, step = passage.t, passage.y, passage.step
+            rows = slice(saved.next, saved.next + len(passage.states))
+            self.kept.append((saved.times[rows], passage.states))
+            self.last_step, self.latest, saved.next = step, (t, y), rows.stop
+            if passage.ending is Ending.FALLEN:
+                self._flush()
+                return self._fallen(self.state, passage.crossings)[1]
+            ledger.cross(*_columns(passage.crossings))
+            course.tell(t)
+            if rests:
+                return Termination.SETTLED
+            if passage.ending is not Ending.LIMITED:
+                break
+            if course.steps >= self.solver.max_steps:
+                return Termination.STEP_LIMIT
         if passage.ending is Ending.STIFF:
             course.turn_stiff(passage.t, structured=self.structured)
         elif passage.ending is Ending.LOST:
@@ -146,6 +163,31 @@ class Phase:
             self.message = f"No step from t = {passage.t:g} was accepted."
             return Termination.SOLVER_FAILED
         return None
+
+    def _until_rest(
+        self, go: Callable[[int], Passage], most: int, rhs: RightHandSide
+    ) -> tuple[Passage, bool]:
+        """Return what comes of at most so many compiled steps, and whether they end where rest begins."""
+        passage = go(most)
+        if passage.ending is Ending.FALLEN or not self._rests(rhs, passage.t, passage.y):
+            return passage, False
+        moving, resting = 0, passage.explicit + passage.implicit
+        while resting - moving > 1:
+            middle = (moving + resting) // 2
+            earlier = go(middle)
+            if self._rests(rhs, earlier.t, earlier.y):
+                passage, resting = earlier, middle
+            else:
+                moving = middle
+        return passage, True
+
+    def _rests(self, rhs: RightHandSide, t: float, y: FloatArray) -> bool:
+        """Tell whether the run has come to rest, if that would end it."""
+        course = self.course
+        if course.settle is None or not course.may_settle(t):
+            return False
+        rhs.evaluations += 1
+        return flow_at_rest(self.flow, t, y, self.ledger, course.settle)
 
     def _steps(self, rhs: RightHandSide, y: FloatArray) -> Termination | None:
         """Take steps; return what ends the run, or None where only the phase ends."""
@@ -201,12 +243,19 @@ class Phase:
             if self._stop_at(self._overlooked(rhs, t_old, t_new, y_new)):
                 # Take the step again, to end where the change begins.
                 return None
+            piece = None if course.dense is None else StepPiece(flow, stepper.interpolant())
+            event = None
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
             else:
                 event = self._look_at_step(Step(flow, self.method, system, stepper, t_old, y_old))
-                if event is not None:
-                    return event[1]
+            if course.dense is not None and piece is not None:
+                course.dense.add(t_new if event is None else self.state.t, piece)
+            course.tell(t_new)
+            if event is not None:
+                return event[1]
+            if self._rests(rhs, t_new, y_new):
+                return Termination.SETTLED
             if (
                 watch is not None
                 and watch.sees(stepper.held_back())
@@ -283,7 +332,8 @@ class Phase:
             times = np.concatenate([times for times, _ in self.kept])
             states = np.concatenate([states for _, states in self.kept])
             saved = self.course.saved
-            rows = slice(saved.next - len(times), saved.next)
+            first = int(saved.times.searchsorted(times[0])) if len(times) else 0
+            rows = slice(first, first + len(times))
             saved.fill(rows, functools.partial(self.flow.shares, times, states))
         self.state = State(t, self.flow.log_masses(t, y), self.state.removed)
         self.kept, self.latest = [], None
@@ -324,12 +374,19 @@ class Phase:
         rows = self.course.saved.due(step.t_new)
         switch = self._cap_switch(step) if any(self.may_cap) else None
         limit = step.t_new if switch is None else switch[0]
+        happened, alters = self._happened(step, limit)
+        if alters:
+            limit = happened[-1][0]
         crossings = self._crossings(step, limit) if ledger.watching else []
         if not ledger.policy_is("observe"):
             first_fall = next((c for c in crossings if c[2] < 0), None)
             if first_fall is not None:
+                self.course.occasions.record([one for one in happened if one[0] < first_fall[0]])
                 return self._fall(step, crossings, first_fall)
         ledger.cross(*_columns(crossings))
+        self.course.occasions.record(happened)
+        if alters:
+            return self._alter(step, *happened[-1])
         if switch is not None:
             return self._switch_cap(step, switch)
         self._save(step, rows, step.t_new, step.logs_new)
@@ -356,18 +413,18 @@ class Phase:
 
     def _crossings(self, step: Step, limit: float) -> list[tuple[float, int, int]]:
         """Return the threshold crossings in (t_old, limit], consistent with the record so far."""
-        level = self.ledger.level
-        level_old = self.state.log_masses - level
+        levels = self.ledger.levels
+        level_old = self.state.log_masses - levels
         living = np.flatnonzero(~self.state.removed & (np.isfinite(step.logs_new)))
         if not len(living):
             return []
 
         def heights(curve: Dense, t: FloatArray) -> FloatArray:
             # An absent group is infinitely far below; a root needs numbers.
-            values = np.maximum(curve(t)[:, living] - level, _FAR_BELOW)
+            values = np.maximum(curve(t)[:, living] - levels[living], _FAR_BELOW)
             # The ends are known better than the interpolant tells.
             values[t <= step.t_old] = np.maximum(level_old[living], _FAR_BELOW)
-            values[t >= step.t_new] = step.logs_new[living] - level
+            values[t >= step.t_new] = step.logs_new[living] - levels[living]
             return values
 
         living = living[may_cross(lambda t: heights(step.log_masses, t), step.t_old, step.t_new)]
@@ -386,15 +443,46 @@ class Phase:
             result.append((time, int(living[k]), direction))
         return result
 
+    def _happened(self, step: Step, limit: float) -> tuple[list[tuple[float, int]], bool]:
+        """Return changes of sign in (t_old, limit] that are events, and whether the last alters the run."""
+        if not self.course.occasions.functions:
+            return [], False
+
+        def between_ends(dense: Dense) -> Dense:
+            def log_masses(t: FloatArray) -> FloatArray:
+                logs = dense(t)
+                # The ends are known better than the interpolant tells, and two steps agree on theirs.
+                logs[t <= step.t_old], logs[t >= step.t_new] = self.state.log_masses, step.logs_new
+                return logs
+
+            return log_masses
+
+        def finer() -> Dense:
+            return between_ends(step.finer() if self.method.one_step else step.log_masses)
+
+        coarse = between_ends(step.log_masses)
+        return self.course.occasions.within(coarse, finer, step.t_old, step.t_new, limit)
+
+    def _alter(self, step: Step, time: float, event: int) -> tuple[State, Termination | None]:
+        """Cut the step at an event, and let it act."""
+        course = self.course
+        self._cut(step, time)
+        self.state, ended = course.occasions.happen([event], self.state, self.ledger, course.saved)
+        return self.state, ended
+
+    def _cut(self, step: Step, time: float) -> State:
+        """Return the state at a time within a step, with all rows before it saved."""
+        at = self._state_at(step, time)
+        rows = self.course.saved.due(np.nextafter(time, -np.inf))
+        self._save(step, rows, time, at.log_masses)
+        self.state = at
+        return at
+
     def _fall(
         self, step: Step, crossings: list[tuple[float, int, int]], first_fall: tuple[float, int, int]
     ) -> tuple[State, Termination | None]:
         """Cut the step at the first extinction, and stop or absorb."""
-        time = first_fall[0]
-        at = self._state_at(step, time)
-        rows = self.course.saved.due(np.nextafter(time, -np.inf))
-        self._save(step, rows, time, at.log_masses)
-        return self._fallen(at, crossings)
+        return self._fallen(self._cut(step, first_fall[0]), crossings)
 
     def _fallen(self, at: State, crossings: list[tuple[float, int, int]]) -> tuple[State, Termination | None]:
         """Stop or absorb at the first extinction among `crossings`, which leads to the state `at`."""
@@ -405,12 +493,13 @@ class Phase:
         tied = [
             group
             for group in sorted(falling)
-            if group == first or at.log_masses[group] - ledger.level <= self.solver.tolerance
+            if group == first or at.log_masses[group] - ledger.levels[group] <= self.solver.tolerance
         ]
         ledger.cross(*_columns([row for row in crossings if row[0] < time and row[1] not in tied]))
         ledger.cross(tied, time, -1)
         if ledger.policy_is("absorb"):
             at = absorbed(at, np.array(tied), ledger)
+            course.occasions.look_at(at)
         course.saved.record(at)
         self.state = at
         stopped = Termination.STOPPED_AT_EXTINCTION if ledger.policy_is("stop") else None
@@ -444,9 +533,7 @@ class Phase:
     def _switch_cap(self, step: Step, switch: tuple[float, int]) -> tuple[State, Termination | None]:
         """Cut the step where a block reaches or leaves its cap."""
         time, k = switch
-        at = self._state_at(step, time)
-        rows = self.course.saved.due(np.nextafter(time, -np.inf))
-        self._save(step, rows, time, at.log_masses)
+        at = self._cut(step, time)
         modes = [block.capped for block in self.flow.blocks]
         modes[k] = not modes[k]
         block = self.flow.blocks[k]

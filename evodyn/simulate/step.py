@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from evodyn.core.arrays import FloatArray
+from evodyn.simulate.dense import Dense
 from evodyn.simulate.flow import Flow
 from evodyn.solvers.protocol import Method, Stepper, System
 
-__all__ = ["Dense", "Step"]
-
-Dense = Callable[[FloatArray], FloatArray]
-"""Log-masses, shape (m, N), at times within a step, shape (m,)."""
+__all__ = ["Step"]
 
 _PARTS = 8
 """Into how many steps a step is divided; interpolation errors fall by 8^4 at the least."""
