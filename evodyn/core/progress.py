@@ -97,16 +97,19 @@ def counting(
 
 @contextlib.contextmanager
 def _thinned(listener: Report) -> Iterator[Report]:
-    due = 0.0
+    due, heard = 0.0, True
 
     def report(fraction: float) -> None:
-        nonlocal due
+        nonlocal due, heard
         if due <= fraction < 1.0:
             due = (math.floor(fraction * _PARTS + 1e-9) + 1) / _PARTS
+            heard = False  # in case that it raises
             listener(fraction)
+            heard = True
 
     yield report
-    listener(1.0)
+    if heard:
+        listener(1.0)
 
 
 @contextlib.contextmanager

@@ -19,8 +19,11 @@ from evodyn.simulate.flow import Flow
 
 __all__ = ["Ending", "Passage", "compiled_form", "initial_shares", "most_steps", "travel"]
 
-_GROUP_STEPS = 5_000_000
-"""Steps times groups that a compiled call makes at most: half a second, after which a signal is heard."""
+_WORK = 12_500_000
+"""Steps times groups of a compiled call: half a second, after which a signal is heard."""
+
+_OVERHEAD = 250
+"""A step takes as long as that of so many groups, and its groups."""
 
 _FEWEST_STEPS = 100
 """Steps of a compiled call at the least: it begins with the explicit method, also where that is too slow."""
@@ -71,7 +74,7 @@ def most_steps(form: Any, course: Course) -> int:
     if course.settle is not None:
         return _FEWEST_STEPS
     n = int(form.starts[-1])
-    return max(_FEWEST_STEPS, _GROUP_STEPS // (n * (1 + n // 8 if form.interaction.size else 1)))
+    return int(max(_FEWEST_STEPS, _WORK // (_OVERHEAD + n + form.interaction.size // 8)))
 
 
 def travel(

@@ -53,13 +53,15 @@ class Extinction(Specification):
     array([0.001, 0.1  ])
     """
 
-    threshold: float | FloatArray
+    threshold: float | npt.ArrayLike
     policy: Policy = "observe"
 
     def __post_init__(self) -> None:
         threshold = self.threshold
         if np.ndim(threshold):
             threshold = validation.finite_array("threshold", threshold, ndim=1)
+            if not threshold.size:
+                raise ValueError("threshold is empty; expected one number, or one for each group.")
             if not (threshold > 0).all():
                 k = int(np.argmin(threshold > 0))
                 raise ValueError(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
+from evodyn.core.interruptions import postponed
 from evodyn.model.dynamics import cap_of, clip_acts
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.changes import SEEN, first_jump, overlooked
@@ -136,20 +137,22 @@ class Phase:
         limit, step = most_steps(form, course), self.last_step if course.phases > 1 else 0.0
         t, y = self.state.t, initial_shares(self.flow, form)
         while True:
-            most = min(limit, self.solver.max_steps - course.steps)
-            go = functools.partial(travel, form, self.flow, course, t, y, self.stop, step)
-            passage, rests = self._until_rest(go, most, rhs)
-            course.travel(passage.explicit, passage.implicit)
-            rhs.evaluations += passage.evaluations
-            t, y, step = passage.t, passage.y, passage.step
-            rows = slice(saved.next, saved.next + len(passage.states))
-            self.kept.append((saved.times[rows], passage.states))
-            self.last_step, self.latest, saved.next = step, (t, y), rows.stop
-            if passage.ending is Ending.FALLEN:
-                self._flush()
-                return self._fallen(self.state, passage.crossings)[1]
-            ledger.cross(*_columns(passage.crossings))
-            course.tell(t)
+            # An interruption waits until what the call has done is on record.
+            with postponed():
+                most = min(limit, self.solver.max_steps - course.steps)
+                go = functools.partial(travel, form, self.flow, course, t, y, self.stop, step)
+                passage, rests = self._until_rest(go, most, rhs)
+                course.travel(passage.explicit, passage.implicit)
+                rhs.evaluations += passage.evaluations
+                t, y, step = passage.t, passage.y, passage.step
+                rows = slice(saved.next, saved.next + len(passage.states))
+                self.kept.append((saved.times[rows], passage.states))
+                self.last_step, self.latest, saved.next = step, (t, y), rows.stop
+                if passage.ending is Ending.FALLEN:
+                    self._flush()
+                    return self._fallen(self.state, passage.crossings)[1]
+                ledger.cross(*_columns(passage.crossings))
+                course.tell(t)
             if rests:
                 return Termination.SETTLED
             if passage.ending is not Ending.LIMITED:

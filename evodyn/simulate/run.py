@@ -235,7 +235,7 @@ class Run(Specification):
             raise ValueError(f"t is {float(outside[0])!r}; expected times within the run, {self.t_span!r}.")
         with np.errstate(all="ignore"):
             logs = self.dense_output.log_masses(times.ravel(), self.end_state.log_masses)
-            return np.exp(logs).reshape(*times.shape, -1)
+            return np.exp(logs).reshape(*times.shape, logs.shape[-1])
 
     @property
     def succeeded(self) -> bool:
