@@ -65,6 +65,10 @@ def run(
         saved.rewind(state.t)
         wanted.occasions.rewind(state.t)
         return progress.outcome(Termination.INTERRUPTED, interruption)
+    except Exception as failure:
+        if not wanted.occasions.acting:
+            raise
+        return progress.outcome(Termination.SOLVER_FAILED, failure)
     return progress.outcome(termination)
 
 
@@ -84,6 +88,7 @@ class _Progress:
             reason,
             steps=self.pieces,
             restarts=self.restarts,
+            message="" if cause is None else f"{type(cause).__name__}: {cause}",
             cause=cause,
         )
 
@@ -117,7 +122,7 @@ def _run(
                 return Termination.ALL_EXTINCT
             piece = Piece(state.t, stop, state.log_masses, fitness, blocks)
             rest = None
-            if wanted.settle is not None and not occasions.ahead(state.t):
+            if wanted.settle is not None and not occasions.ahead:
                 rest = time_of_rest(piece, wanted.settle, ledger)
             if rest is not None:
                 piece = dataclasses.replace(piece, stop=rest)
@@ -144,11 +149,13 @@ def _run(
                 return Termination.STOPPED_AT_EXTINCTION
             if until == rest and not len(tied):
                 return Termination.SETTLED
+    if not np.isfinite(state.log_masses).any():
+        return Termination.ALL_EXTINCT
     state, ended = occasions.happen(occasions.due(end), state, ledger, saved)
     progress.state = state
     if ended is not None:
         return ended
-    return Termination.COMPLETED if np.isfinite(state.log_masses).any() else Termination.ALL_EXTINCT
+    return Termination.COMPLETED
 
 
 def _first_fall(piece: Piece, stop: float, ledger: Ledger) -> tuple[float, npt.NDArray[np.intp]]:

@@ -88,9 +88,10 @@ class Course:
         if self.report is not None:
             self.report((t - self.start) / (self.end - self.start))
 
-    def may_settle(self, t: float) -> bool:
-        """Tell whether coming to rest would end the run: nothing is to happen later."""
-        return self.settle is not None and not self.occasions.ahead(t)
+    @property
+    def may_settle(self) -> bool:
+        """Whether coming to rest would end the run: nothing is to happen later."""
+        return self.settle is not None and not self.occasions.ahead
 
     def stop_at(self, t: float) -> None:
         """Let a phase end at `t`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ class Event(Specification):
     (array([0, 1]), array([2., 4.]))
     """
 
-    when: tuple[float, ...] | Condition
+    when: float | Sequence[float] | FloatArray | Condition
     action: Action | None = None
     terminal: bool = False
 
@@ -74,6 +74,11 @@ class Event(Specification):
             raise ValueError(f"action is {self.action!r}; expected a function of masses, or None.")
         if not isinstance(self.terminal, bool):
             raise ValueError(f"terminal is {self.terminal!r}; expected True or False.")
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The times at which it happens, none where a function tells."""
+        return () if callable(self.when) else cast(tuple[float, ...], self.when)
 
 
 def validated_events(
@@ -89,7 +94,7 @@ def validated_events(
         if callable(event.when):
             value_of(k, event.when, span[0], masses)
             continue
-        outside = [t for t in event.when if not span[0] <= t <= span[1]]
+        outside = [t for t in event.times if not span[0] <= t <= span[1]]
         if outside:
             raise ValueError(
                 f"events[{k}].when contains {outside[0]!r}; expected times within t_span = {span!r}."

@@ -135,7 +135,7 @@ def _ahead(events: tuple[Event, ...], start: float, end: float) -> tuple[Event, 
     return tuple(
         event
         if callable(event.when)
-        else dataclasses.replace(event, when=tuple(t for t in event.when if start < t <= end))
+        else dataclasses.replace(event, when=tuple(t for t in event.times if start < t <= end))
         for event in events
     )
 

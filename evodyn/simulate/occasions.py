@@ -31,17 +31,19 @@ class Occasions:
         self._nearly = max(_NEARLY_ZERO, 100 * tolerance)
         self.events = tuple(events)
         self.dynamics = dynamics
-        self.times = sorted(
-            (t, k) for k, event in enumerate(events) if not callable(event.when) for t in event.when
-        )
+        self.times = sorted((t, k) for k, event in enumerate(self.events) for t in event.times)
         self.functions = [k for k, event in enumerate(events) if callable(event.when)]
+        self._to_come = len(self.times)
         self.happened: list[tuple[int, float]] = []
+        self.acting = False
+        """Whether what fails now is an event's."""
         self._negative = np.zeros(len(self.functions), dtype=bool)
         self._size = np.zeros(len(self.functions))
 
-    def ahead(self, t: float) -> bool:
-        """Tell whether there are times of events after `t`."""
-        return bool(self.times) and self.times[-1][0] > t
+    @property
+    def ahead(self) -> bool:
+        """Whether times of events are still to come."""
+        return self._to_come > 0
 
     def due(self, t: float) -> list[int]:
         """Return the events at the time `t`."""
@@ -117,9 +119,11 @@ class Occasions:
     ) -> tuple[State, Termination | None]:
         """Let events act on a state, one after the other; return what comes of it, and what ends the run."""
         ended = None
+        self.acting = bool(due)
         for k in due:
             event = self.events[k]
             if not callable(event.when):
+                self._to_come -= 1
                 self.happened.append((k, state.t))
             if event.action is not None:
                 state, fell = self._changed(k, event.action, state, ledger)
@@ -132,6 +136,7 @@ class Occasions:
         if due:
             saved.replace(state)
             self.look_at(state)
+        self.acting = False
         return state, ended
 
     def _changed(self, k: int, action: Action, state: State, ledger: Ledger) -> tuple[State, bool]:

@@ -187,7 +187,7 @@ class Phase:
     def _rests(self, rhs: RightHandSide, t: float, y: FloatArray) -> bool:
         """Tell whether the run has come to rest, if that would end it."""
         course = self.course
-        if course.settle is None or not course.may_settle(t):
+        if course.settle is None or not course.may_settle:
             return False
         rhs.evaluations += 1
         return flow_at_rest(self.flow, t, y, self.ledger, course.settle)
