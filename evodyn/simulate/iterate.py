@@ -14,6 +14,7 @@ from evodyn.core.progress import Progress, Report, reporting
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
+from evodyn.simulate.events import event_table
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State, culprits
 from evodyn.simulate.problem import check_kinds, check_memory, check_start, validated_masses
@@ -238,11 +239,16 @@ def run_steps(
         logs = np.log(native)
         blocks = dynamics.blocks(native.shape[-1])
         totals = dynamics.shaped(np.stack([native[:, block].sum(axis=1) for block, _ in blocks], axis=1))
-        # No step asks for the fitness at the end, and where a step has failed there is none.
-        means = mean_fitness_along(dynamics, landscape, t, native, logs, partial=True)
     with np.errstate(divide="ignore"):
         log_totals = np.log(totals)
-    run = Run(
+
+    def mean_fitness() -> FloatArray:
+        # No step asks for the fitness at the end, and where a step has failed there is none.
+        with np.errstate(all="ignore"):
+            return mean_fitness_along(dynamics, landscape, t, native, logs, partial=True)
+
+    run = Run.with_pending(
+        {"mean_fitness": mean_fitness},
         dynamics=dynamics,
         landscape=landscape,
         extinction=ledger.extinction,
@@ -252,7 +258,6 @@ def run_steps(
         native=native,
         total_mass=totals,
         log_total_mass=log_totals,
-        mean_fitness=means,
         extinction_time=ledger.first,
         extinct_at_end=ledger.below if ledger.watching else masses == 0,
         crossings=ledger.crossings,
@@ -268,7 +273,13 @@ def run_steps(
         ),
         end_state=EndState(t_end, logs[-1], masses, ledger.removed),
         stores_log_shares=False,
+        events=event_table([]),
+        planned_events=(),
+        settle=None,
+        dense_output=None,
     )
+    if termination is not Termination.INTERRUPTED:  # after Ctrl-C nothing is done that may take long
+        run.mean_fitness  # noqa: B018
     if throw and isinstance(cause, KeyboardInterrupt):
         raise interrupted(cause, run)
     if throw and not run.succeeded:

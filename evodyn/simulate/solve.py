@@ -265,6 +265,7 @@ def _result(
         settle=settle,
         dense_output=output,
     )
-    if kernel(landscape, start, saved.groups) is None:
+    # After Ctrl-C nothing is done that may take long.
+    if outcome.termination is not Termination.INTERRUPTED and kernel(landscape, start, saved.groups) is None:
         run.mean_fitness  # noqa: B018 - what a function of a user's raises is raised here
     return run
