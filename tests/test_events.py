@@ -12,6 +12,7 @@ import pytest
 
 import evodyn as ed
 from evodyn import landscapes
+from evodyn.core import netcdf
 from evodyn.core.arrays import FloatArray
 from evodyn.simulate.method import MethodName
 
@@ -390,6 +391,36 @@ def test_what_happened_is_saved(tmp_path: Path) -> None:
     both = ed.Ensemble((run, ed.solve(REPLICATOR, TWO, [1.0, 1.0], (0.0, 5.0))), run.t)
     both.save(tmp_path / "both.nc")
     assert ed.load(tmp_path / "both.nc").same_as(both)
+
+
+CRAFTED: dict[str, tuple[Any, str]] = {
+    "unknown event": (lambda d: d.assign(event_index=d["event_index"] + 2), "event_index is outside"),
+    "never": (lambda d: d.assign(event_time=d["event_time"] * np.inf), "event_time is outside"),
+    "lengths": (lambda d: d.assign(event_time=("other", [1.0])), "event_time has shape"),
+    "nothing planned": (lambda d: edited(d, '"planned_events": {', '"planned_event": {'), "event_index is"),
+    "another thing planned": (lambda d: edited(d, '"type": "Event"', '"type": "Extinction"'), "Extinction"),
+    "a negative rate": (lambda d: edited(d, '"settle": 1e-09', '"settle": -1.0'), "settle is -1.0"),
+    "no times": (lambda d: edited(d, "1.5", '"x"'), "when cannot be read"),
+    "thresholds": (lambda d: d.assign(specification_extinction_threshold=("x", [1.0])), "1 thresholds"),
+}
+
+
+def edited(data: Any, old: str, new: str) -> Any:
+    assert old in data.attrs["specification"]
+    return data.assign_attrs(specification=data.attrs["specification"].replace(old, new))
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_record_of_events_is_refused(name: str, tmp_path: Path) -> None:
+    change, message = CRAFTED[name]
+    events = [ed.Event([1.0]), ed.Event([1.5])]
+    extinction = ed.Extinction([0.1, 0.2])
+    ed.solve(REPLICATOR, TWO, [1.0, 1.0], (0.0, 5.0), events=events, settle=1e-9, extinction=extinction).save(
+        tmp_path / "run.nc"
+    )
+    netcdf.write(change(netcdf.read(tmp_path / "run.nc")[0]), tmp_path / "crafted.nc")
+    with pytest.raises(ValueError, match=rf"crafted\.nc.*{message}"):
+        ed.load(tmp_path / "crafted.nc")
 
 
 def test_events_go_on_when_a_run_is_continued() -> None:

@@ -22,6 +22,7 @@ from evodyn import landscapes
 from evodyn.core.arrays import FloatArray
 from evodyn.core.progress import reporting
 from evodyn.simulate.method import MethodName
+from tests.problems import PROBLEMS, Problem
 
 REPLICATOR = ed.Replicator()
 METHODS: tuple[MethodName, ...] = ("auto", "RK45", "LSODA", "BDF")
@@ -381,6 +382,17 @@ def test_masses_at_any_time(method: MethodName) -> None:
     for outside in (-1.0, [1.0, 20.1]):
         with pytest.raises(ValueError, match="expected times within the run"):
             run.at(outside)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+def test_dense_output_of_every_problem(problem: Problem) -> None:
+    span = (0.0, problem.t_end)
+    run = ed.solve(problem.dynamics, problem.landscape, problem.p0, span, dense=True)
+    np.testing.assert_allclose(run.at(run.t), run.masses, rtol=1e-12, atol=1e-300)
+    t = np.random.default_rng(1).uniform(*span, 20)
+    with np.errstate(under="ignore"):
+        expected = np.exp([problem.log_masses(s) for s in t])
+    np.testing.assert_allclose(run.at(t), expected, rtol=1e-6, atol=1e-300)
 
 
 def test_dense_output_is_scipys_where_it_would_be_compiled() -> None:

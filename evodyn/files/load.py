@@ -260,8 +260,9 @@ def _check_parts(parts: dict[str, Any], n: int, sizes: Any) -> int:
     planned = parts.get("planned_events", ())
     if not isinstance(planned, tuple) or not all(isinstance(event, Event) for event in planned):
         raise ValueError(f"its events are {planned!r}")
-    if parts.get("settle") is not None:
-        _number("settle", parts["settle"])
+    settle = parts.get("settle")
+    if settle is not None and not _number("settle", settle) > 0:
+        raise ValueError(f"settle is {settle!r}; expected a number > 0")
     if parts["extinction"] is not None:
         parts["extinction"].check(n)
     if not callable(parts["landscape"]) or getattr(parts["landscape"], "groups", None) not in (None, n):

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -409,8 +410,12 @@ def _elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Gener
     """Yield the runs of all members, in order, from processes."""
     with extra("studies", user="solve_ensemble with workers > 1"):
         joblib: Any = importlib.import_module("joblib")
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-    yield from parallel(joblib.delayed(task)(one, p0=row) for one, row in jobs)
+    with warnings.catch_warnings():
+        # What becomes of members under way when it is interrupted.
+        warnings.filterwarnings("ignore", r"\s*\d+ tasks (have been|which were still)", UserWarning)
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
+        with contextlib.closing(parallel(joblib.delayed(task)(one, p0=row) for one, row in jobs)) as runs:
+            yield from runs
 
 
 def _here(task: Callable[..., Run], jobs: list[Any], solver: Any, start: float) -> Generator[Run, None, None]:

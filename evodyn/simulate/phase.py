@@ -140,7 +140,7 @@ class Phase:
             # An interruption waits until what the call has done is on record.
             with postponed():
                 most = min(limit, self.solver.max_steps - course.steps)
-                go = functools.partial(travel, form, self.flow, course, t, y, self.stop, step)
+                go = functools.partial(self._passage, form, t, y, step)
                 passage, rests = self._until_rest(go, most, rhs)
                 course.travel(passage.explicit, passage.implicit)
                 rhs.evaluations += passage.evaluations
@@ -166,6 +166,10 @@ class Phase:
             self.message = f"No step from t = {passage.t:g} was accepted."
             return Termination.SOLVER_FAILED
         return None
+
+    def _passage(self, form: Any, t: float, y: FloatArray, first: float, most: int) -> Passage:
+        """Return what at most so many compiled steps make of log-shares `y` at `t`."""
+        return travel(form, self.flow, self.course, t, y, self.stop, first, most)
 
     def _until_rest(
         self, go: Callable[[int], Passage], most: int, rhs: RightHandSide
