@@ -122,6 +122,27 @@ def test_a_group_that_is_removed_stays_away(method: MethodName, policy: Any) -> 
     assert [(int(g), float(t), int(d)) for g, t, d in run.crossings] == rows
 
 
+@by_method
+def test_mutation_brings_back_who_was_removed(method: MethodName) -> None:
+    # All equally fit: p = m + (p(0) - m) e^{-µt}, from 0 at the removal.
+    rate, m = 0.4, np.array([1.0, 2.0])
+    t = np.linspace(0.0, 10.0, 21)
+    run = ed.solve(
+        ed.SelectionMutation(rate, m),
+        landscapes.LinearDecay([0.5, 0.5], 0.0),
+        m,
+        (0.0, 10.0),
+        save_at=t,
+        extinction=ed.Extinction(0.5),
+        events=[ed.Event([4.0], lambda masses: masses * [1.0, 0.0])],
+        solver=ed.Solver(method=method),
+    )
+    back = np.where(t < 4.0, 2.0, -2.0 * np.expm1(-rate * (t - 4.0)))
+    np.testing.assert_allclose(run.masses, np.stack((np.ones(21), back), axis=1), rtol=1e-6)
+    rise = 4.0 - math.log(1 - 0.5 / 2.0) / rate
+    np.testing.assert_allclose(run.crossings.time, [4.0, rise], rtol=1e-6)
+
+
 def test_a_group_that_was_absorbed_may_be_brought_back() -> None:
     run = ed.solve(
         REPLICATOR,
@@ -357,6 +378,7 @@ def test_events_are_checked_at_the_start() -> None:
     wrong_ones: list[tuple[Any, str]] = [
         (ed.Event([6.0]), r"events\[0\].when contains 6.0"),
         (ed.Event(vector), r"events\[0\].when returned"),
+        (ed.Event(lambda t, masses: bool(masses[0] > 0.5)), r"events\[0\].when returned"),
         (ed.Event(lambda t, masses: math.nan), r"events\[0\].when returned"),
         (3.0, r"events\[0\] is 3.0"),
     ]

@@ -105,7 +105,8 @@ def validated_events(
 def value_of(k: int, when: Condition, t: float, masses: FloatArray) -> float:
     """Return the value of the function of event `k`, checked."""
     value: Any = np.asarray(when(t, masses))
-    if value.size != 1 or value.dtype.kind not in "biuf" or not math.isfinite(value.item()):
+    # A truth value is never below zero.
+    if value.size != 1 or value.dtype.kind not in "iuf" or not math.isfinite(value.item()):
         raise ValueError(
             f"events[{k}].when returned {value!r} at t = {t:g}; expected a finite number, the sign of "
             "which tells."

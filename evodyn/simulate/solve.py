@@ -81,8 +81,8 @@ def solve(
         What is to be recorded, changed (invasion, removal, dilution) or ended at given times or where a
         function of the masses changes its sign. A saved time that is an event's has the masses after it.
     dense : bool, optional
-        Keep what `Run.at` needs to return the masses at any time. The compiled methods do not keep it, so
-        that SciPy's are used.
+        Keep what `Run.at` needs to return the masses at any time, some ten numbers for every group and
+        step. The compiled methods do not keep it, so that SciPy's are used.
     progress : bool or callable, optional
         True for a bar (rich, of the extra "studies"), or a function of the fraction of the time span that is
         done. Results do not depend on it.
