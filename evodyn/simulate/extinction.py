@@ -13,7 +13,7 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.core.specifications import Specification
 
-__all__ = ["Crossings", "Extinction", "Ledger", "crossing_table"]
+__all__ = ["Crossings", "Extinction", "Ledger", "columns", "crossing_table"]
 
 Policy = Literal["observe", "absorb", "stop"]
 POLICIES = ("observe", "absorb", "stop")
@@ -98,6 +98,11 @@ def _sorted(table: npt.NDArray[np.void]) -> Crossings:
 
 
 _NONE = crossing_table([])
+
+
+def columns(crossings: list[tuple[float, int, int]]) -> tuple[list[int], list[float], list[int]]:
+    """Return groups, times and directions."""
+    return [row[1] for row in crossings], [row[0] for row in crossings], [row[2] for row in crossings]
 
 
 class Ledger:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State
 from evodyn.simulate.problem import validated_masses
 from evodyn.simulate.status import Termination
+from evodyn.simulate.step import Step
 from evodyn.simulate.trajectory import Trajectory, absorbed
 from evodyn.solvers.crossings import find_crossings, may_cross
 
@@ -64,41 +65,28 @@ class Occasions:
             values = self._values(state.t, state.log_masses)
             self._negative = np.where(np.abs(values) > self._nearly * self._size, values < 0, self._negative)
 
-    def within(
-        self,
-        coarse: Dense,
-        fine: Callable[[], Dense],
-        start: float,
-        end: float,
-        limit: float,
-    ) -> tuple[list[tuple[float, int]], bool]:
-        """Return times and events of the changes of sign in a step, up to the first that alters the run.
+    def within(self, step: Step, limit: float) -> tuple[list[tuple[float, int]], bool]:
+        """Return times and events of the changes of sign in a step, up to `limit`.
 
-        Parameters
-        ----------
-        coarse, fine : callable
-            Log-masses at times, shape (m, N), to tell whether a function may change its sign; and what
-            returns better ones, to tell where.
-        start, end, limit : float
-            The step, and up to where it counts.
-
-        Returns
-        -------
-        list of (time, event), bool
-            Whether the last one alters the run.
+        They end with the first that alters the run; whether there is such a one comes second.
         """
+        if not self.functions:
+            return [], False
 
         def curves(dense: Dense) -> Dense:
-            return lambda t: np.array(
-                [self._values(float(s), logs) for s, logs in zip(t, dense(t), strict=True)]
-            ).reshape(len(t), len(self.functions))
+            def values(t: FloatArray) -> FloatArray:
+                rows = [self._values(float(s), logs) for s, logs in zip(t, dense(t), strict=True)]
+                return np.array(rows).reshape(len(t), len(self.functions))
 
-        first = curves(coarse)
+            return values
+
+        start, end = step.t_old, step.t_new
+        first = curves(step.coarse)
         self._size = np.abs(first(np.linspace(start, end, 3))).max(axis=0)
         if not len(may_cross(first, start, end)):
             return [], False
         found = []
-        for time, place, direction in find_crossings(curves(fine()), start, end):
+        for time, place, direction in find_crossings(curves(step.fine()), start, end):
             if time > limit or self._negative[place] == (direction < 0):
                 continue
             k = self.functions[place]

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
-from evodyn.core.interruptions import postponed
 from evodyn.model.dynamics import cap_of, clip_acts
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.changes import SEEN, first_jump, overlooked
-from evodyn.simulate.compiled import Ending, Passage, compiled_form, initial_shares, most_steps, travel
+from evodyn.simulate.compiled import compiled_form
 from evodyn.simulate.course import Course
 from evodyn.simulate.dense import Dense, StepPiece
+from evodyn.simulate.extinction import columns
 from evodyn.simulate.flow import Flow, State, log_sum_exp
 from evodyn.simulate.revival import revival_floor
 from evodyn.simulate.settling import flow_at_rest
 from evodyn.simulate.status import Termination
 from evodyn.simulate.step import Step
 from evodyn.simulate.trajectory import absorbed
+from evodyn.simulate.travel import travelled
 from evodyn.solvers.crossings import find_crossings, may_cross
 from evodyn.solvers.protocol import RightHandSide, StalledError, Stepper, StiffnessWatch, System
 from evodyn.solvers.scipy_methods import LARGEST_DENSE
@@ -122,73 +122,16 @@ class Phase:
             course.saved.record(self.state)
             return self.state, None
         try:
-            if self._rests(rhs, self.state.t, y):
+            if self.rests(rhs, self.state.t, y):
                 return self.state, Termination.SETTLED
             form = compiled_form(flow) if course.compiles else None
-            ended = self._steps(rhs, y) if form is None else self._travel(form, rhs)
+            ended = self._steps(rhs, y) if form is None else travelled(self, form, rhs)
         finally:
             course.evaluations += rhs.evaluations
-            self._flush()
+            self.flush()
         return self.state, ended
 
-    def _travel(self, form: Any, rhs: RightHandSide) -> Termination | None:
-        """Integrate in compiled calls; return what ends the run, or None where only the phase ends."""
-        course, ledger, saved = self.course, self.ledger, self.course.saved
-        limit, step = most_steps(form, course), self.last_step if course.phases > 1 else 0.0
-        t, y = self.state.t, initial_shares(self.flow, form)
-        while True:
-            # An interruption waits until what the call has done is on record.
-            with postponed():
-                most = min(limit, self.solver.max_steps - course.steps)
-                go = functools.partial(self._passage, form, t, y, step)
-                passage, rests = self._until_rest(go, most, rhs)
-                course.travel(passage.explicit, passage.implicit)
-                rhs.evaluations += passage.evaluations
-                t, y, step = passage.t, passage.y, passage.step
-                rows = slice(saved.next, saved.next + len(passage.states))
-                self.kept.append((saved.times[rows], passage.states))
-                self.last_step, self.latest, saved.next = step, (t, y), rows.stop
-                if passage.ending is Ending.FALLEN:
-                    self._flush()
-                    return self._fallen(self.state, passage.crossings)[1]
-                ledger.cross(*_columns(passage.crossings))
-                course.tell(t)
-            if rests:
-                return Termination.SETTLED
-            if passage.ending is not Ending.LIMITED:
-                break
-            if course.steps >= self.solver.max_steps:
-                return Termination.STEP_LIMIT
-        if passage.ending is Ending.STIFF:
-            course.turn_stiff(passage.t, structured=self.structured)
-        elif passage.ending is Ending.LOST:
-            self.flow.velocity(passage.t, passage.y)  # which says whose fitness it is that is not finite
-            self.message = f"No step from t = {passage.t:g} was accepted."
-            return Termination.SOLVER_FAILED
-        return None
-
-    def _passage(self, form: Any, t: float, y: FloatArray, first: float, most: int) -> Passage:
-        """Return what at most so many compiled steps make of log-shares `y` at `t`."""
-        return travel(form, self.flow, self.course, t, y, self.stop, first, most)
-
-    def _until_rest(
-        self, go: Callable[[int], Passage], most: int, rhs: RightHandSide
-    ) -> tuple[Passage, bool]:
-        """Return what comes of at most so many compiled steps, and whether they end where rest begins."""
-        passage = go(most)
-        if passage.ending is Ending.FALLEN or not self._rests(rhs, passage.t, passage.y):
-            return passage, False
-        moving, resting = 0, passage.explicit + passage.implicit
-        while resting - moving > 1:
-            middle = (moving + resting) // 2
-            earlier = go(middle)
-            if self._rests(rhs, earlier.t, earlier.y):
-                passage, resting = earlier, middle
-            else:
-                moving = middle
-        return passage, True
-
-    def _rests(self, rhs: RightHandSide, t: float, y: FloatArray) -> bool:
+    def rests(self, rhs: RightHandSide, t: float, y: FloatArray) -> bool:
         """Tell whether the run has come to rest, if that would end it."""
         course = self.course
         if course.settle is None or not course.may_settle:
@@ -255,13 +198,13 @@ class Phase:
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
             else:
-                event = self._look_at_step(Step(flow, self.method, system, stepper, t_old, y_old))
+                event = self._look_at_step(Step(flow, self.method, system, stepper, self.state, y_old))
             if course.dense is not None and piece is not None:
                 course.dense.add(t_new if event is None else self.state.t, piece)
             course.tell(t_new)
             if event is not None:
                 return event[1]
-            if self._rests(rhs, t_new, y_new):
+            if self.rests(rhs, t_new, y_new):
                 return Termination.SETTLED
             if (
                 watch is not None
@@ -316,7 +259,7 @@ class Phase:
         return StiffnessWatch()
 
     def _keep(self, stepper: Stepper, t: float, y: FloatArray) -> None:
-        """Keep the states of a step in which nothing can happen, for `_flush`."""
+        """Keep the states of a step in which nothing can happen, for `flush`."""
         saved = self.course.saved
         rows = saved.due(t)
         times = saved.times[rows]
@@ -330,7 +273,7 @@ class Phase:
             saved.next = rows.stop
         self.latest = (t, y)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Turn what was kept into rows of the trajectory and the present state, all at once."""
         if self.latest is None:
             return
@@ -381,7 +324,7 @@ class Phase:
         rows = self.course.saved.due(step.t_new)
         switch = self._cap_switch(step) if any(self.may_cap) else None
         limit = step.t_new if switch is None else switch[0]
-        happened, alters = self._happened(step, limit)
+        happened, alters = self.course.occasions.within(step, limit)
         if alters:
             limit = happened[-1][0]
         crossings = self._crossings(step, limit) if ledger.watching else []
@@ -389,8 +332,8 @@ class Phase:
             first_fall = next((c for c in crossings if c[2] < 0), None)
             if first_fall is not None:
                 self.course.occasions.record([one for one in happened if one[0] < first_fall[0]])
-                return self._fall(step, crossings, first_fall)
-        ledger.cross(*_columns(crossings))
+                return self.fallen(self._cut(step, first_fall[0]), crossings)
+        ledger.cross(*columns(crossings))
         self.course.occasions.record(happened)
         if alters:
             return self._alter(step, *happened[-1])
@@ -421,23 +364,18 @@ class Phase:
     def _crossings(self, step: Step, limit: float) -> list[tuple[float, int, int]]:
         """Return the threshold crossings in (t_old, limit], consistent with the record so far."""
         levels = self.ledger.levels
-        level_old = self.state.log_masses - levels
         living = np.flatnonzero(~self.state.removed & (np.isfinite(step.logs_new)))
         if not len(living):
             return []
 
         def heights(curve: Dense, t: FloatArray) -> FloatArray:
             # An absent group is infinitely far below; a root needs numbers.
-            values = np.maximum(curve(t)[:, living] - levels[living], _FAR_BELOW)
-            # The ends are known better than the interpolant tells.
-            values[t <= step.t_old] = np.maximum(level_old[living], _FAR_BELOW)
-            values[t >= step.t_new] = step.logs_new[living] - levels[living]
-            return values
+            return np.maximum(curve(t)[:, living] - levels[living], _FAR_BELOW)
 
-        living = living[may_cross(lambda t: heights(step.log_masses, t), step.t_old, step.t_new)]
+        living = living[may_cross(lambda t: heights(step.coarse, t), step.t_old, step.t_new)]
         if not len(living):
             return []
-        dense = step.finer() if self.method.one_step else step.log_masses
+        dense = step.fine()
         tolerance = self.solver.tolerance
         found = find_crossings(lambda t: heights(dense, t), step.t_old, step.t_new, resolution=tolerance)
         result = []
@@ -449,26 +387,6 @@ class Phase:
             state[k] = direction < 0
             result.append((time, int(living[k]), direction))
         return result
-
-    def _happened(self, step: Step, limit: float) -> tuple[list[tuple[float, int]], bool]:
-        """Return changes of sign in (t_old, limit] that are events, and whether the last alters the run."""
-        if not self.course.occasions.functions:
-            return [], False
-
-        def between_ends(dense: Dense) -> Dense:
-            def log_masses(t: FloatArray) -> FloatArray:
-                logs = dense(t)
-                # The ends are known better than the interpolant tells, and two steps agree on theirs.
-                logs[t <= step.t_old], logs[t >= step.t_new] = self.state.log_masses, step.logs_new
-                return logs
-
-            return log_masses
-
-        def finer() -> Dense:
-            return between_ends(step.finer() if self.method.one_step else step.log_masses)
-
-        coarse = between_ends(step.log_masses)
-        return self.course.occasions.within(coarse, finer, step.t_old, step.t_new, limit)
 
     def _alter(self, step: Step, time: float, event: int) -> tuple[State, Termination | None]:
         """Cut the step at an event, and let it act."""
@@ -485,13 +403,7 @@ class Phase:
         self.state = at
         return at
 
-    def _fall(
-        self, step: Step, crossings: list[tuple[float, int, int]], first_fall: tuple[float, int, int]
-    ) -> tuple[State, Termination | None]:
-        """Cut the step at the first extinction, and stop or absorb."""
-        return self._fallen(self._cut(step, first_fall[0]), crossings)
-
-    def _fallen(self, at: State, crossings: list[tuple[float, int, int]]) -> tuple[State, Termination | None]:
+    def fallen(self, at: State, crossings: list[tuple[float, int, int]]) -> tuple[State, Termination | None]:
         """Stop or absorb at the first extinction among `crossings`, which leads to the state `at`."""
         ledger, course = self.ledger, self.course
         time, first = min((t, group) for t, group, direction in crossings if direction < 0)
@@ -502,7 +414,7 @@ class Phase:
             for group in sorted(falling)
             if group == first or at.log_masses[group] - ledger.levels[group] <= self.solver.tolerance
         ]
-        ledger.cross(*_columns([row for row in crossings if row[0] < time and row[1] not in tied]))
+        ledger.cross(*columns([row for row in crossings if row[0] < time and row[1] not in tied]))
         ledger.cross(tied, time, -1)
         if ledger.policy_is("absorb"):
             at = absorbed(at, np.array(tied), ledger)
@@ -582,8 +494,3 @@ class Phase:
 def _ahead(t: float, step: float, last_time: float) -> FloatArray:
     """Return times up to ten steps ahead, because steps may grow tenfold while a rate rises."""
     return np.minimum(t + step * np.array([0.0, 1.0, 3.0, 10.0]), last_time)
-
-
-def _columns(crossings: list[tuple[float, int, int]]) -> tuple[list[int], list[float], list[int]]:
-    """Return groups, times and directions."""
-    return [row[1] for row in crossings], [row[0] for row in crossings], [row[2] for row in crossings]
