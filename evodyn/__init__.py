@@ -12,6 +12,7 @@ from evodyn.model.dynamics import Dynamics, mean_fitness
 from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
 from evodyn.model.populations import Populations
 from evodyn.simulate.ensemble import Ensemble, solve_ensemble
+from evodyn.simulate.events import Event
 from evodyn.simulate.extend import extend
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.iterate import iterate
@@ -25,6 +26,7 @@ __all__ = [
     "Dynamics",
     "Ensemble",
     "Equilibrium",
+    "Event",
     "Extinction",
     "NormalizedGrowth",
     "Populations",

@@ -16,10 +16,11 @@ from evodyn.core import netcdf
 from evodyn.model.descriptions import LostDynamics, decode
 from evodyn.model.dynamics import Dynamics
 from evodyn.simulate.ensemble import Ensemble
+from evodyn.simulate.events import Event, event_table
 from evodyn.simulate.extinction import Extinction, crossing_table
 from evodyn.simulate.iterate import MapSettings
 from evodyn.simulate.method import Solver
-from evodyn.simulate.run import PARTS, EndState, Run
+from evodyn.simulate.run import LATER_PARTS, PARTS, EndState, Run
 from evodyn.simulate.schema import PREFIX, SCHEMA, Arrays
 from evodyn.simulate.status import Stats, Termination
 
@@ -120,7 +121,8 @@ def _loaded_ensemble(data: xarray.Dataset, specification: dict[str, Any]) -> Ens
             dims = data[name].dims
             if dims[:1] != ("member",):
                 continue
-            length = {"row": "rows", "time": "rows", "crossing": "crossings"}.get(str((*dims, "")[1]))
+            lengths = {"row": "rows", "time": "rows", "crossing": "crossings", "event": "events"}
+            length = lengths.get(str((*dims, "")[1]))
             member[name] = value[k] if length is None else value[k, : status[length]]
         own = {}
         for name, array in arrays.items():
@@ -189,6 +191,7 @@ def _run_of(
 ) -> Run:
     """Return the run of these parts, every one of them checked."""
     parts = {name: decode(specification[name], arrays) for name in PARTS}
+    parts |= {name: decode(specification[name], arrays) for name in LATER_PARTS if name in specification}
     stores_log_shares = "log_share" in values
     native = values["log_share" if stores_log_shares else "mass"]
     rows, n = len(t), native.shape[-1]
@@ -234,7 +237,18 @@ def _run_of(
             _array(values, "removed", of_groups, kind=np.bool_),
         ),
         stores_log_shares=stores_log_shares,
+        events=_events(values, len(parts.get("planned_events", ()))),
     )
+
+
+def _events(values: Arrays, planned: int) -> Any:
+    """Return the table of what happened; that of files of before is empty."""
+    if "event_index" not in values:
+        return event_table([])
+    shape = (len(values["event_index"]),)
+    index = _array(values, "event_index", shape, kind=np.int64, least=0, most=planned - 1)
+    time = _array(values, "event_time", shape, least=-_LARGEST, most=_LARGEST)
+    return event_table(list(zip(index.tolist(), time.tolist(), strict=True)))
 
 
 def _check_parts(parts: dict[str, Any], n: int, sizes: Any) -> int:
@@ -243,6 +257,14 @@ def _check_parts(parts: dict[str, Any], n: int, sizes: Any) -> int:
     for name, kind in kinds.items():
         if not isinstance(parts[name], kind):
             raise ValueError(f"its {name} is {parts[name]!r}")
+    planned = parts.get("planned_events", ())
+    if not isinstance(planned, tuple) or not all(isinstance(event, Event) for event in planned):
+        raise ValueError(f"its events are {planned!r}")
+    settle = parts.get("settle")
+    if settle is not None and not _number("settle", settle) > 0:
+        raise ValueError(f"settle is {settle!r}; expected a number > 0")
+    if parts["extinction"] is not None:
+        parts["extinction"].check(n)
     if not callable(parts["landscape"]) or getattr(parts["landscape"], "groups", None) not in (None, n):
         raise ValueError(f"its landscape is {parts['landscape']!r}, for {n} groups")
     parts["dynamics"].check(n)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, real
 from evodyn.core.generators import member_rng, seed_of
+from evodyn.core.progress import Progress, reporting
 from evodyn.model.dynamics import Dynamics, inflow_targets
 from evodyn.model.equations import Replicator
 from evodyn.model.fitness import LandscapeFunction, breakpoints, separable
@@ -43,6 +44,7 @@ def fitness_noise(
     members: int = 1,
     threshold: float | None = None,
     rng: Any = None,
+    progress: Progress = None,
 ) -> StochasticRuns:
     """Sample Eq. 6 or 8 with white noise in fitness: dX_i = X_i(φ_i dt + σ_i dW_i), p_i = P·X_i/ΣX.
 
@@ -78,6 +80,9 @@ def fitness_noise(
     rng : optional
         Anything that `numpy.random.default_rng` takes; member k draws from spawn key k. From a generator
         128 bits are drawn, once, so that the next call with it is another sample.
+    progress : bool or callable, optional
+        True for a bar (rich, of the extra "studies"), or a function of the fraction of the time span that is
+        done.
 
     Returns
     -------
@@ -136,20 +141,23 @@ def fitness_noise(
     generators = [member_rng(seed, k) for k in range(members)]
     chunk = max(1, DRAWS // (members * n))
     t = begin
-    for first in range(0, len(steps), chunk):
-        ends = steps[first : first + chunk]
-        draws = np.stack([g.standard_normal((len(ends), n)) for g in generators])
-        for k, stop in enumerate(ends):
-            width = stop - t
-            decay = dynamics.mutation_rate_at(t + width / 2) * width / 2
-            logs, total = _mutated(logs, total, targets, decay)
-            fitness = real(landscape(t, total * np.exp(logs)))
-            growth = np.where(np.isneginf(logs), 0.0, fitness - correction)
-            logs = logs + growth * width + sigma * math.sqrt(width) * draws[:, k]
-            logs = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
-            logs, total = _mutated(logs, total, targets, decay)
-            t = float(stop)
-            record.save(t, logs + math.log(total))
+    with reporting(progress, "Sampling") as report:
+        for first in range(0, len(steps), chunk):
+            ends = steps[first : first + chunk]
+            draws = np.stack([g.standard_normal((len(ends), n)) for g in generators])
+            for k, stop in enumerate(ends):
+                width = stop - t
+                decay = dynamics.mutation_rate_at(t + width / 2) * width / 2
+                logs, total = _mutated(logs, total, targets, decay)
+                fitness = real(landscape(t, total * np.exp(logs)))
+                growth = np.where(np.isneginf(logs), 0.0, fitness - correction)
+                logs = logs + growth * width + sigma * math.sqrt(width) * draws[:, k]
+                logs = logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+                logs, total = _mutated(logs, total, targets, decay)
+                t = float(stop)
+                record.save(t, logs + math.log(total))
+                if report is not None:
+                    report((t - begin) / (end - begin))
     model = f"white noise in fitness, {'Itô' if calculus == 'ito' else 'Stratonovich'} calculus"
     scheme = "Euler-Maruyama in ln X" + (", mutation in exact half-steps" if mutates else "")
     return record.runs(f"{model}, {'exact in distribution' if exact else scheme}", seed)

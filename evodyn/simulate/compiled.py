@@ -18,7 +18,30 @@ from evodyn.model.normal_form import NormalForm
 from evodyn.simulate.flow import Flow
 from evodyn.simulate.method import Solver
 
-__all__ = ["Ending", "Passage", "Passages", "compiled_form", "compiled_forms", "part_of", "travel"]
+__all__ = [
+    "Ending",
+    "Passage",
+    "Passages",
+    "compiled_form",
+    "compiled_forms",
+    "most_members",
+    "most_steps",
+    "part_of",
+    "travel",
+    "work_of_a_step",
+]
+
+_WORK = 12_500_000
+"""Work of a compiled call: half a second, after which a signal is heard."""
+
+_OVERHEAD = 250
+"""A step takes as long as that of so many groups, and its groups."""
+
+_STEPS = 500
+"""Steps that a member takes, more or less."""
+
+_FEWEST_STEPS = 100
+"""Steps of a compiled call at the least: it begins with the explicit method, also where that is too slow."""
 
 
 class Ending(enum.Enum):
@@ -80,7 +103,7 @@ class Passages:
         return len(self.y)
 
     def __getitem__(self, member: int) -> Passage:
-        found = self.found
+        found, filled = self.found, int(self.found.rows[member])
         own = slice(*np.searchsorted(found.members, (member, member + 1)).tolist())
         columns = found.times[own], found.groups[own], found.directions[own]
         return Passage(
@@ -88,12 +111,27 @@ class Passages:
             float(found.t[member]),
             self.y[member],
             float(found.steps[member]),
-            self.states[member, : found.rows[member]],
+            self.states[member] if filled == self.states.shape[1] else self.states[member, :filled].copy(),
             list(zip(*(column.tolist() for column in columns), strict=True)),
             int(found.explicit[member]),
             int(found.implicit[member]),
             int(found.evaluations[member]),
         )
+
+
+def work_of_a_step(forms: Any) -> int:
+    """Return how long a step of a member takes, in groups."""
+    return int(_OVERHEAD + forms.starts[-1] + forms.interaction[0].size // 8)
+
+
+def most_steps(forms: Any, *, looks_for_rest: bool = False) -> int:
+    """Return how many steps a compiled call may take before signals are heard or rest looked for."""
+    return _FEWEST_STEPS if looks_for_rest else max(_FEWEST_STEPS, _WORK // work_of_a_step(forms))
+
+
+def most_members(forms: Any) -> int:
+    """Return how many members a compiled call may integrate before a signal is heard."""
+    return max(1, _WORK // (_STEPS * work_of_a_step(forms)))
 
 
 def travel(
@@ -124,6 +162,7 @@ def travel(
         ln of the threshold, -inf without; who starts below it, shape (M, n); whether the first fall ends it.
     """
     compiled: Any = importlib.import_module("evodyn.solvers.members")
+    forms = forms._replace(contribution=_apart(forms.contribution))  # which are changed in place
     y, states = _apart(u), _room((len(u), len(times), u.shape[1]))
     longest, tolerance = solver.max_step, solver.tolerance
     found = compiled.travel_all(
@@ -176,7 +215,7 @@ def compiled_forms(flow: Flow, members: Sequence[NormalForm], log_totals: FloatA
     module: Any = importlib.import_module("evodyn.solvers.members")
     return module.Forms(
         np.append(starts[alive], len(living)),
-        _apart(np.array([member.contribution[rows] for member in members], dtype=np.float64)),
+        np.array([member.contribution[rows] for member in members], dtype=np.float64),
         np.array([member.decay for member in members], dtype=np.float64),
         np.array([member.temperature for member in members], dtype=np.float64),
         np.array([[s.frequency for s in m.swings] for m in members], dtype=np.float64).reshape(

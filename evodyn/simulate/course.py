@@ -7,13 +7,16 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from evodyn.core.progress import Report
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.simulate.changes import SampledTimes
 from evodyn.simulate.compiled import Passage
+from evodyn.simulate.dense import DenseOutput
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State
 from evodyn.simulate.method import Solver
+from evodyn.simulate.occasions import Occasions
 from evodyn.simulate.revival import receivers
 from evodyn.simulate.trajectory import Trajectory
 from evodyn.solvers.protocol import Method
@@ -26,7 +29,7 @@ class Course:
     """The course of one integration, from `begin` to `end`.
 
     Its method may change where the problem turns out to be stiff, its stops grow by the changes in time that
-    are found, and it counts. What compiled methods make of its first phase may be `known`.
+    are found, and it counts. What compiled methods make of its beginning may be known, as its `passage`.
     """
 
     def __init__(
@@ -40,7 +43,12 @@ class Course:
         solver: Solver,
         method: Method,
         reason: str,
-        known: Passage | None = None,
+        occasions: Occasions,
+        *,
+        passage: Passage | None = None,
+        settle: float | None = None,
+        report: Report | None = None,
+        dense: DenseOutput | None = None,
     ) -> None:
         self.dynamics = dynamics
         self.landscape = landscape
@@ -50,13 +58,22 @@ class Course:
         self.solver = solver
         self.method = self.begun_with = method
         self.reason = reason
-        self.known = known
+        self.passage = passage
         self.steps = self.evaluations = self.phases = 0
-        self.may_compile = solver.compiles
+        self.occasions = occasions
+        self.settle = settle
+        self.report = report
+        self.dense = dense
+        # What the compiled methods do not know of.
+        known = dense is None and not occasions.functions and ledger.one_level is not None
+        self.may_compile = solver.compiles and known
+        if solver.compiles and not known:
+            self.reason += "; the compiled methods have no dense output, own events or several thresholds"
         self.travelled: list[str] = []
         span = (begin.t, end)
         declared = np.union1d(breakpoints(landscape, span), breakpoints(dynamics, span))
-        self.stops: list[float] = [*declared.tolist(), end]
+        due = [t for t, _ in occasions.times if begin.t < t < end]
+        self.stops: list[float] = [*np.union1d(declared, due).tolist(), end]
         self.receives = self._receivers(begin)
 
     @functools.cached_property
@@ -68,6 +85,16 @@ class Course:
     def next_stop(self, t: float) -> float:
         """Return the first stop after `t`."""
         return next(stop for stop in self.stops if stop > t)
+
+    def tell(self, t: float) -> None:
+        """Say how far the run has got, if somebody listens."""
+        if self.report is not None:
+            self.report((t - self.start) / (self.end - self.start))
+
+    @property
+    def may_settle(self) -> bool:
+        """Whether coming to rest would end the run: nothing is to happen later."""
+        return self.settle is not None and not self.occasions.ahead
 
     def stop_at(self, t: float) -> None:
         """Let a phase end at `t`."""

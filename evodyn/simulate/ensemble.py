@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ from evodyn.core.arrays import FloatArray
 from evodyn.core.extras import extra
 from evodyn.core.generators import Seed, member_rng, seed_of
 from evodyn.core.labels import about
+from evodyn.core.progress import Progress, Report, reporting
 from evodyn.core.specifications import Result
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics
@@ -29,7 +33,7 @@ from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.members import ALONG, Members, integrated_together
 from evodyn.simulate.method import Solver
 from evodyn.simulate.problem import check_memory, validated_save_times, validated_span
-from evodyn.simulate.run import Run
+from evodyn.simulate.run import Run, interrupted
 from evodyn.simulate.solve import solve
 from evodyn.simulate.status import Stats, Termination
 
@@ -197,7 +201,8 @@ class Ensemble(Result):
         """
         import xarray
 
-        values = [run.saved_values() for run in self.runs]
+        events = any(run.planned_events for run in self.runs)
+        values = [run.saved_values(events=events) for run in self.runs]
         if len({run.stores_log_shares for run in self.runs}) > 1:
             raise ValueError(
                 "the ensemble has members of solve and of iterate, which store different quantities; "
@@ -218,7 +223,10 @@ class Ensemble(Result):
         collected: list[schema.Arrays] = [{} for _ in self.runs]
         members = [run.specification(arrays) for run, arrays in zip(self.runs, collected, strict=True)]
         common, own = _pooled(collected)
-        counts = [{"rows": len(run.t), "crossings": len(run.crossings)} | run.status() for run in self.runs]
+        counts = [
+            {"rows": len(run.t), "crossings": len(run.crossings), "events": len(run.events)} | run.status()
+            for run in self.runs
+        ]
         coords = schema.coordinates(self.t, self.runs[0].native.shape[-1], len(self))
         return xarray.Dataset(
             variables | schema.described(common) | schema.described(own, ("member",)),
@@ -296,6 +304,8 @@ def solve_ensemble(
     members: int | None = None,
     rng: Any = None,
     workers: int = 1,
+    settle: float | None = None,
+    progress: Progress = None,
     throw: bool = True,
 ) -> Ensemble:
     """Solve one problem for many members: other landscapes, other initial masses, or other draws.
@@ -321,8 +331,14 @@ def solve_ensemble(
         drawn, once, so that the next ensemble made with it is another.
     workers : int, optional
         Processes to use (through joblib, of the "studies" extra). Landscapes must then be picklable.
+    settle : float, optional
+        As for `solve`: what follows the rest of a member is NaN in the ensemble's tables.
+    progress : bool or callable, optional
+        As for `solve`, of the fraction of members that are finished.
     throw : bool, optional
-        Raise the first member's `SolveError`; with False every member's outcome is in `termination`.
+        Raise the first member's `SolveError`, and the `KeyboardInterrupt` of Ctrl-C, whose attribute ``run``
+        is the ensemble so far; with False every member's outcome is in `termination`. Members that were not
+        begun are interrupted at their start.
 
     Returns
     -------
@@ -366,30 +382,92 @@ def solve_ensemble(
         landscapes = [landscape] * number  # type: ignore[list-item]
     rows = initial if initial.ndim == 2 else np.broadcast_to(initial, (number, len(initial)))
     task = functools.partial(
-        solve, dynamics, t_span=(start, end), save_at=times, extinction=extinction, solver=solver, throw=throw
+        solve,
+        dynamics,
+        t_span=(start, end),
+        save_at=times,
+        extinction=extinction,
+        solver=solver,
+        settle=settle,
+        throw=throw,
     )
     jobs = list(zip(landscapes, rows, strict=True))
-    if workers == 1:
-        together = integrated_together(
-            dynamics, landscapes, rows, times, (start, end), extinction, solver or Solver()
-        )
-        if together is not None:
+    runs: list[Run] = []
+    interruption: KeyboardInterrupt | None = None
+    with contextlib.ExitStack() as stack:
+        report = stack.enter_context(reporting(progress, "Solving members"))
+        together = None
+        if workers == 1 and settle is None:
+            together = integrated_together(
+                dynamics, landscapes, rows, times, (start, end), extinction, solver or Solver(), report
+            )
+        if together is not None and together.interruption is None:
             return Ensemble.of_members(together, seed, throw=throw)
-        runs = _here(task, jobs, solver or Solver(), start)
-    else:
-        with extra("studies", user="solve_ensemble with workers > 1"):
-            joblib: Any = importlib.import_module("joblib")
-        runs = joblib.Parallel(n_jobs=workers)(joblib.delayed(task)(one, p0=row) for one, row in jobs)
-    return Ensemble(tuple(runs), times, seed)
+        if together is not None:
+            arriving = together.until_interrupted()
+        elif workers == 1:
+            arriving = _here(task, jobs, solver or Solver(), start)
+        else:
+            arriving = _elsewhere(task, jobs, workers)
+        stack.enter_context(contextlib.closing(arriving))
+        try:
+            _collect(arriving, runs, number, report)
+        except KeyboardInterrupt as caught:
+            interruption = caught
+            begun = getattr(caught, "run", None)  # the member under way
+            runs += [begun] if begun is not None else []
+            runs += [task(one, p0=row, progress=_interrupt, throw=False) for one, row in jobs[len(runs) :]]
+    ensemble = Ensemble(tuple(runs), times, seed)
+    if interruption is not None and throw:
+        raise interrupted(interruption, ensemble)
+    return ensemble
 
 
-def _here(task: Callable[..., Run], jobs: list[Any], solver: Any, start: float) -> list[Run]:
-    """Return the runs of all members, in threads where most of their time is spent in compiled code."""
+def _collect(arriving: Iterator[Run], runs: list[Run], number: int, report: Report | None) -> None:
+    """Put the runs of all members into `runs` as they come."""
+    for run in arriving:
+        runs.append(run)
+        if run.termination is Termination.INTERRUPTED:
+            raise KeyboardInterrupt
+        if report is not None:
+            report(len(runs) / number)
+
+
+def _interrupt(fraction: float) -> None:
+    """Let a run be interrupted at its start."""
+    raise KeyboardInterrupt
+
+
+def _elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Generator[Run, None, None]:
+    """Yield the runs of all members, in order, from processes."""
+    with extra("studies", user="solve_ensemble with workers > 1"):
+        joblib: Any = importlib.import_module("joblib")
+    with warnings.catch_warnings():
+        # What becomes of members under way when it is interrupted.
+        warnings.filterwarnings("ignore", r"\s*\d+ tasks (have been|which were still)", UserWarning)
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
+        with contextlib.closing(parallel(joblib.delayed(task)(one, p0=row) for one, row in jobs)) as runs:
+            yield from runs
+
+
+def _here(task: Callable[..., Run], jobs: list[Any], solver: Any, start: float) -> Generator[Run, None, None]:
+    """Yield the runs of all members, in order, in threads where most time is spent in compiled code."""
     compiles = isinstance(solver, Solver) and solver.compiles
     if not compiles or any(kernel(one, start, len(row)) is None for one, row in jobs):
-        return [task(one, p0=row) for one, row in jobs]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(lambda job: task(job[0], p0=job[1]), jobs))
+        yield from (task(one, p0=row) for one, row in jobs)
+        return
+    ended = threading.Event()
+
+    def heed(fraction: float) -> None:
+        if ended.is_set():  # signals reach the main thread only
+            raise KeyboardInterrupt
+
+    threads = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield from threads.map(lambda job: task(job[0], p0=job[1], progress=heed), jobs)
+    finally:
+        ended.set()
+        threads.shutdown(cancel_futures=True)
 
 
 def _landscapes(

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
+from evodyn.core.progress import Progress, reporting
+from evodyn.simulate.events import Event, event_table, validated_events
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State
 from evodyn.simulate.iterate import MapSettings, run_steps
 from evodyn.simulate.method import Solver
 from evodyn.simulate.problem import validated_save_times
-from evodyn.simulate.run import Run, SolveError
+from evodyn.simulate.run import Run, SolveError, interrupted
 from evodyn.simulate.solve import run_from
 from evodyn.simulate.status import Termination
 
 __all__ = ["extend"]
 
+_GOES_ON = (Termination.COMPLETED, Termination.SETTLED, Termination.INTERRUPTED, Termination.ALL_EXTINCT)
 
-def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, throw: bool = True) -> Run:
+
+def extend(
+    run: Run,
+    t_end: float,
+    *,
+    save_at: npt.ArrayLike | None = None,
+    events: Sequence[Event] | None = None,
+    progress: Progress = None,
+    throw: bool = True,
+) -> Run:
     """Continue a run to a later time.
 
     It goes on from the stored log-masses, so that groups far below the smallest float are not lost, and
@@ -32,13 +45,17 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
     Parameters
     ----------
     run : Run
-        A result of `solve` or `iterate` that was not stopped by a failure.
+        A result of `solve` or `iterate` that was not stopped by a failure: one that is complete, settled or
+        interrupted.
     t_end : float
         New end, after the old one. For `iterate`, a whole number of steps later.
     save_at : array_like, optional
         Further times to save, after the old end (for `solve`); as many equally spaced ones as before, by
         default. A run of `iterate` goes on with its `save_every`.
-    throw : bool, optional
+    events : sequence of Event, optional
+        What else may happen from now on (for `solve`). Those events of the run go on that have a function, or
+        times still to come, as an interrupted run may have.
+    progress, throw
         As for `solve`.
 
     Returns
@@ -49,7 +66,7 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
     Raises
     ------
     ValueError
-        If `t_end` is not after the run's end, or the run ended in a failure or at an extinction.
+        If `t_end` is not after the run's end, or the run ended in a failure, at an extinction or an event.
 
     Examples
     --------
@@ -61,9 +78,10 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
     """
     if not isinstance(run, Run):
         raise ValueError(f"run is {type(run).__name__}; expected a Run, the result of solve or iterate.")
-    if run.termination not in (Termination.COMPLETED, Termination.ALL_EXTINCT):
+    if run.termination not in _GOES_ON:
         raise ValueError(
-            f"run ended as {run.termination.name}; expected a completed run. {run.termination.value}"
+            f"run ended as {run.termination.name}; expected one that is complete, settled or interrupted. "
+            f"{run.termination.value}"
         )
     t_end = validation.finite("t_end", t_end)
     if not t_end > run.t_span[1]:
@@ -73,7 +91,9 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
             raise ValueError(
                 "save_at is given for a run of iterate; expected None: it saves every save_every steps."
             )
-        return _extend_steps(run, t_end, throw=throw)
+        if events is not None:
+            raise ValueError("events are given for a run of iterate; expected None: maps have none.")
+        return _extend_steps(run, t_end, progress, throw=throw)
     start = run.t_span[1]
     times = (
         np.linspace(start, t_end, max(len(run.t), 2))[1:]
@@ -89,7 +109,10 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
     ledger = _resumed_ledger(run, state.log_masses)
     if not isinstance(run.settings, Solver):
         raise ValueError(f"run.settings is {run.settings!r}; expected the Solver of a run of solve.")
-    with _keeping(run):
+    planned = validated_events(
+        (*_ahead(run.planned_events, start, t_end), *(events or ())), (start, t_end), run.end_state.masses
+    )
+    with _keeping(run), reporting(progress, "Solving") as report:
         more = run_from(
             run.dynamics,
             run.landscape,
@@ -100,11 +123,24 @@ def extend(run: Run, t_end: float, *, save_at: npt.ArrayLike | None = None, thro
             ledger,
             run.settings,
             throw=throw,
+            events=planned,
+            dense=run.dense_output is not None,
+            report=report,
         )
     return _run_of_both(run, more)
 
 
-def _extend_steps(run: Run, t_end: float, *, throw: bool = True) -> Run:
+def _ahead(events: tuple[Event, ...], start: float, end: float) -> tuple[Event, ...]:
+    """Return events, by their places, with those of their times that are still to come."""
+    return tuple(
+        event
+        if callable(event.when)
+        else dataclasses.replace(event, when=tuple(t for t in event.times if start < t <= end))
+        for event in events
+    )
+
+
+def _extend_steps(run: Run, t_end: float, progress: Progress = None, *, throw: bool = True) -> Run:
     """Continue a run of `iterate` by whole steps, to `t_end`; bit for bit what one longer run gives."""
     settings = run.settings
     if not isinstance(settings, MapSettings):
@@ -127,7 +163,7 @@ def _extend_steps(run: Run, t_end: float, *, throw: bool = True) -> Run:
             log_total_mass=run.log_total_mass[:-1],
             mean_fitness=run.mean_fitness[:-1],
         )
-    with _keeping(run):
+    with _keeping(run), reporting(progress, "Iterating") as report:
         more = run_steps(
             run.dynamics,
             run.landscape,
@@ -137,6 +173,7 @@ def _extend_steps(run: Run, t_end: float, *, throw: bool = True) -> Run:
             ledger,
             save_start=False,
             throw=throw,
+            report=report,
         )
     return _run_of_both(run, more)
 
@@ -149,6 +186,9 @@ def _keeping(run: Run) -> Iterator[None]:
     except SolveError as error:
         whole = _run_of_both(run, error.result)
         raise SolveError(str(error), result=whole, time=error.time, groups=error.groups) from error.__cause__
+    except KeyboardInterrupt as interruption:
+        so_far = getattr(interruption, "run", None)
+        raise interrupted(interruption, run if so_far is None else _run_of_both(run, so_far)) from None
 
 
 def _resumed_ledger(run: Run, log_masses: FloatArray) -> Ledger:
@@ -171,13 +211,20 @@ def _run_of_both(run: Run, more: Run) -> Run:
         restarts=run.stats.restarts + more.stats.restarts + 1,
         projections=run.stats.projections + more.stats.projections,
     )
+    later = more.t > run.t[-1]  # where it began is saved already
+    joined: dict[str, Any] = {
+        name: np.concatenate((getattr(run, name), getattr(more, name)[later]))
+        for name in ("t", "native", "total_mass", "log_total_mass", "mean_fitness")
+    }
+    dense = run.dense_output
+    if dense is not None and more.dense_output is not None:
+        dense = dense.followed_by(more.dense_output)
     return dataclasses.replace(
         more,
         t_span=(run.t_span[0], more.t_span[1]),
         stats=stats,
-        t=np.concatenate((run.t, more.t)),
-        native=np.concatenate((run.native, more.native)),
-        total_mass=np.concatenate((run.total_mass, more.total_mass)),
-        log_total_mass=np.concatenate((run.log_total_mass, more.log_total_mass)),
-        mean_fitness=np.concatenate((run.mean_fitness, more.mean_fitness)),
+        planned_events=(*run.planned_events, *more.planned_events[len(run.planned_events) :]),
+        events=event_table([*run.events.tolist(), *more.events.tolist()]),
+        dense_output=dense,
+        **joined,
     )

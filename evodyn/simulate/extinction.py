@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.core.specifications import Specification
 
-__all__ = ["Crossings", "Extinction", "Ledger", "crossing_table"]
+__all__ = ["Crossings", "Extinction", "Ledger", "columns", "crossing_table"]
 
 Policy = Literal["observe", "absorb", "stop"]
 POLICIES = ("observe", "absorb", "stop")
@@ -33,8 +33,8 @@ class Extinction(Specification):
 
     Parameters
     ----------
-    threshold : float
-        ε > 0, in units of mass.
+    threshold : float or array_like, shape (N,)
+        ε > 0, in units of mass: one for all groups, or one for each.
     policy : {"observe", "absorb", "stop"}, optional
         "observe" records every crossing in both directions and changes nothing. "absorb" sets a group to
         exactly 0 from its first moment below the threshold on, stops its inflow, and books the mass
@@ -43,27 +43,47 @@ class Extinction(Specification):
     Raises
     ------
     ValueError
-        If the threshold is not a positive number or the policy is unknown.
+        If a threshold is not a positive number or the policy is unknown.
 
     Examples
     --------
     >>> Extinction(threshold=1e-3)
     Extinction(threshold=0.001, policy='observe')
+    >>> Extinction(threshold=[1e-3, 0.1], policy="absorb").threshold
+    array([0.001, 0.1  ])
     """
 
-    threshold: float
+    threshold: float | npt.ArrayLike
     policy: Policy = "observe"
 
     def __post_init__(self) -> None:
-        self._set(
-            threshold=validation.positive("threshold", self.threshold),
-            policy=validation.choice("policy", self.policy, POLICIES),
-        )
+        threshold = self.threshold
+        if np.ndim(threshold):
+            threshold = validation.finite_array("threshold", threshold, ndim=1)
+            if not threshold.size:
+                raise ValueError("threshold is empty; expected one number, or one for each group.")
+            if not (threshold > 0).all():
+                k = int(np.argmin(threshold > 0))
+                raise ValueError(
+                    f"threshold is {float(threshold[k])!r} at index {k}; expected numbers > 0, one for each "
+                    "group: a tiny one for a group that is never to count as extinct."
+                )
+        else:
+            threshold = validation.positive("threshold", threshold)
+        self._set(threshold=threshold, policy=validation.choice("policy", self.policy, POLICIES))
 
     @property
-    def log_threshold(self) -> float:
-        """Natural logarithm of the threshold."""
-        return math.log(self.threshold)
+    def log_threshold(self) -> float | FloatArray:
+        """Natural logarithm of the threshold, or of each group's."""
+        return np.log(self.threshold) if np.ndim(self.threshold) else math.log(cast(float, self.threshold))
+
+    def check(self, n: int) -> None:
+        """Raise `ValueError` unless there is a threshold for each of `n` groups, or one for all."""
+        if np.ndim(self.threshold) and len(cast(FloatArray, self.threshold)) != n:
+            raise ValueError(
+                f"extinction has {len(cast(FloatArray, self.threshold))} thresholds and p0 has {n} groups; "
+                "expected one for each group, or a single number."
+            )
 
 
 def crossing_table(rows: list[tuple[int, float, int]]) -> Crossings:
@@ -80,6 +100,11 @@ def _sorted(table: npt.NDArray[np.void]) -> Crossings:
 _NONE = crossing_table([])
 
 
+def columns(crossings: list[tuple[float, int, int]]) -> tuple[list[int], list[float], list[int]]:
+    """Return groups, times and directions."""
+    return [row[1] for row in crossings], [row[0] for row in crossings], [row[2] for row in crossings]
+
+
 class Ledger:
     """The extinction record of a run in progress.
 
@@ -90,9 +115,16 @@ class Ledger:
     def __init__(self, extinction: Extinction | None, t: float, log_masses: FloatArray) -> None:
         n = len(log_masses)
         self.extinction = extinction
-        self.level = extinction.log_threshold if extinction else -math.inf
+        if extinction is not None:
+            extinction.check(n)
+        level = extinction.log_threshold if extinction else -math.inf
+        self.one_level = float(level) if np.ndim(level) == 0 else None
+        """The logarithm of the threshold, where all groups have the same."""
+        self.levels: FloatArray = np.broadcast_to(level, n)
         # Without a threshold, extinct means exactly zero.
-        self.below: npt.NDArray[np.bool_] = log_masses < self.level if extinction else np.isneginf(log_masses)
+        self.below: npt.NDArray[np.bool_] = (
+            log_masses < self.levels if extinction else np.isneginf(log_masses)
+        )
         self.first = np.where(self.below, t, math.inf)
         self.absorbed_mass = np.zeros(n)
         self.removed = np.zeros(n, dtype=bool)
@@ -123,6 +155,31 @@ class Ledger:
         falls = part["direction"] < 0
         self.below[groups] = falls  # of several, the last remains
         np.minimum.at(self.first, groups[falls], part["time"][falls])
+
+    def jump(self, t: float, before: FloatArray, after: FloatArray) -> bool:
+        """Enter what it means that log-masses jump at a time; tell whether a group has fallen.
+
+        Who was absorbed and has a mass again is alive again.
+        """
+        self.removed = self.removed & np.isneginf(after)
+        if self.extinction is None:
+            gone = np.isneginf(after)
+            fallen = gone & ~np.isneginf(before)
+            self.first[fallen] = np.minimum(self.first[fallen], t)
+            self.below = gone
+            return bool(fallen.any())
+        below = after < self.levels
+        changed = np.flatnonzero((below != self.below) & ~self.removed)
+        self.cross(changed, t, np.where(below[changed], -1, 1))
+        return bool(below[changed].any())
+
+    def rewind(self, t: float, log_masses: FloatArray, removed: npt.NDArray[np.bool_]) -> None:
+        """Go back to the record of a state, after an interruption that may have come while it was written."""
+        self.parts = [part[part["time"] <= t].view(np.recarray) for part in self.parts]
+        self.first = np.where(self.first > t, math.inf, self.first)
+        self.absorbed_mass = np.where(self.removed & ~removed, 0.0, self.absorbed_mass)
+        self.removed = removed.copy()
+        self.below = log_masses < self.levels if self.watching else np.isneginf(log_masses)
 
     def absorb(self, groups: npt.NDArray[np.intp], masses: FloatArray) -> None:
         """Book the removal of `groups`."""

@@ -16,14 +16,21 @@ __all__ = ["integrate"]
 
 def integrate(course: Course, state: State) -> Outcome:
     """Integrate from `state` to the end of the course, or to what ends the run before."""
-    ledger = course.ledger
+    ledger, occasions = course.ledger, course.occasions
     lookahead = min(course.stops[0] - state.t, course.solver.max_step, 1e-3 * (course.end - state.t))
     capped: tuple[bool, ...] | None = None
     if ledger.policy_is("absorb"):
         state = absorbed(state, np.flatnonzero(ledger.below & ~state.removed), ledger)
     course.saved.record(state)
     phase: Phase | None = None
+    reached = state
     try:
+        course.tell(state.t)
+        occasions.look_at(state)
+        state, ended = occasions.happen(occasions.due(state.t), state, ledger, course.saved)
+        reached = state
+        if ended is not None:
+            return _outcome(course, state, ended)
         while state.t < course.end:
             if not np.isfinite(state.log_masses).any():
                 return _outcome(course, state, Termination.ALL_EXTINCT)
@@ -31,15 +38,25 @@ def integrate(course: Course, state: State) -> Outcome:
             course.phases += 1
             phase = Phase(course, state, stop, capped, lookahead)
             state, ended = phase.run()
-            if state.t == stop < course.end:
-                course.method = course.begun_with  # what was stiff need not be so after a jump
             capped, lookahead = phase.capped_next, phase.last_step
+            if ended is None and state.t == stop:
+                if stop < course.end:
+                    course.method = course.begun_with  # what was stiff need not be so after a jump
+                state, ended = occasions.happen(occasions.due(stop), state, ledger, course.saved)
+                phase.state = state
+            reached = state
             if ended is not None:
                 return _outcome(course, state, ended, message=phase.message)
+    except KeyboardInterrupt as interruption:
+        reached = phase.state if phase else reached
+        ledger.rewind(reached.t, reached.log_masses, reached.removed)
+        course.saved.rewind(reached.t)
+        occasions.rewind(reached.t)
+        return _outcome(course, reached, Termination.INTERRUPTED, cause=interruption)
     except NotFiniteError as failure:
         return _outcome(
             course,
-            phase.state if phase else state,
+            phase.state if phase else reached,
             Termination.FITNESS_NOT_FINITE,
             message=f"Fitness was not finite at t = {failure.time:g}.",
             groups=failure.groups,
@@ -48,7 +65,7 @@ def integrate(course: Course, state: State) -> Outcome:
     except StalledError as failure:
         return _outcome(
             course,
-            phase.state if phase else state,
+            phase.state if phase else reached,
             Termination.SOLVER_FAILED,
             message="One step took thousands of evaluations without being accepted.",
             cause=failure,
@@ -56,7 +73,7 @@ def integrate(course: Course, state: State) -> Outcome:
     except Exception as failure:  # whatever a user's landscape raises, the partial result survives
         return _outcome(
             course,
-            phase.state if phase else state,
+            phase.state if phase else reached,
             Termination.SOLVER_FAILED,
             message=f"{type(failure).__name__}: {failure}",
             cause=failure,

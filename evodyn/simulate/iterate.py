@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, real
+from evodyn.core.progress import Progress, Report, reporting
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
+from evodyn.simulate.events import event_table
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State, culprits
 from evodyn.simulate.problem import check_kinds, check_memory, check_start, validated_masses
-from evodyn.simulate.run import EndState, Run, SolveError, mean_fitness_along
+from evodyn.simulate.run import EndState, Run, SolveError, interrupted, mean_fitness_along
 from evodyn.simulate.status import Stats, Termination
 
 __all__ = ["MapSettings", "iterate", "run_steps"]
@@ -58,13 +60,14 @@ def iterate(
     extinction: Extinction | None = None,
     scheme: Scheme = "euler",
     t_start: float = 0.0,
+    progress: Progress = None,
     throw: bool = True,
 ) -> Run:
     """Iterate the discrete map of a dynamics (Eqs. 12-14).
 
     Parameters
     ----------
-    dynamics, landscape, p0, extinction, throw
+    dynamics, landscape, p0, extinction, progress, throw
         As for `solve`. Masses above a mass cap are rescaled by the first step.
     n_steps : int
         Number of steps, at least 1.
@@ -87,7 +90,7 @@ def iterate(
 
     Raises
     ------
-    ValueError, SolveError, MemoryError
+    ValueError, SolveError, KeyboardInterrupt, MemoryError
         As for `solve`.
 
     Examples
@@ -113,7 +116,18 @@ def iterate(
         logs = np.log(masses)
     check_start(dynamics, landscape, State(settings.t_start, logs, np.zeros(len(masses), dtype=bool)))
     ledger = Ledger(extinction, settings.t_start, logs)
-    return run_steps(dynamics, landscape, masses, n_steps, settings, ledger, save_start=True, throw=throw)
+    with reporting(progress, "Iterating") as report:
+        return run_steps(
+            dynamics,
+            landscape,
+            masses,
+            n_steps,
+            settings,
+            ledger,
+            save_start=True,
+            throw=throw,
+            report=report,
+        )
 
 
 def run_steps(
@@ -126,6 +140,7 @@ def run_steps(
     *,
     save_start: bool,
     throw: bool,
+    report: Report | None = None,
 ) -> Run:
     """Iterate `n_steps` further steps from `masses`, and assemble the result of these."""
     first = settings.steps
@@ -139,60 +154,75 @@ def run_steps(
     projections, step = 0, first
     termination, message = Termination.COMPLETED, ""
     groups: tuple[int, ...] = ()
-    cause: Exception | None = None
+    cause: BaseException | None = None
     below = ledger.below.copy()
-    with np.errstate(all="ignore"):
-        for step in range(first + 1, first + n_steps + 1):
-            time = start + (step - 1) * h
-            try:
-                fitness = real(landscape(time, masses))
-                if fitness.shape != masses.shape:
-                    raise ValueError(
-                        f"landscape returned shape {fitness.shape} at t = {time:g}; expected {masses.shape}."
-                    )
-                new = dynamics.step(masses, fitness, h, time=time, scheme=settings.scheme)
-            except Exception as failure:  # whatever a user's landscape raises, the partial result survives
-                termination, message = Termination.SOLVER_FAILED, f"{type(failure).__name__}: {failure}"
-                cause, step = failure, step - 1
-                break
-            total = float(new.sum())
-            # A mean fitness that overflows would take all masses below zero, and the projection back to it.
-            if not (math.isfinite(total) and math.isfinite(masses @ np.where(masses > 0, fitness, 0.0))):
-                termination = Termination.FITNESS_NOT_FINITE
-                spoilt = new if not math.isfinite(total) else np.full_like(new, np.nan)
-                bad = culprits(masses > 0, masses, fitness, spoilt)
-                groups = tuple(int(i) for i in np.flatnonzero(bad if bad.any() else ~np.isfinite(new)))
-                message, step = f"The masses after step {step} would not be finite.", step - 1
-                break
-            if ledger.removed.any():
-                new = np.where(ledger.removed, 0.0, new)  # no inflow into absorbed groups
-            gone = (new == 0) & (masses > 0)
-            if gone.any():
-                projections += int(np.count_nonzero(gone)) if settings.scheme == "euler" else 0
-                if not ledger.watching:
-                    ledger.first[gone] = np.minimum(ledger.first[gone], start + step * h)
-            masses = new
-            if ledger.watching:
-                now_below = masses < threshold
-                changed = now_below != below
-                if changed.any():
-                    changed &= ~ledger.removed
-                    now = start + step * h
-                    fallen = np.flatnonzero(changed & now_below)
-                    crossed = np.flatnonzero(changed)
-                    ledger.cross(crossed, now, np.where(now_below[crossed], -1, 1))
-                    if absorb:
-                        masses = _absorb(masses, fallen, ledger)
-                    below = masses < threshold
-                    if stop and len(fallen):
-                        termination = Termination.STOPPED_AT_EXTINCTION
-                        break
-            if step % settings.save_every == 0:
-                rows.append(masses)
-                times.append(start + step * h)
-            if total == 0 or (absorb and not masses.any()):
-                termination = Termination.ALL_EXTINCT
-                break
+    done = first  # the step that `masses` come from
+    every = max(1, n_steps // 200)
+    try:
+        with np.errstate(all="ignore"):
+            for step in range(first + 1, first + n_steps + 1):
+                if report is not None and (step - first - 1) % every == 0:
+                    report((step - first - 1) / n_steps)
+                time = start + (step - 1) * h
+                try:
+                    fitness = real(landscape(time, masses))
+                    if fitness.shape != masses.shape:
+                        raise ValueError(
+                            f"landscape returned shape {fitness.shape} at t = {time:g}; expected "
+                            f"{masses.shape}."
+                        )
+                    new = dynamics.step(masses, fitness, h, time=time, scheme=settings.scheme)
+                except Exception as failure:  # whatever a landscape raises, the partial result survives
+                    termination, message = Termination.SOLVER_FAILED, f"{type(failure).__name__}: {failure}"
+                    cause, step = failure, step - 1
+                    break
+                total = float(new.sum())
+                # A mean fitness that overflows would take all masses below zero, and the projection back.
+                if not (math.isfinite(total) and math.isfinite(masses @ np.where(masses > 0, fitness, 0.0))):
+                    termination = Termination.FITNESS_NOT_FINITE
+                    spoilt = new if not math.isfinite(total) else np.full_like(new, np.nan)
+                    bad = culprits(masses > 0, masses, fitness, spoilt)
+                    groups = tuple(int(i) for i in np.flatnonzero(bad if bad.any() else ~np.isfinite(new)))
+                    message, step = f"The masses after step {step} would not be finite.", step - 1
+                    break
+                if ledger.removed.any():
+                    new = np.where(ledger.removed, 0.0, new)  # no inflow into absorbed groups
+                gone = (new == 0) & (masses > 0)
+                if gone.any():
+                    projections += int(np.count_nonzero(gone)) if settings.scheme == "euler" else 0
+                    if not ledger.watching:
+                        ledger.first[gone] = np.minimum(ledger.first[gone], start + step * h)
+                stopped = False
+                if ledger.watching:
+                    now_below = new < threshold
+                    changed = now_below != below
+                    if changed.any():
+                        changed &= ~ledger.removed
+                        now = start + step * h
+                        fallen = np.flatnonzero(changed & now_below)
+                        crossed = np.flatnonzero(changed)
+                        ledger.cross(crossed, now, np.where(now_below[crossed], -1, 1))
+                        if absorb:
+                            new = _absorb(new, fallen, ledger)
+                        below = new < threshold
+                        stopped = stop and len(fallen) > 0
+                if step % settings.save_every == 0 and not stopped:
+                    rows.append(new)
+                    times.append(start + step * h)
+                masses, done = new, step
+                if stopped:
+                    termination = Termination.STOPPED_AT_EXTINCTION
+                    break
+                if total == 0 or (absorb and not masses.any()):
+                    termination = Termination.ALL_EXTINCT
+                    break
+    except KeyboardInterrupt as interruption:
+        termination, cause, step = Termination.INTERRUPTED, interruption, done
+        times = [time for time in times if time <= start + done * h]
+        rows = rows[: len(times)]
+        with np.errstate(divide="ignore"):
+            reached = start + done * h
+            ledger.rewind(reached, np.log(masses), ledger.removed & (ledger.first <= reached))
     t_end = start + step * h
     if termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: all later states are known.
@@ -209,11 +239,16 @@ def run_steps(
         logs = np.log(native)
         blocks = dynamics.blocks(native.shape[-1])
         totals = dynamics.shaped(np.stack([native[:, block].sum(axis=1) for block, _ in blocks], axis=1))
-        # No step asks for the fitness at the end, and where a step has failed there is none.
-        means = mean_fitness_along(dynamics, landscape, t, native, logs, partial=True)
     with np.errstate(divide="ignore"):
         log_totals = np.log(totals)
-    run = Run(
+
+    def mean_fitness() -> FloatArray:
+        # No step asks for the fitness at the end, and where a step has failed there is none.
+        with np.errstate(all="ignore"):
+            return mean_fitness_along(dynamics, landscape, t, native, logs, partial=True)
+
+    run = Run.with_pending(
+        {"mean_fitness": mean_fitness},
         dynamics=dynamics,
         landscape=landscape,
         extinction=ledger.extinction,
@@ -223,7 +258,6 @@ def run_steps(
         native=native,
         total_mass=totals,
         log_total_mass=log_totals,
-        mean_fitness=means,
         extinction_time=ledger.first,
         extinct_at_end=ledger.below if ledger.watching else masses == 0,
         crossings=ledger.crossings,
@@ -239,7 +273,15 @@ def run_steps(
         ),
         end_state=EndState(t_end, logs[-1], masses, ledger.removed),
         stores_log_shares=False,
+        events=event_table([]),
+        planned_events=(),
+        settle=None,
+        dense_output=None,
     )
+    if termination is not Termination.INTERRUPTED:  # after Ctrl-C nothing is done that may take long
+        run.mean_fitness  # noqa: B018
+    if throw and isinstance(cause, KeyboardInterrupt):
+        raise interrupted(cause, run)
     if throw and not run.succeeded:
         raise SolveError(
             f"{termination.value} Reached t = {t_end:g} after {step} steps. {message}".strip(),

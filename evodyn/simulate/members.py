@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,12 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
+from evodyn.core.progress import Report
 from evodyn.model.dynamics import Dynamics, clip_acts
 from evodyn.model.fitness import LandscapeFunction, breakpoints, kernel
 from evodyn.model.normal_form import NormalForm
 from evodyn.model.populations import Segments
 from evodyn.simulate import closed_form
-from evodyn.simulate.compiled import Ending, Passage, Passages, compiled_forms, part_of, travel
+from evodyn.simulate.compiled import (
+    Ending,
+    Passage,
+    Passages,
+    compiled_forms,
+    most_members,
+    most_steps,
+    part_of,
+    travel,
+)
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import Flow, State, log_sum_exp, shares_of
 from evodyn.simulate.method import Solver
@@ -56,6 +65,8 @@ class Members:
         ln P at the start.
     parts : list of Passages
         What came of it, members in order.
+    interruption : KeyboardInterrupt or None
+        What came in between, before the last part.
     """
 
     dynamics: Dynamics
@@ -68,6 +79,7 @@ class Members:
     flow: Flow
     log_totals: FloatArray
     parts: list[Passages]
+    interruption: KeyboardInterrupt | None
 
     @property
     def due(self) -> npt.NDArray[np.bool_]:
@@ -83,6 +95,12 @@ class Members:
         """Return every member's run, which goes on by itself where the member did not come to the end."""
         passages = (part[m] for part in self.parts for m in range(len(part)))
         return tuple(self._run(member, passage, throw=throw) for member, passage in enumerate(passages))
+
+    def until_interrupted(self) -> Generator[Run, None, None]:
+        """Yield the runs of those that were finished, then raise what came in between."""
+        yield from self.runs(throw=False)
+        if self.interruption is not None:
+            raise self.interruption
 
     def _run(self, member: int, passage: Passage, *, throw: bool) -> Run:
         masses = self.masses[member]
@@ -153,6 +171,7 @@ def integrated_together(
     span: tuple[float, float],
     extinction: Extinction | None,
     solver: Solver,
+    report: Report | None,
 ) -> Members | None:
     """Return members after their integration in threads, or None where each has to be solved by itself.
 
@@ -195,8 +214,10 @@ def integrated_together(
     known = compiled_forms(flow, forms, log_totals)
     if known is None or not all(np.isfinite(part).all() for part in known):
         return None
-    level = extinction.log_threshold if extinction else -np.inf
-    below = _below(extinction, logs)
+    ledger = Ledger(extinction, span[0], logs[0])
+    level, below = ledger.one_level, _below(extinction, logs)
+    if level is None:
+        return None
     u = logs - Segments([block for block, _ in blocks]).spread(log_totals)
 
     def part(members: slice) -> Passages:
@@ -207,18 +228,40 @@ def integrated_together(
             span[1],
             times[times > span[0]],
             first=0.0,
-            most=solver.max_steps,
+            most=min(solver.max_steps, most_steps(known)),
             solver=solver,
             level=level,
             below=below[members],
-            halts=extinction is not None and extinction.policy != "observe",
+            halts=ledger.halts,
         )
 
-    threads = os.cpu_count() or 1
-    edges = np.linspace(0, len(masses), min(_PARTS * threads, len(masses)) + 1).astype(int)
-    with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(part, itertools.starmap(slice, itertools.pairwise(edges.tolist()))))
-    return Members(dynamics, landscapes, extinction, solver, masses, times, span, flow, log_totals, parts)
+    threads, number = os.cpu_count() or 1, len(masses)
+    size = max(1, min(most_members(known), number // (_PARTS * threads)))
+    parts: list[Passages] = []
+    interruption: KeyboardInterrupt | None = None
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for found in pool.map(part, (slice(k, k + size) for k in range(0, number, size))):
+            parts.append(found)
+            if report is not None:
+                report(min(1.0, len(parts) * size / number))
+    except KeyboardInterrupt as caught:
+        interruption = caught
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return Members(
+        dynamics,
+        landscapes,
+        extinction,
+        solver,
+        masses,
+        times,
+        span,
+        flow,
+        log_totals,
+        parts,
+        interruption,
+    )
 
 
 def _below(extinction: Extinction | None, log_masses: FloatArray) -> npt.NDArray[np.bool_]:

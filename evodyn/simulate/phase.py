@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,17 @@ from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import cap_of, clip_acts
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.changes import SEEN, first_jump, overlooked
-from evodyn.simulate.compiled import Ending, Passage, compiled_form, travel
+from evodyn.simulate.compiled import compiled_form
 from evodyn.simulate.course import Course
+from evodyn.simulate.dense import Dense, StepPiece
+from evodyn.simulate.extinction import columns
 from evodyn.simulate.flow import Flow, State, log_sum_exp
 from evodyn.simulate.revival import revival_floor
+from evodyn.simulate.settling import flow_at_rest
 from evodyn.simulate.status import Termination
-from evodyn.simulate.step import Dense, Step
+from evodyn.simulate.step import Step
 from evodyn.simulate.trajectory import absorbed
+from evodyn.simulate.travel import travelled
 from evodyn.solvers.crossings import find_crossings, may_cross
 from evodyn.solvers.protocol import RightHandSide, StalledError, Stepper, StiffnessWatch, System
 from evodyn.solvers.scipy_methods import LARGEST_DENSE
@@ -87,7 +91,9 @@ class Phase:
         self.looked_until = state.t
         self.cap = 5_000 + 20 * len(self.flow.initial)
         # Nothing can happen within a step of a quiet phase: there are only rows to save.
-        self.quiet = not (self.ledger.watching or any(self.may_cap) or self.flow.flows_in)
+        self.quiet = not (
+            self.ledger.watching or any(self.may_cap) or self.flow.flows_in or course.occasions.functions
+        )
         self.kept: list[tuple[FloatArray, FloatArray]] = []
         self.latest: tuple[float, FloatArray] | None = None
 
@@ -115,57 +121,23 @@ class Phase:
             self.state = State(self.stop, flow.log_masses(self.stop, y), self.state.removed)
             course.saved.record(self.state)
             return self.state, None
-        form = compiled_form(flow) if course.compiles else None
         try:
-            ended = self._steps(rhs, y) if form is None else self._travel(form, rhs)
+            if self.rests(rhs, self.state.t, y):
+                return self.state, Termination.SETTLED
+            form = compiled_form(flow) if course.compiles else None
+            ended = self._steps(rhs, y) if form is None else travelled(self, form, rhs)
         finally:
             course.evaluations += rhs.evaluations
-            self._flush()
+            self.flush()
         return self.state, ended
 
-    def _travel(self, form: Any, rhs: RightHandSide) -> Termination | None:
-        """Integrate in one compiled call; return what ends the run, or None where only the phase ends."""
-        course, ledger, saved = self.course, self.ledger, self.course.saved
-        passage = course.known or self._passage(form)
-        course.known = None
-        course.travel(passage.explicit, passage.implicit)
-        rhs.evaluations += passage.evaluations
-        self.last_step, self.latest = passage.step, (passage.t, passage.y)
-        rows = len(passage.states)
-        self.kept = [(saved.times[saved.next : saved.next + rows], passage.states)]
-        saved.next += rows
-        living = self.flow.log_living
-        crossings = [(time, int(living[k]), direction) for time, k, direction in passage.crossings]
-        if passage.ending is Ending.FALLEN:
-            self._flush()
-            return self._fallen(self.state, crossings)[1]
-        ledger.cross(*_columns(crossings))
-        if passage.ending is Ending.LIMITED:
-            return Termination.STEP_LIMIT
-        if passage.ending is Ending.STIFF:
-            course.turn_stiff(passage.t, structured=self.structured)
-        elif passage.ending is Ending.LOST:
-            self.flow.velocity(passage.t, passage.y)  # which says whose fitness it is that is not finite
-            self.message = f"No step from t = {passage.t:g} was accepted."
-            return Termination.SOLVER_FAILED
-        return None
-
-    def _passage(self, forms: Any) -> Passage:
-        """Return what compiled methods make of this phase."""
-        course, ledger, flow = self.course, self.ledger, self.flow
-        return travel(
-            forms,
-            flow.initial[None],
-            self.state.t,
-            self.stop,
-            np.array(course.saved.times[course.saved.due(self.stop)]),
-            first=self.last_step if course.phases > 1 else 0.0,
-            most=self.solver.max_steps - course.steps,
-            solver=self.solver,
-            level=ledger.level,
-            below=ledger.below[None, flow.log_living],
-            halts=ledger.halts,
-        )[0]
+    def rests(self, rhs: RightHandSide, t: float, y: FloatArray) -> bool:
+        """Tell whether the run has come to rest, if that would end it."""
+        course = self.course
+        if course.settle is None or not course.may_settle:
+            return False
+        rhs.evaluations += 1
+        return flow_at_rest(self.flow, t, y, self.ledger, course.settle)
 
     def _steps(self, rhs: RightHandSide, y: FloatArray) -> Termination | None:
         """Take steps; return what ends the run, or None where only the phase ends."""
@@ -221,12 +193,19 @@ class Phase:
             if self._stop_at(self._overlooked(rhs, t_old, t_new, y_new)):
                 # Take the step again, to end where the change begins.
                 return None
+            piece = None if course.dense is None else StepPiece(flow, stepper.interpolant())
+            event = None
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
             else:
-                event = self._look_at_step(Step(flow, self.method, system, stepper, t_old, y_old))
-                if event is not None:
-                    return event[1]
+                event = self._look_at_step(Step(flow, self.method, system, stepper, self.state, y_old))
+            if course.dense is not None and piece is not None:
+                course.dense.add(t_new if event is None else self.state.t, piece)
+            course.tell(t_new)
+            if event is not None:
+                return event[1]
+            if self.rests(rhs, t_new, y_new):
+                return Termination.SETTLED
             if (
                 watch is not None
                 and watch.sees(stepper.held_back())
@@ -280,7 +259,7 @@ class Phase:
         return StiffnessWatch()
 
     def _keep(self, stepper: Stepper, t: float, y: FloatArray) -> None:
-        """Keep the states of a step in which nothing can happen, for `_flush`."""
+        """Keep the states of a step in which nothing can happen, for `flush`."""
         saved = self.course.saved
         rows = saved.due(t)
         times = saved.times[rows]
@@ -294,7 +273,7 @@ class Phase:
             saved.next = rows.stop
         self.latest = (t, y)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Turn what was kept into rows of the trajectory and the present state, all at once."""
         if self.latest is None:
             return
@@ -303,7 +282,8 @@ class Phase:
             times = np.concatenate([times for times, _ in self.kept])
             states = np.concatenate([states for _, states in self.kept])
             saved = self.course.saved
-            rows = slice(saved.next - len(times), saved.next)
+            first = int(saved.times.searchsorted(times[0])) if len(times) else 0
+            rows = slice(first, first + len(times))
             saved.fill(rows, functools.partial(self.flow.shares, times, states))
         self.state = State(t, self.flow.log_masses(t, y), self.state.removed)
         self.kept, self.latest = [], None
@@ -344,12 +324,19 @@ class Phase:
         rows = self.course.saved.due(step.t_new)
         switch = self._cap_switch(step) if any(self.may_cap) else None
         limit = step.t_new if switch is None else switch[0]
+        happened, alters = self.course.occasions.within(step, limit)
+        if alters:
+            limit = happened[-1][0]
         crossings = self._crossings(step, limit) if ledger.watching else []
         if ledger.halts:
             first_fall = next((c for c in crossings if c[2] < 0), None)
             if first_fall is not None:
-                return self._fall(step, crossings, first_fall)
-        ledger.cross(*_columns(crossings))
+                self.course.occasions.record([one for one in happened if one[0] < first_fall[0]])
+                return self.fallen(self._cut(step, first_fall[0]), crossings)
+        ledger.cross(*columns(crossings))
+        self.course.occasions.record(happened)
+        if alters:
+            return self._alter(step, *happened[-1])
         if switch is not None:
             return self._switch_cap(step, switch)
         self._save(step, rows, step.t_new, step.logs_new)
@@ -376,24 +363,19 @@ class Phase:
 
     def _crossings(self, step: Step, limit: float) -> list[tuple[float, int, int]]:
         """Return the threshold crossings in (t_old, limit], consistent with the record so far."""
-        level = self.ledger.level
-        level_old = self.state.log_masses - level
+        levels = self.ledger.levels
         living = np.flatnonzero(~self.state.removed & (np.isfinite(step.logs_new)))
         if not len(living):
             return []
 
         def heights(curve: Dense, t: FloatArray) -> FloatArray:
             # An absent group is infinitely far below; a root needs numbers.
-            values = np.maximum(curve(t)[:, living] - level, _FAR_BELOW)
-            # The ends are known better than the interpolant tells.
-            values[t <= step.t_old] = np.maximum(level_old[living], _FAR_BELOW)
-            values[t >= step.t_new] = step.logs_new[living] - level
-            return values
+            return np.maximum(curve(t)[:, living] - levels[living], _FAR_BELOW)
 
-        living = living[may_cross(lambda t: heights(step.log_masses, t), step.t_old, step.t_new)]
+        living = living[may_cross(lambda t: heights(step.coarse, t), step.t_old, step.t_new)]
         if not len(living):
             return []
-        dense = step.finer() if self.method.one_step else step.log_masses
+        dense = step.fine()
         tolerance = self.solver.tolerance
         found = find_crossings(lambda t: heights(dense, t), step.t_old, step.t_new, resolution=tolerance)
         result = []
@@ -406,17 +388,22 @@ class Phase:
             result.append((time, int(living[k]), direction))
         return result
 
-    def _fall(
-        self, step: Step, crossings: list[tuple[float, int, int]], first_fall: tuple[float, int, int]
-    ) -> tuple[State, Termination | None]:
-        """Cut the step at the first extinction, and stop or absorb."""
-        time = first_fall[0]
+    def _alter(self, step: Step, time: float, event: int) -> tuple[State, Termination | None]:
+        """Cut the step at an event, and let it act."""
+        course = self.course
+        self._cut(step, time)
+        self.state, ended = course.occasions.happen([event], self.state, self.ledger, course.saved)
+        return self.state, ended
+
+    def _cut(self, step: Step, time: float) -> State:
+        """Return the state at a time within a step, with all rows before it saved."""
         at = self._state_at(step, time)
         rows = self.course.saved.due(np.nextafter(time, -np.inf))
         self._save(step, rows, time, at.log_masses)
-        return self._fallen(at, crossings)
+        self.state = at
+        return at
 
-    def _fallen(self, at: State, crossings: list[tuple[float, int, int]]) -> tuple[State, Termination | None]:
+    def fallen(self, at: State, crossings: list[tuple[float, int, int]]) -> tuple[State, Termination | None]:
         """Stop or absorb at the first extinction among `crossings`, which leads to the state `at`."""
         ledger, course = self.ledger, self.course
         time, first = min((t, group) for t, group, direction in crossings if direction < 0)
@@ -425,12 +412,13 @@ class Phase:
         tied = [
             group
             for group in sorted(falling)
-            if group == first or at.log_masses[group] - ledger.level <= self.solver.tolerance
+            if group == first or at.log_masses[group] - ledger.levels[group] <= self.solver.tolerance
         ]
-        ledger.cross(*_columns([row for row in crossings if row[0] < time and row[1] not in tied]))
+        ledger.cross(*columns([row for row in crossings if row[0] < time and row[1] not in tied]))
         ledger.cross(tied, time, -1)
         if ledger.policy_is("absorb"):
             at = absorbed(at, np.array(tied), ledger)
+            course.occasions.look_at(at)
         course.saved.record(at)
         self.state = at
         stopped = Termination.STOPPED_AT_EXTINCTION if ledger.policy_is("stop") else None
@@ -464,9 +452,7 @@ class Phase:
     def _switch_cap(self, step: Step, switch: tuple[float, int]) -> tuple[State, Termination | None]:
         """Cut the step where a block reaches or leaves its cap."""
         time, k = switch
-        at = self._state_at(step, time)
-        rows = self.course.saved.due(np.nextafter(time, -np.inf))
-        self._save(step, rows, time, at.log_masses)
+        at = self._cut(step, time)
         modes = [block.capped for block in self.flow.blocks]
         modes[k] = not modes[k]
         block = self.flow.blocks[k]
@@ -508,8 +494,3 @@ class Phase:
 def _ahead(t: float, step: float, last_time: float) -> FloatArray:
     """Return times up to ten steps ahead, because steps may grow tenfold while a rate rises."""
     return np.minimum(t + step * np.array([0.0, 1.0, 3.0, 10.0]), last_time)
-
-
-def _columns(crossings: list[tuple[float, int, int]]) -> tuple[list[int], list[float], list[int]]:
-    """Return groups, times and directions."""
-    return [row[1] for row in crossings], [row[0] for row in crossings], [row[2] for row in crossings]

@@ -37,11 +37,13 @@ def validated_span(t_span: tuple[float, float]) -> tuple[float, float]:
     return start, end
 
 
-def validated_masses(p0: npt.ArrayLike, dynamics: Dynamics, *, within_cap: bool = True) -> FloatArray:
+def validated_masses(
+    p0: npt.ArrayLike, dynamics: Dynamics, *, within_cap: bool = True, name: str = "p0"
+) -> FloatArray:
     """Return initial masses that `dynamics` can start from (a map may start above its cap, a flow not)."""
-    masses = validation.finite_array("p0", p0, ndim=1, least=0.0)
+    masses = validation.finite_array(name, p0, ndim=1, least=0.0)
     if not masses.size:
-        raise ValueError("p0 is empty; expected at least one group.")
+        raise ValueError(f"{name} is empty; expected at least one group.")
     dynamics.check(len(masses))
     blocks = dynamics.blocks(len(masses))
     for k, (groups, member) in enumerate(blocks):
@@ -49,16 +51,16 @@ def validated_masses(p0: npt.ArrayLike, dynamics: Dynamics, *, within_cap: bool 
             total = float(masses[groups].sum())
         where = f" in block {k}" if len(blocks) > 1 else ""
         if not total > 0:
-            raise ValueError(f"p0 has zero total mass{where}; expected at least one positive mass.")
+            raise ValueError(f"{name} has zero total mass{where}; expected at least one positive mass.")
         if not math.isfinite(total):
             raise ValueError(
-                f"p0 has a total mass{where} that overflows; expected a finite sum: use a larger unit."
+                f"{name} has a total mass{where} that overflows; expected a finite sum: use a larger unit."
             )
         cap = cap_of(member)
         if within_cap and total > cap * (1 + max(len(masses), 16) * np.finfo(np.float64).eps):
             raise ValueError(
-                f"p0 has total mass {total!r}{where}, above mass_cap = {cap!r}; expected at most the cap: "
-                "raise the cap or scale the masses."
+                f"{name} has total mass {total!r}{where}, above mass_cap = {cap!r}; expected at most the "
+                "cap: raise the cap or scale the masses."
             )
     return masses
 

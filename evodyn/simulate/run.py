@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, real
 from evodyn.core.specifications import Result, Specification, freeze, same_value
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics, mean_fitness
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate import schema
+from evodyn.simulate.dense import DenseOutput
+from evodyn.simulate.events import Event, EventTable, event_table
 from evodyn.simulate.extinction import Crossings, Extinction
 from evodyn.simulate.status import Stats, Termination
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["PARTS", "EndState", "Run", "SolveError", "mean_fitness_along"]
+__all__ = ["LATER_PARTS", "PARTS", "EndState", "Run", "SolveError", "interrupted", "mean_fitness_along"]
 
 PARTS = ("dynamics", "landscape", "extinction", "settings")
 """The fields of a run that say what was run."""
+
+LATER_PARTS = ("planned_events", "settle")
+"""Those that files have only where they were asked for."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -79,7 +85,9 @@ class Run(Result):
         How the run ended.
     stats : Stats
         Method and why, steps, evaluations.
-    dynamics, landscape, extinction, settings
+    events : numpy.recarray with columns event, time
+        What happened of the events asked for, by their places in `planned_events`, in order of time.
+    dynamics, landscape, extinction, settings, planned_events, settle
         What was run. `settings` are the `Solver`, or the map's step size and scheme.
     t_span : (float, float)
         The interval covered (what was reached, if the run ended early).
@@ -115,6 +123,10 @@ class Run(Result):
     stats: Stats
     end_state: EndState
     stores_log_shares: bool
+    events: EventTable = dataclasses.field(default_factory=lambda: event_table([]))
+    planned_events: tuple[Event, ...] = ()
+    settle: float | None = None
+    dense_output: DenseOutput | None = None
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -147,16 +159,64 @@ class Run(Result):
         sizes = [block.stop - block.start for block, _ in self.dynamics.blocks(self.native.shape[-1])]
         return np.repeat(of_blocks, sizes, axis=1)
 
+    def at(self, t: npt.ArrayLike) -> FloatArray:
+        """Return the masses at any time within the run; needs ``solve(..., dense=True)``.
+
+        They come from the interpolant of the step around the time (exactly, where there is a closed form).
+        Interpolants are of lower order than the steps: the error of ln p within a step may be some ten times
+        the tolerance, where it is the tolerance at its ends. Masses are positive and sum to the total all the
+        same. Where masses jump, at an absorption or an event, they are those after the jump.
+
+        Parameters
+        ----------
+        t : float or array_like, shape (...)
+            Times within `t_span`.
+
+        Returns
+        -------
+        numpy.ndarray, shape (..., N)
+
+        Raises
+        ------
+        ValueError
+            If a time is outside the run, or the run was made without ``dense=True`` (as all that come from
+            files, which do not hold what is between saved times, and those of `iterate`).
+
+        Examples
+        --------
+        >>> import evodyn as ed
+        >>> run = ed.solve(ed.Replicator(), ed.landscapes.LinearDecay([1.0, 0.0], 0.5), [1.0, 1.0],
+        ...                (0.0, 10.0), save_at=[0.0, 10.0], dense=True)
+        >>> run.at([2.5, 10.0]).round(6)
+        array([[1.636143, 0.363857],
+               [1.895309, 0.104691]])
+        """
+        if self.dense_output is None:
+            raise ValueError(
+                "at needs what the run keeps between saved times only if asked to, and files do not hold; "
+                "expected a run of solve(..., dense=True)."
+            )
+        times = validation.finite_array("t", t)
+        start, end = self.t_span
+        outside = times[(times < start) | (times > end)]
+        if outside.size:
+            raise ValueError(f"t is {float(outside[0])!r}; expected times within the run, {self.t_span!r}.")
+        with np.errstate(all="ignore"):
+            logs = self.dense_output.log_masses(times.ravel(), self.end_state.log_masses)
+            return np.exp(logs).reshape(*times.shape, logs.shape[-1])
+
     @property
     def succeeded(self) -> bool:
-        """Whether the run ended as asked (completed, stopped at an extinction, or everything absorbed)."""
+        """Whether the run ended as asked: at its end, at rest, at an extinction or event, or all absorbed."""
         return self.termination in _SUCCESSES
 
     def same_as(self, other: object) -> bool:
         """Tell whether `other` has the same data and specification, bit for bit."""
         if not isinstance(other, Run):
             return False
-        return same_value(self.fields(), other.fields())
+        left, right = self.fields(), other.fields()
+        del left["dense_output"], right["dense_output"]  # what is between saved times follows from the rest
+        return same_value(left, right)
 
     def save(self, path: str | Path) -> None:
         """Write the run to a NetCDF file, atomically: a kill leaves the old file or the new one.
@@ -198,9 +258,13 @@ class Run(Result):
             schema.attributes("Run", specification, self.status()),
         )
 
-    def saved_values(self) -> schema.Arrays:
-        """Return the data of the run by the names that they have in files."""
-        return {
+    def saved_values(self, *, events: bool = False) -> schema.Arrays:
+        """Return the data of the run by their names in files, events always or if there are any."""
+        happened = {
+            "event_index": np.asarray(self.events["event"]),
+            "event_time": np.asarray(self.events["time"]),
+        }
+        return (happened if events or self.planned_events else {}) | {
             "log_share" if self.stores_log_shares else "mass": self.native,
             "total_mass": self.total_mass,
             "log_total_mass": self.log_total_mass,
@@ -218,7 +282,8 @@ class Run(Result):
 
     def specification(self, arrays: schema.Arrays) -> dict[str, Any]:
         """Return what was run as JSON, its arrays entered into `arrays`."""
-        return {name: encode(getattr(self, name), arrays, name) for name in PARTS}
+        later = [name for name in LATER_PARTS if getattr(self, name)]
+        return {name: encode(getattr(self, name), arrays, name) for name in (*PARTS, *later)}
 
     def status(self) -> dict[str, Any]:
         """Return how the run went, as JSON."""
@@ -271,7 +336,19 @@ class SolveError(RuntimeError):
         self.groups = groups
 
 
-_SUCCESSES = (Termination.COMPLETED, Termination.STOPPED_AT_EXTINCTION, Termination.ALL_EXTINCT)
+_SUCCESSES = (
+    Termination.COMPLETED,
+    Termination.STOPPED_AT_EXTINCTION,
+    Termination.STOPPED_AT_EVENT,
+    Termination.SETTLED,
+    Termination.ALL_EXTINCT,
+)
+
+
+def interrupted(interruption: KeyboardInterrupt, result: object) -> KeyboardInterrupt:
+    """Return an interruption that carries what there was of a result, as its attribute ``run``."""
+    interruption.run = result  # type: ignore[attr-defined]
+    return interruption
 
 
 def _read_only(array: FloatArray) -> FloatArray:

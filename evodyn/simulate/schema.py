@@ -56,6 +56,8 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "crossing_time": (("crossing",), "time of the crossing", "time"),
     "crossing_direction": (("crossing",), "direction of the crossing, -1 downwards", "1"),
     "absorbed_mass": (("group",), "mass removed by absorption", "mass"),
+    "event_index": (("event",), "event, by its place in the list that was asked for", "1"),
+    "event_time": (("event",), "time of the event", "time"),
     "end_log_mass": (("group",), "logarithm of the mass at the end of the run", "1"),
     "end_mass": (("group",), "mass at the end of the run", "mass"),
     "removed": (("group",), "absorbed, for good", "1"),

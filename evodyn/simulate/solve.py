@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
+from evodyn.core.progress import Progress, Report, reporting
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction, kernel
 from evodyn.simulate import closed_form
 from evodyn.simulate.compiled import Passage
 from evodyn.simulate.course import Course
+from evodyn.simulate.dense import DenseOutput
+from evodyn.simulate.events import Event, validated_events
 from evodyn.simulate.extinction import Extinction, Ledger
 from evodyn.simulate.flow import State
 from evodyn.simulate.integration import integrate
 from evodyn.simulate.method import Solver, chosen_method
+from evodyn.simulate.occasions import Occasions
 from evodyn.simulate.problem import (
     check_kinds,
     check_memory,
@@ -25,7 +30,8 @@ from evodyn.simulate.problem import (
     validated_save_times,
     validated_span,
 )
-from evodyn.simulate.run import EndState, Run, SolveError
+from evodyn.simulate.run import EndState, Run, SolveError, interrupted
+from evodyn.simulate.settling import validated_settle
 from evodyn.simulate.status import Stats, Termination
 from evodyn.simulate.trajectory import Outcome, Table, Trajectory
 from evodyn.solvers.scipy_methods import METHODS
@@ -42,6 +48,10 @@ def solve(
     save_at: npt.ArrayLike | None = None,
     extinction: Extinction | None = None,
     solver: Solver | None = None,
+    settle: float | None = None,
+    events: Sequence[Event] | None = None,
+    dense: bool = False,
+    progress: Progress = None,
     throw: bool = True,
 ) -> Run:
     """Integrate a selection dynamics on a fitness landscape (Eqs. 5-8).
@@ -63,9 +73,24 @@ def solve(
         Threshold and policy. Every crossing within the run is found, not only at saved times.
     solver : Solver, optional
         Method and tolerances.
+    settle : float, optional
+        A rate, in units of fitness. The run ends, as ``Termination.SETTLED``, when no living group's ln p
+        grows faster and none at or above its threshold falls faster (without an `extinction`: when no share
+        changes faster), and no times of events are to come. The rates are looked at between steps. A stiff
+        integration does not reach rates below about its tolerance times the largest rate of the problem.
+    events : sequence of Event, optional
+        What is to be recorded, changed (invasion, removal, dilution) or ended at given times or where a
+        function of the masses changes its sign. A saved time that is an event's has the masses after it.
+    dense : bool, optional
+        Keep what `Run.at` needs to return the masses at any time, some ten numbers for every group and
+        step. The compiled methods do not keep it, so that SciPy's are used.
+    progress : bool or callable, optional
+        True for a bar (rich, of the extra "studies"), or a function of the fraction of the time span that is
+        done. Results do not depend on it.
     throw : bool, optional
-        Raise `SolveError` if the run cannot be finished; with False the partial result is returned, and
-        its `termination` says why it ended.
+        Raise `SolveError` if the run cannot be finished, and `KeyboardInterrupt` if it is interrupted, with
+        the partial result as its attribute ``run``; with False the partial result is returned, and its
+        `termination` says why it ended.
 
     Returns
     -------
@@ -79,6 +104,8 @@ def solve(
     SolveError
         If the landscape or the integrator fails later, or a step limit is reached. It carries the partial
         result, the time and the groups concerned.
+    KeyboardInterrupt
+        If Ctrl-C interrupts it; the attribute ``run`` is the run so far, which `evodyn.extend` continues.
     MemoryError
         If the saved trajectory would not fit into memory.
 
@@ -116,7 +143,13 @@ def solve(
         state = State(start, np.log(masses), np.zeros(len(masses), dtype=bool))
     check_start(dynamics, landscape, state)
     ledger = Ledger(extinction, start, state.log_masses)
-    return run_from(dynamics, landscape, state, masses, times, end, ledger, solver, throw=throw)
+    settle = validated_settle(settle, dynamics, landscape, masses, (start, end))
+    planned = validated_events(events, (start, end), masses)
+    with reporting(progress, "Solving") as report:
+        return run_from(
+            dynamics, landscape, state, masses, times, end, ledger, solver, throw=throw, settle=settle,
+            events=planned, dense=dense, report=report,
+        )  # fmt: skip
 
 
 def run_from(
@@ -131,6 +164,10 @@ def run_from(
     *,
     throw: bool,
     known: Passage | None = None,
+    settle: float | None = None,
+    events: tuple[Event, ...] = (),
+    dense: bool = False,
+    report: Report | None = None,
 ) -> Run:
     """Solve from `state` to `end` by the closed form or by integration, and assemble the result.
 
@@ -138,23 +175,31 @@ def run_from(
     """
     start = state.t
     saved = Trajectory(times, [block for block, _ in dynamics.blocks(len(masses))])
-    exact = closed_form.applies(dynamics, landscape, len(masses))
+    occasions, output = Occasions(events, dynamics, solver.tolerance), DenseOutput() if dense else None
+    exact = closed_form.applies(dynamics, landscape, len(masses)) and not occasions.functions
     if solver.method == "closed_form" and not exact:
         raise ValueError(
             f"method is 'closed_form' and there is none for {type(dynamics).__name__} here; expected "
-            "constant or recorded fitness without density dependence, clip or mutation: use method='auto'."
+            "constant or recorded fitness without density dependence, clip or mutation, and no events where "
+            "a function changes its sign: use method='auto'."
         )
     with np.errstate(all="ignore"):
         if exact and solver.method in ("auto", "closed_form"):
-            outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger)
+            wanted = closed_form.Wanted(occasions, settle, report, output)
+            outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger, wanted)
         else:
             method, reason = chosen_method(dynamics, len(masses), solver)
-            course = Course(dynamics, landscape, state, end, saved, ledger, solver, method, reason, known)
+            course = Course(
+                dynamics, landscape, state, end, saved, ledger, solver, method, reason, occasions,
+                passage=known, settle=settle, report=report, dense=output,
+            )  # fmt: skip
             outcome = integrate(course, state)
     if outcome.termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: the rest of the run is known.
         outcome.state = dataclasses.replace(outcome.state, t=end)
-    run = _result(dynamics, landscape, start, saved, ledger, solver, outcome)
+    run = _result(dynamics, landscape, start, saved, ledger, solver, outcome, occasions, settle, output)
+    if throw and isinstance(outcome.cause, KeyboardInterrupt):
+        raise interrupted(outcome.cause, run)
     if throw and not run.succeeded:
         at = f"at t = {outcome.state.t:g}"
         who = f" Groups: {', '.join(map(str, outcome.groups[:10]))}." if outcome.groups else ""
@@ -182,6 +227,9 @@ def _result(
     ledger: Ledger,
     solver: Solver,
     outcome: Outcome,
+    occasions: Occasions,
+    settle: float | None,
+    output: DenseOutput | None,
 ) -> Run:
     final = outcome.state
     times, shares = saved.ended(final, outcome.termination)
@@ -217,7 +265,12 @@ def _result(
         ),
         end_state=EndState(final.t, final.log_masses, last_masses, final.removed),
         stores_log_shares=True,
+        events=occasions.table,
+        planned_events=occasions.events,
+        settle=settle,
+        dense_output=output,
     )
-    if kernel(landscape, start, saved.groups) is None:
+    # After Ctrl-C nothing is done that may take long.
+    if outcome.termination is not Termination.INTERRUPTED and kernel(landscape, start, saved.groups) is None:
         run.mean_fitness  # noqa: B018 - what a function of a user's raises is raised here
     return run

@@ -23,6 +23,8 @@ class Termination(enum.Enum):
     STOPPED_AT_EXTINCTION = (
         "The run stopped at its first extinction, as its policy asks; observe instead to go on."
     )
+    STOPPED_AT_EVENT = "The run stopped at a terminal event, as asked; give terminal=False to go on."
+    SETTLED = "The run has come to rest: nothing moves faster than settle; a lower rate waits for longer."
     ALL_EXTINCT = (
         "Every group was absorbed and no mass is left; lower the threshold or observe instead of absorbing."
     )
@@ -37,6 +39,7 @@ class Termination(enum.Enum):
         "The landscape returned a fitness that is not finite for a living group; check it near the "
         "time reached."
     )
+    INTERRUPTED = "The run was interrupted (Ctrl-C); evodyn.extend goes on from where it stands."
 
 
 @dataclasses.dataclass(frozen=True)

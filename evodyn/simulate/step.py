@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from evodyn.core.arrays import FloatArray
-from evodyn.simulate.flow import Flow
+from evodyn.simulate.dense import Dense
+from evodyn.simulate.flow import Flow, State
 from evodyn.solvers.protocol import Method, Stepper, System
 
-__all__ = ["Dense", "Step"]
-
-Dense = Callable[[FloatArray], FloatArray]
-"""Log-masses, shape (m, N), at times within a step, shape (m,)."""
+__all__ = ["Step"]
 
 _PARTS = 8
 """Into how many steps a step is divided; interpolation errors fall by 8^4 at the least."""
@@ -29,18 +25,20 @@ class Step:
     system : System
     stepper : Stepper
         After the step.
-    t_old, y_old : float and numpy.ndarray, shape (n,)
+    before : State
+    y_old : numpy.ndarray, shape (n,)
         Where the step began.
     """
 
     def __init__(
-        self, flow: Flow, method: Method, system: System, stepper: Stepper, t_old: float, y_old: FloatArray
+        self, flow: Flow, method: Method, system: System, stepper: Stepper, before: State, y_old: FloatArray
     ) -> None:
         self.flow = flow
         self.method = method
         self.system = system
         self.stepper = stepper
-        self.t_old, self.y_old = t_old, y_old
+        self.t_old, self.y_old = before.t, y_old
+        self.logs_old = before.log_masses
         self.t_new, self.y_new = stepper.t, stepper.y
         self.logs_new = flow.log_masses(self.t_new, self.y_new)
         self._interpolant: Dense | None = None
@@ -54,6 +52,19 @@ class Step:
     def log_masses(self, t: FloatArray) -> FloatArray:
         """Return the interpolated log-masses, shape (m, N)."""
         return self.flow.log_masses(t, self.states(t))
+
+    def coarse(self, t: FloatArray) -> FloatArray:
+        """Return log-masses, shape (m, N), interpolated, but at the ends of the step what they are there."""
+        return self._exact_at_ends(t, self.log_masses(t))
+
+    def fine(self) -> Dense:
+        """Return the same from the best interpolants there are."""
+        dense = self.finer() if self.method.one_step else self.log_masses
+        return lambda t: self._exact_at_ends(t, dense(t))
+
+    def _exact_at_ends(self, t: FloatArray, logs: FloatArray) -> FloatArray:
+        logs[t <= self.t_old], logs[t >= self.t_new] = self.logs_old, self.logs_new
+        return logs
 
     def state_at(self, t: float) -> FloatArray:
         """Return the state vector at `t` by stepping there from the start of the step."""

@@ -72,6 +72,16 @@ class Trajectory:
         """Fill the rows due at a state with it."""
         self.fill(self.due(state.t), state.log_masses)
 
+    def replace(self, state: State) -> None:
+        """Fill the row of a state that has changed once more, and the rows due at it."""
+        if self.next and self.times[self.next - 1] == state.t:
+            self.next -= 1
+        self.record(state)
+
+    def rewind(self, t: float) -> None:
+        """Forget the rows after `t`."""
+        self.next = min(self.next, int(self.times.searchsorted(t, side="right")))
+
     def ended(self, state: State, termination: Termination) -> tuple[FloatArray, Callable[[], Shares]]:
         """Return the times of a run that ended at a state, and what returns their rows."""
         if termination is Termination.COMPLETED:

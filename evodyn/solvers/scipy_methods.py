@@ -9,6 +9,7 @@ the cost of shorter steps.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -175,8 +176,7 @@ class ScipyStepper:
 
     def interpolant(self) -> Callable[[FloatArray], FloatArray]:
         """Return the states, shape (m, n), at times, shape (m,), within the last step."""
-        inner = self.inner.dense_output()
-        return lambda t: inner(t).T
+        return functools.partial(_rows, self.inner.dense_output())
 
     def held_back(self) -> bool:
         """Tell whether the last step was as long as stability allows.
@@ -190,6 +190,12 @@ class ScipyStepper:
         slopes = inner._size(inner.f - inner.K[last])
         apart = inner._size(inner.y - argument)
         return bool(h * slopes > self.stability * apart)
+
+
+def _rows(output: Any, t: FloatArray) -> FloatArray:
+    """Return what SciPy gives as columns, in a function that can be pickled."""
+    rows: FloatArray = output(t).T
+    return rows
 
 
 METHODS: dict[str, ScipyMethod] = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evodyn.core import netcdf
 from evodyn.core.processes import held
+from evodyn.core.progress import counting
 from evodyn.sweeps.cluster import checked_workers, required
 from evodyn.sweeps.points import Point, points_of
 from evodyn.sweeps.workers import Task, check_name, outcomes
@@ -47,7 +48,7 @@ def sweep(
     workers: int = 1,
     scheduler: str | None = None,
     fresh: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], object] | None = None,
 ) -> list[xr.Dataset]:
     """Return ``function(point)`` for every point, from file where it was computed before.
 
@@ -78,8 +79,8 @@ def sweep(
         Code and results travel as pickles: connect only to a scheduler that you trust.
     fresh : bool, optional
         Compute all points again. Needed after a change in other modules that no version number shows.
-    progress : callable, optional
-        ``progress(finished, total)``, called at the start and after every point.
+    progress : bool or callable, optional
+        True for a bar; or ``progress(finished, total)``, called at the start and after every point.
 
     Returns
     -------
@@ -120,10 +121,9 @@ def sweep(
     check_name(function)
     required("threadpoolctl")
     identified = points_of(function, points)
-    with held(directory) as folder:
-        results = results_of(
-            function, {point.key: point for point in identified}, folder, workers, scheduler, fresh, progress
-        )
+    by_key = {point.key: point for point in identified}
+    with held(directory) as folder, counting(progress, f"Sweeping {function.__name__}") as tell:
+        results = results_of(function, by_key, folder, workers, scheduler, fresh, tell)
     return [results[point.key] for point in identified]
 
 
@@ -134,7 +134,7 @@ def results_of(
     workers: int,
     scheduler: str | None,
     fresh: bool,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, xr.Dataset]:
     """Return the results by key, in a folder that the caller holds.
 
