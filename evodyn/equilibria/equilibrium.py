@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from evodyn.core import html
 from evodyn.core.arrays import FloatArray, frozen, real
 from evodyn.core.specifications import Specification
 from evodyn.equilibria.conditions import RestPointProblem
@@ -81,6 +82,17 @@ class Equilibrium(Specification):
     eigenvalues: ComplexArray | None
     stability: Stability
     method: str
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "survivors": f"{np.count_nonzero(self.survivors)} of {len(self.masses)} groups",
+            "mean fitness": np.array2string(np.asarray(self.mean_fitness), precision=6),
+            "stability": f"{self.stability.name}: {self.stability}",
+            "fastest invasion": f"{self.invasion_rates.max():.4g}",
+            "residual": f"{self.residual:.1e}",
+            "method": self.method,
+        }
+        return html.summary("Equilibrium", rows, self, "ranked_masses")
 
 
 def equilibrium(

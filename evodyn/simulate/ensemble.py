@@ -6,25 +6,26 @@ import dataclasses
 import functools
 import importlib
 import json
+import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.core import validation
+from evodyn.core import html, validation
 from evodyn.core.arrays import FloatArray
 from evodyn.core.extras import extra
 from evodyn.core.generators import Seed, member_rng, seed_of
-from evodyn.core.labels import about
+from evodyn.core.labels import MASS, about
 from evodyn.core.specifications import Specification
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import Landscape, LandscapeFunction, kernel
-from evodyn.simulate import schema
+from evodyn.simulate import schema, tables
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.method import Solver
 from evodyn.simulate.problem import check_memory, validated_save_times, validated_span
@@ -44,13 +45,15 @@ Draw = Callable[[np.random.Generator], LandscapeFunction]
 class Ensemble(Specification):
     """The result of `solve_ensemble`: as `Run`, with a leading member axis.
 
+    It is a sequence of its members: ``ensemble[k]`` is the k-th `Run`, a slice an ensemble of some of them.
+
     Attributes
     ----------
     runs : tuple of Run
         Every member's own result.
     t : numpy.ndarray, shape (T,)
         The shared times.
-    masses, log_masses : numpy.ndarray, shape (M, T, N)
+    masses, log_masses, shares : numpy.ndarray, shape (M, T, N)
         NaN after the end of a member that ended early.
     total_mass, mean_fitness : numpy.ndarray, shape (M, T), or (M, T, K) with K blocks
         Likewise.
@@ -70,6 +73,8 @@ class Ensemble(Specification):
     ...                              save_at=[0.0, 20.0], extinction=ed.Extinction(threshold=1e-3))
     >>> ensemble.masses.shape, ensemble.extinction_time[:, 1].round(1)
     ((2, 2, 2), array([ 7.6, 15.2]))
+    >>> ensemble[1].extinction_time.round(1), len(ensemble[:1]), [run.termination.name for run in ensemble]
+    (array([ inf, 15.2]), 1, ['COMPLETED', 'COMPLETED'])
     """
 
     runs: tuple[Run, ...]
@@ -90,6 +95,11 @@ class Ensemble(Specification):
         return self._along("log_masses")
 
     @functools.cached_property
+    def shares(self) -> FloatArray:
+        """Shares of the total mass of the block, shape (M, T, N)."""
+        return self._along("shares")
+
+    @functools.cached_property
     def total_mass(self) -> FloatArray:
         """Total masses, shape (M, T) or (M, T, K)."""
         return self._along("total_mass")
@@ -108,6 +118,29 @@ class Ensemble(Specification):
     def extinct_at_end(self) -> npt.NDArray[np.bool_]:
         """Who is extinct at the end, shape (M, N)."""
         return self._of_members("extinct_at_end")
+
+    @property
+    def survivors(self) -> npt.NDArray[np.bool_]:
+        """Who is not extinct at the end, shape (M, N)."""
+        return ~self.extinct_at_end
+
+    def fraction_extinct(self, t: npt.ArrayLike) -> FloatArray:
+        """Return the fraction of each member's groups whose first extinction is at or before `t`.
+
+        Parameters
+        ----------
+        t : float or array_like, shape (T,)
+
+        Returns
+        -------
+        numpy.ndarray, shape (M,) or (M, T)
+            NaN after the end of a member that ended early.
+        """
+        fractions: FloatArray = tables.fraction_of(self.extinction_time, t)
+        ends = np.array([run.t_span[1] for run in self.runs])
+        early = ends < max(self.t[-1], ends.max())
+        fractions[(early & (np.asarray(t)[..., None] > ends)).T] = np.nan
+        return fractions
 
     @functools.cached_property
     def absorbed_mass(self) -> FloatArray:
@@ -194,7 +227,7 @@ class Ensemble(Specification):
                 dims = tuple("row" if dim == "time" else dim for dim in dims)
             variables[name] = (dims, padded, labels)
         if self.runs[0].stores_log_shares:  # for those who open the file without evodyn
-            variables["mass"] = (("member", "time", "group"), self.masses, about("mass", "mass"))
+            variables["mass"] = (("member", "time", "group"), self.masses, about("mass", MASS))
         collected: list[schema.Arrays] = [{} for _ in self.runs]
         members = [run.specification(arrays) for run, arrays in zip(self.runs, collected, strict=True)]
         common, own = _pooled(collected)
@@ -226,10 +259,39 @@ class Ensemble(Specification):
     def __len__(self) -> int:
         return len(self.runs)
 
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+    @overload
+    def __getitem__(self, index: slice) -> Ensemble: ...
+    def __getitem__(self, index: int | slice) -> Run | Ensemble:
+        if not isinstance(index, slice):
+            return self.runs[operator.index(index)]
+        if not (chosen := self.runs[index]):
+            raise IndexError(f"{index} selects none of {len(self.runs)} members; expected at least one.")
+        return Ensemble(chosen, self.t, self.seed)
+
+    def _ended(self) -> dict[str, int]:
+        """Return how many members ended in which way."""
+        return {t.name: self.termination.count(t) for t in dict.fromkeys(self.termination)}
+
+    def _repr_html_(self) -> str:
+        first, extinct = self.runs[0], self.extinct_at_end.mean(axis=1)
+        rows = {
+            "members": len(self.runs),
+            "dynamics": repr(first.dynamics),
+            "groups": first.native.shape[-1],
+            "time": f"{first.t_span[0]:g} to {max(run.t_span[1] for run in self):g}, {len(self.t)} saved",
+            "extinct": f"{extinct.min():.1%} to {extinct.max():.1%} of the groups at the end",
+            "ended": ", ".join(f"{name} {count}" for name, count in self._ended().items()),
+        }
+        return html.summary("Ensemble", rows, self, "fraction")
+
     def __repr__(self) -> str:
-        ended = {t.name: self.termination.count(t) for t in dict.fromkeys(self.termination)}
         n = self.runs[0].native.shape[-1]
-        return f"Ensemble({len(self.runs)} members, {n} groups, {len(self.t)} saved times, {ended})"
+        return f"Ensemble({len(self.runs)} members, {n} groups, {len(self.t)} saved times, {self._ended()})"
 
 
 def _padded(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
