@@ -48,6 +48,7 @@ __all__ = [
     "landscapes",
     "load",
     "mean_fitness",
+    "plots",
     "solve",
     "solve_ensemble",
     "stochastic",
@@ -55,8 +56,8 @@ __all__ = [
     "symbolic",
 ]
 
-# What loads on demand: it brings scipy.stats or SymPy, which take longer than all the rest.
-_ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "stochastic", "symbolic")
+# What loads on demand: it brings scipy.stats, matplotlib or SymPy, which take longer than all the rest.
+_ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "plots", "stochastic", "symbolic")
 
 
 def __dir__() -> list[str]:

@@ -84,11 +84,12 @@ class Equilibrium(Specification):
     method: str
 
     def _repr_html_(self) -> str:
+        absent = self.invasion_rates[~self.survivors]
         rows = {
             "survivors": f"{np.count_nonzero(self.survivors)} of {len(self.masses)} groups",
             "mean fitness": np.array2string(np.asarray(self.mean_fitness), precision=6),
-            "stability": f"{self.stability.name}: {self.stability}",
-            "fastest invasion": f"{self.invasion_rates.max():.4g}",
+            "stability": str(self.stability),
+            "fastest invader": f"{absent.max():.4g}" if absent.size else "none is absent",
             "residual": f"{self.residual:.1e}",
             "method": self.method,
         }

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -263,10 +263,10 @@ class Ensemble(Specification):
         return iter(self.runs)
 
     @overload
-    def __getitem__(self, index: int) -> Run: ...
+    def __getitem__(self, index: SupportsIndex) -> Run: ...
     @overload
     def __getitem__(self, index: slice) -> Ensemble: ...
-    def __getitem__(self, index: int | slice) -> Run | Ensemble:
+    def __getitem__(self, index: SupportsIndex | slice) -> Run | Ensemble:
         if not isinstance(index, slice):
             return self.runs[operator.index(index)]
         if not (chosen := self.runs[index]):

@@ -86,7 +86,7 @@ def shares_of_blocks(log_masses: FloatArray, blocks: Any) -> FloatArray:
 def dataframe(run: Run) -> pandas.DataFrame:
     """Return a table with one row for each group; see `Run.to_dataframe`."""
     with extra("tables", user="to_dataframe"):
-        pandas: Any = importlib.import_module("pandas")
+        library: Any = importlib.import_module("pandas")
     n = len(run.extinction_time)
     columns: dict[str, Any] = {"group": np.arange(n)}
     blocks = run.dynamics.blocks(n)
@@ -101,7 +101,8 @@ def dataframe(run: Run) -> pandas.DataFrame:
         "end_mass": run.end_state.masses,
         "end_log_mass": run.end_state.log_masses,
     }
-    return pandas.DataFrame({name: np.array(values) for name, values in columns.items()})
+    table: pandas.DataFrame = library.DataFrame({name: np.array(values) for name, values in columns.items()})
+    return table
 
 
 def rows_of(run: Run) -> dict[str, object]:
@@ -116,6 +117,7 @@ def rows_of(run: Run) -> dict[str, object]:
         "groups": f"{n} in {blocks} blocks" if blocks > 1 else n,
         "time": f"{run.t_span[0]:g} to {run.t_span[1]:g}, {len(run.t)} saved",
         "extinct": f"{extinct} of {n} at the end ({threshold})",
-        "ended": f"{run.termination.name}: {run.termination.value}",
-        "method": f"{run.stats.method}, {run.stats.steps} steps",
+        "ended": run.termination.value,
+        "method": run.stats.method,
+        "steps": run.stats.steps,
     }
