@@ -188,7 +188,8 @@ def test_neutral_rest_points_are_joined_only_where_all_between_is_at_rest() -> N
     assert lines
     velocity = share_velocity(REPLICATOR, twins, 3.0)
     for line in lines:
-        inside = shares_at(np.linspace(*line.get_xydata(), 7))
+        one, other = line.get_xydata()
+        inside = shares_at(one + np.linspace(0, 1, 7)[:, None] * (other - one))
         assert np.abs(velocity(inside)).max() < 1e-12
 
 

@@ -133,7 +133,7 @@ def draw_key(ax: Axes, points: Sequence[Equilibrium], *further: Line2D) -> None:
     handles = [Line2D([], [], **_LOOK, **look) for kind, look in MARKERS.items() if kind in shown]
     handles += further
     if handles:
-        look: dict[str, Any] = {"frameon": False, "fontsize": "small", "handletextpad": 0.3}
+        look: dict[str, Any] = {"frameon": False, "fontsize": "small", "handletextpad": 0.5, "handlelength": 1.2}
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.72, 1.0), borderpad=0, **look)
 
 

@@ -72,7 +72,7 @@ def muller(run: Run, ax: Axes | None = None, *, names: Sequence[object] | None =
 def _name(ax: Axes, t: FloatArray, low: FloatArray, high: FloatArray, name: str, colour: Any) -> None:
     """Write a name where the area has most room for a box as wide as it, if that is enough."""
     span = t[-1] - t[0]
-    half = min(0.015 + 0.009 * len(name), 0.5)  # of the span
+    half = min(0.03 + 0.014 * len(name), 0.5)  # of the span
     centres = t[0] + np.linspace(half, 1 - half, 60) * span
     across = centres[:, None] + half * np.linspace(-1, 1, 9) * span
     floor = np.interp(across, t, np.nan_to_num(low)).max(axis=1)
