@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,10 @@ __all__ = [
     "draw_arrow",
     "draw_corner_names",
     "draw_key",
+    "draw_marks",
     "draw_rest_points",
     "horizon",
+    "marks_of",
     "paths_from",
     "rest_points_of",
     "share_velocity",
@@ -121,20 +123,30 @@ def draw_rest_points(
         if np.abs(velocity(between)).max() < 1e-9 * max(scale, 1.0):
             line = np.array([one, other]) @ corners
             ax.plot(*line.T, color="0.55", linewidth=2.5, zorder=2.5, solid_capstyle="round")
-    for point, place in zip(points, places, strict=True):
-        x, y = place @ corners
-        look = {k: v for k, v in MARKERS[point.stability].items() if k != "label"}
-        ax.plot([x], [y], clip_on=False, zorder=4, **_LOOK, **look)
+    flat = np.array(places).reshape(-1, len(corners)) @ corners
+    draw_marks(ax, flat, [point.stability for point in points])
+
+
+def draw_marks(ax: Axes, places: FloatArray, kinds: Sequence[Stability], size: float = 6.0) -> None:
+    """Mark places in the plane by the stability of the rest points there."""
+    for (x, y), kind in zip(places, kinds, strict=True):
+        look = _LOOK | MARKERS[kind] | {"markersize": size}
+        del look["label"]
+        ax.plot([x], [y], clip_on=False, zorder=4, **look)
+
+
+def marks_of(kinds: Collection[Stability]) -> list[Line2D]:
+    """Return the marks of these kinds of rest points for a legend."""
+    return [Line2D([], [], **_LOOK, **look) for kind, look in MARKERS.items() if kind in kinds]
 
 
 def draw_key(ax: Axes, points: Sequence[Equilibrium], *further: Line2D) -> None:
     """Say what the marks mean, in the corner that a triangle leaves free."""
-    shown = {point.stability for point in points}
-    handles = [Line2D([], [], **_LOOK, **look) for kind, look in MARKERS.items() if kind in shown]
-    handles += further
+    handles = [*marks_of({point.stability for point in points}), *further]
     if handles:
-        look: dict[str, Any] = {"frameon": False, "fontsize": "small", "handletextpad": 0.5, "handlelength": 1.2}
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.72, 1.0), borderpad=0, **look)
+        look: dict[str, Any] = {"frameon": False, "fontsize": "small", "borderpad": 0}
+        look |= {"handletextpad": 0.5, "handlelength": 1.2}
+        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.72, 1.0), **look)
 
 
 def draw_corner_names(ax: Axes, corners: FloatArray, names: Sequence[str]) -> None:

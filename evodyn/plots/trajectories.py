@@ -14,7 +14,7 @@ from evodyn.plots.canvas import GREY, TIME, axes_or_new, names_of, readable, sha
 from evodyn.simulate.run import Run
 from evodyn.simulate.tables import contribution_of
 
-__all__ = ["masses", "ranking"]
+__all__ = ["draw_lives", "masses", "ranking"]
 
 _MOST = 300  # lines; more hide one another
 _NAMED = 10  # groups; more names find no room
@@ -90,18 +90,10 @@ def masses(
     ax = axes_or_new(ax)
     deaths = run.extinction_time
     heights = _heights(run, values, None if shares else threshold)
-    for k in chosen:
-        width = 1.3 if np.isinf(deaths[k]) else 0.4
-        ax.plot(run.t, values[:, k], color=colours[k], linewidth=width)
-    for k in chosen[np.isfinite(deaths[chosen]) & (deaths[chosen] > run.t[0])]:
-        living = run.t < deaths[k]
-        ends = np.append(run.t[living], deaths[k]), np.append(values[living, k], heights[k])
-        ax.plot(*ends, color=colours[k], linewidth=1.3)
+    draw_lives(ax, run.t, values[:, chosen], deaths[chosen], heights[chosen], colours[chosen])
     ax.set(xlabel=TIME, ylabel="share" if shares else "mass")
     ax.margins(x=0.01)
     _limits(ax, shown, None if shares else threshold, log)
-    dead = chosen[np.isfinite(deaths[chosen]) & (heights[chosen] > 0 if log else True)]
-    ax.scatter(deaths[dead], heights[dead], 18, colours[dead], marker="x", linewidths=1.1, zorder=3)
     if threshold is not None and not shares:
         ax.axhline(threshold, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
         look: dict[str, Any] = {"color": GREY, "fontsize": "small", "va": "center", "annotation_clip": False}
@@ -113,6 +105,33 @@ def masses(
         note = f"{len(chosen)} of {n} groups"
         ax.text(1, 1, note, transform=ax.transAxes, ha="right", va="bottom", color=GREY, fontsize="small")
     return ax
+
+
+def draw_lives(
+    ax: Axes, t: FloatArray, values: FloatArray, deaths: FloatArray, heights: FloatArray, colours: Any
+) -> None:
+    """Draw values of shape (T, N) over time, heavy until each group's death, which a cross marks.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Where to draw: N lines, then those of the living parts.
+    t : array, shape (T,)
+    values : array, shape (T, N)
+    deaths, heights : array, shape (N,)
+        When a group dies, inf if it does not, and how high its cross is.
+    colours : sequence of N colours
+    """
+    dead = np.isfinite(deaths)
+    for k, colour in enumerate(colours):
+        ax.plot(t, values[:, k], color=colour, linewidth=0.4 if dead[k] else 1.3)
+    for k, colour in enumerate(colours):
+        if dead[k] and deaths[k] > t[0]:
+            living = t < deaths[k]
+            ends = np.append(t[living], deaths[k]), np.append(values[living, k], heights[k])
+            ax.plot(*ends, color=colour, linewidth=1.3)
+    marked: Any = [colours[k] for k in np.flatnonzero(dead)]
+    ax.scatter(deaths[dead], heights[dead], 18, marked, marker="x", linewidths=1.1, zorder=3)
 
 
 def ranking(run: Run) -> npt.NDArray[np.intp]:
