@@ -24,12 +24,12 @@ def main() -> None:
     data = style.read("fixed_points", "fixed_points.nc")
     names = str(data.stability.attrs["flag_meanings"]).split()
     style.start()
-    figure, grid = plt.subplots(2, 4, figsize=(style.WIDTH, 3.9))
+    figure, grid = plt.subplots(2, 4, figsize=(style.WIDTH, 4.2))
     for k, axes in enumerate(grid.flat):
         flow = data.isel(panel=k)
         axes_or_new(axes, bare=True)
         draw_triangle(axes, ["$x_1$", "$x_2$", "$x_3$"])
-        axes.set_ylim(top=1.06)  # room for a corner's name below the title
+        axes.set_ylim(-0.16, 1.06)  # room for the names of the corners
         field(axes, flow)
         paths(axes, flow)
         rest_points(axes, flow, names)
