@@ -16,6 +16,7 @@ version = release = __version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "matplotlib.sphinxext.plot_directive",
     "myst_parser",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -29,6 +30,13 @@ autodoc_default_options = {"members": True}
 autodoc_mock_imports = ["torch", "torchvision", "safetensors", "onnx", "onnxruntime"]
 napoleon_use_param = napoleon_use_rtype = False  # words of a type, such as groups, are no links
 napoleon_use_ivar = True  # attributes are described where they are
+
+# Examples marked as plots run in the build, and their pictures stand below them.
+plot_include_source = True
+plot_html_show_source_link = plot_html_show_formats = False
+plot_formats = [("png", 120)]
+plot_rcparams = {"font.size": 9}
+plot_apply_rcparams = True
 
 html_theme = "alabaster"
 html_title = "evodyn"

@@ -11,7 +11,7 @@ from evodyn.files.load import load
 from evodyn.model.dynamics import Dynamics, mean_fitness
 from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
 from evodyn.model.populations import Populations
-from evodyn.simulate.ensemble import Ensemble, solve_ensemble
+from evodyn.simulate.ensemble import Ensemble
 from evodyn.simulate.events import Event
 from evodyn.simulate.extend import extend
 from evodyn.simulate.extinction import Extinction
@@ -19,6 +19,7 @@ from evodyn.simulate.iterate import iterate
 from evodyn.simulate.method import Solver
 from evodyn.simulate.run import Run, SolveError
 from evodyn.simulate.solve import solve
+from evodyn.simulate.solve_ensemble import solve_ensemble
 from evodyn.simulate.status import Stats, Termination
 from evodyn.sweeps.sweep import sweep
 
@@ -50,6 +51,7 @@ __all__ = [
     "landscapes",
     "load",
     "mean_fitness",
+    "plots",
     "solve",
     "solve_ensemble",
     "stochastic",
@@ -57,8 +59,8 @@ __all__ = [
     "symbolic",
 ]
 
-# What loads on demand: it brings scipy.stats or SymPy, which take longer than all the rest.
-_ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "stochastic", "symbolic")
+# What loads on demand: it brings scipy.stats, matplotlib or SymPy, which take longer than all the rest.
+_ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "plots", "stochastic", "symbolic")
 
 
 def __dir__() -> list[str]:

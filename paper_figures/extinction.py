@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from scipy import stats
 
 import style
+from evodyn.plots.fractions import mean_interval
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
             f"under {dynamics} dynamics; {seeds} seeds; a group is extinct while its mass is below "
             f"{scenario['threshold']:g}.",
             f"(a) Fraction of groups extinct over time with density regularisation λ = {decay:g} (Eq. 10): "
-            "mean over seeds, with its 95 % confidence interval shaded.",
+            "mean over seeds, with its 95 % confidence interval shaded (exact where few groups are counted).",
             "(b) Fraction of groups that have died by a time, all seeds together, under constant fitness "
             "(λ = 0): points are integrated, lines are the closed form.",
             f"(c) Fraction extinct at t = {scenario['t_end']:g}: means over seeds with 95 % confidence "
@@ -59,23 +59,17 @@ def main() -> None:
     )
 
 
-def _interval(values: Any) -> tuple[Any, Any]:
-    """Return the mean over the first axis and half the width of its 95 % confidence interval."""
-    count = len(values)
-    mean = np.mean(values, axis=0)
-    if count < 2:
-        return mean, np.zeros_like(mean)
-    return mean, stats.t.ppf(0.975, count - 1) * stats.sem(values, axis=0)
-
-
 def fraction_over_time(axes: Axes, data: xr.Dataset, colours: list[Any]) -> None:
     """Draw the fraction extinct against time, a line for each heterogeneity."""
     time = data.time.values[1:]
+    groups = style.specification(data)["scenario"]["groups"]
     lowest = -1.0
     for h, colour in zip(data.heterogeneity.values, colours, strict=True):
-        mean, half = _interval(data.fraction_extinct.sel(heterogeneity=h).values[:, 1:])
+        fractions = data.fraction_extinct.sel(heterogeneity=h).values[:, 1:]
+        mean = fractions.mean(axis=0)
         axes.plot(time, mean, color=colour)
-        axes.fill_between(time, mean - half, mean + half, color=colour, alpha=0.25, linewidth=0)
+        ends = mean_interval(fractions, groups)
+        axes.fill_between(time, *ends, color=colour, alpha=0.25, linewidth=0)
         height = max(float(mean[-1]), lowest + 0.055)
         last = h == data.heterogeneity.values[-1]
         style.label_line(axes, time[-1], height, f"h = {h:g}" if last else f"{h:g}", colour)
@@ -105,10 +99,13 @@ def times_against_closed_form(axes: Axes, data: xr.Dataset, colours: list[Any]) 
 def sparsity_against_water_filling(axes: Axes, data: xr.Dataset, colours: list[Any]) -> None:
     """Draw the fraction extinct at the end over the equilibrium's, against heterogeneity."""
     grid, curve = data.curve_heterogeneity.values, data.equilibrium_curve.values
+    groups = style.specification(data)["scenario"]["groups"]
     axes.plot(grid, curve, color=style.GREY, zorder=1)
     for h, colour in zip(data.heterogeneity.values, colours, strict=True):
-        mean, half = _interval(data.fraction_extinct.sel(heterogeneity=h).values[:, -1])
-        axes.errorbar(h, mean, half, fmt="o", color=colour, capsize=2, elinewidth=0.9, zorder=2)
+        fractions = data.fraction_extinct.sel(heterogeneity=h).values[:, -1:]
+        mean, (low, high) = fractions.mean(), np.ravel(mean_interval(fractions, groups))
+        bars = np.array([[mean - low], [high - mean]])
+        axes.errorbar(h, mean, bars, fmt="o", color=colour, capsize=2, elinewidth=0.9, zorder=2)
     at = int(0.62 * (len(grid) - 1))
     style.label_line(axes, grid[at], curve[at] - 0.09, "water filling", style.GREY)
     axes.set(xlabel="heterogeneity h", ylabel="fraction of groups extinct", ylim=(-0.02, 1))

@@ -11,11 +11,11 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 import style
+from evodyn.plots.bands import BANDS, quantile_bands
 
 SAMPLES = 60000
 """Of MNIST's training set."""
 ENLARGED = "(mass − 1) × 10³"
-BANDS = ((0.0, 1.0), (0.05, 0.95), (0.25, 0.75))
 LINES = {"replicator": "-", "normalized": ":", "mutation": "--"}
 
 
@@ -68,13 +68,7 @@ def bands(axes: Axes, run: xr.Dataset, *, enlarged: bool = False) -> None:
     epoch, masses = run.epoch.values, run.mass.values
     if enlarged:
         masses = 1e3 * (masses - 1)
-    for (low, high), alpha in zip(BANDS, (0.2, 0.3, 0.5), strict=True):
-        edges = np.quantile(masses, (low, high), axis=1)
-        axes.fill_between(epoch, *edges, color=style.OURS, alpha=alpha, linewidth=0)
-        if enlarged:
-            text = "all" if (low, high) == (0.0, 1.0) else f"{high - low:.0%}"
-            style.label_line(axes, epoch[-1], edges[1, -1], text, style.OURS)
-    axes.plot(epoch, np.median(masses, axis=1), color=style.OURS, linewidth=1.0)
+    quantile_bands(axes, epoch, masses, color=style.OURS, bands=BANDS, labelled=enlarged)
     axes.set(xlabel="epoch", ylabel=ENLARGED if enlarged else "mass of a neuron")
     axes.set_xticks(np.unique(np.linspace(0, epoch[-1], 5).round()))
     axes.margins(x=0.02)

@@ -5,23 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib as mpl
-import mpltern  # noqa: F401 (registers the projection)
 import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 
 import style
-
-# Filled attracts, empty repels: fill and shape say it, not colour.
-MARKERS: dict[str, dict[str, Any]] = {
-    "STABLE": {"marker": "o", "markerfacecolor": "black", "label": "stable"},
-    "NEUTRAL": {"marker": "D", "markerfacecolor": "0.7", "label": "neutral"},
-    "UNSTABLE": {"marker": "o", "markerfacecolor": "white", "label": "unstable"},
-    "INDETERMINATE": {"marker": "s", "markerfacecolor": "white", "label": "indeterminate"},
-}
-LINE = "tab:red"
+from evodyn import Stability
+from evodyn.plots.barycentric import PATH, draw_marks, marks_of
+from evodyn.plots.canvas import axes_or_new
+from evodyn.plots.ternary import TRIANGLE, draw_triangle
 
 
 def main() -> None:
@@ -29,25 +24,18 @@ def main() -> None:
     data = style.read("fixed_points", "fixed_points.nc")
     names = str(data.stability.attrs["flag_meanings"]).split()
     style.start()
-    figure, grid = plt.subplots(2, 4, figsize=(style.WIDTH, 3.9), subplot_kw={"projection": "ternary"})
+    figure, grid = plt.subplots(2, 4, figsize=(style.WIDTH, 4.2))
     for k, axes in enumerate(grid.flat):
         flow = data.isel(panel=k)
+        axes_or_new(axes, bare=True)
+        draw_triangle(axes, ["$x_1$", "$x_2$", "$x_3$"])
+        axes.set_ylim(-0.16, 1.06)  # room for the names of the corners
         field(axes, flow)
         paths(axes, flow)
         rest_points(axes, flow, names)
-        axes.set(tlabel="$x_1$", llabel="$x_2$", rlabel="$x_3$")
-        for axis in (axes.taxis, axes.laxis, axes.raxis):
-            axis.set_ticks([])
-            axis.set_label_position("corner")
-            axis.set_label_rotation_mode("horizontal")
         style.letter(axes, "abcdefgh"[k], str(flow.panel.item()))
-    shown = [names[code] for code in np.unique(data.stability.values) if code >= 0]
-    handles = [
-        Line2D([], [], linestyle="none", color="black", **look)
-        for name, look in MARKERS.items()
-        if name in shown
-    ]
-    handles += [Line2D([], [], color=LINE, label="trajectory")]
+    shown = {Stability[names[code]] for code in np.unique(data.stability.values) if code >= 0}
+    handles = [*marks_of(shown), Line2D([], [], color=PATH, label="trajectory")]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, handletextpad=0.4)
     style.save(
         figure,
@@ -55,7 +43,7 @@ def main() -> None:
         [
             "Flows of three groups on the simplex of shares: at the corner x_i group i has all the mass.",
             "Arrows: direction of the velocity, darker where it is faster, each panel on its own scale; "
-            "red lines: integrated trajectories from the dots; black marks: every rest point (of a "
+            "brown lines: integrated trajectories from the dots; black marks: every rest point (of a "
             "continuum one on each face), with the verdict of its eigenvalues on the tangent space and of "
             "its invasion rates.",
             "(a) Three strategies that each do worst against themselves, as hawks do.",
@@ -70,25 +58,23 @@ def main() -> None:
     )
 
 
-def field(axes: Any, data: xr.Dataset) -> None:
+def field(axes: Axes, data: xr.Dataset) -> None:
     """Draw the directions of the velocity, shaded by speed."""
     speed = np.linalg.norm(data.field.values, axis=1)
     moving = speed > 0
-    unit = data.field.values[moving] / speed[moving, None]
+    along = data.field.values[moving] @ TRIANGLE
     if moving.any():
+        look: dict[str, Any] = {"headwidth": 3.6, "headlength": 3.6, "headaxislength": 3.2, "width": 0.008}
         axes.quiver(
-            *data.node.values[moving].T,
-            *unit.T,
+            *(data.node.values[moving] @ TRIANGLE).T,
+            *(along / np.linalg.norm(along, axis=1)[:, None]).T,
             speed[moving] / speed.max(),
             cmap=greys(),
             clim=(0, 1),
-            scale=17,
-            width=0.008,
-            headwidth=3.6,
-            headlength=3.6,
-            headaxislength=3.2,
+            scale=20,
             pivot="mid",
             zorder=1,
+            **look,
         )
 
 
@@ -97,31 +83,24 @@ def greys() -> ListedColormap:
     return ListedColormap(mpl.colormaps["Greys"](np.linspace(0.3, 0.85, 64)))
 
 
-def paths(axes: Any, data: xr.Dataset) -> None:
+def paths(axes: Axes, data: xr.Dataset) -> None:
     """Draw the trajectories."""
     for shares in data.path.values:
-        if np.isnan(shares).any():
-            continue
-        axes.plot(*shares.T, color=LINE, linewidth=1.0, zorder=2)
-        axes.plot(*shares[:1].T, "o", color=LINE, markersize=2, zorder=2)
+        if not np.isnan(shares).any():
+            flat = shares @ TRIANGLE
+            axes.plot(*flat.T, color=PATH, linewidth=1.0, zorder=2)
+            axes.plot(*flat[:1].T, "o", color=PATH, markersize=2, zorder=2)
 
 
-def rest_points(axes: Any, data: xr.Dataset, names: list[str]) -> None:
+def rest_points(axes: Axes, data: xr.Dataset, names: list[str]) -> None:
     """Mark the rest points by their stability; join neutral ones, which share a line."""
-    neutral = data.rest_point.values[data.stability.values == names.index("NEUTRAL")]
+    found = data.stability.values >= 0
+    places = data.rest_point.values[found] @ TRIANGLE
+    kinds = [Stability[names[code]] for code in data.stability.values[found]]
+    neutral = places[[kind is Stability.NEUTRAL for kind in kinds]]
     if len(neutral) > 1:
         axes.plot(*neutral[np.argsort(neutral[:, 0])].T, color="0.55", linewidth=2.5, zorder=2.5)
-    for shares, code in zip(data.rest_point.values, data.stability.values, strict=True):
-        if code >= 0:
-            axes.plot(
-                *shares[:, None],
-                linestyle="none",
-                color="black",
-                markersize=5,
-                clip_on=False,
-                zorder=3,
-                **{key: value for key, value in MARKERS[names[code]].items() if key != "label"},
-            )
+    draw_marks(axes, places, kinds, size=5)
 
 
 if __name__ == "__main__":

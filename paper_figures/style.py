@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import xarray as xr
 
 mpl.use("Agg")
@@ -26,6 +25,7 @@ from matplotlib.figure import Figure
 from evodyn.core import netcdf
 from evodyn.core.atomic import replacing
 from evodyn.core.checksums import read_text
+from evodyn.plots.canvas import readable, shades
 
 __all__ = [
     "GREY",
@@ -142,16 +142,6 @@ def start() -> None:
     )
 
 
-def shades(count: int) -> list[tuple[float, float, float, float]]:
-    """Return colours for an ordered quantity.
-
-    They darken evenly, so the order survives colour blindness and grey print; the palest of the map are
-    left out, for they vanish on white.
-    """
-    colours: Any = mpl.colormaps["viridis_r"]
-    return [colours(x) for x in np.linspace(0.12, 0.95, count)]
-
-
 def options() -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description="Draw a figure from what studies have saved.")
@@ -259,15 +249,18 @@ def label_line(
     ha: str = "left",
     va: str = "center",
 ) -> None:
-    """Name a line where it is, in its own colour, instead of in a legend; `shift` is in points."""
+    """Name a line where it is, in its own colour, instead of in a legend; `shift` is in points.
+
+    Where the line is too pale for a text, its name is darker.
+    """
     shift = shift or (3 if ha == "left" else 0, 0)
-    look: dict[str, Any] = {"color": colour, "ha": ha, "va": va, "fontsize": 7}
+    look: dict[str, Any] = {"color": readable(colour), "ha": ha, "va": va, "fontsize": 7}
     axes.annotate(text, (x, y), shift, textcoords="offset points", **look)
 
 
 def note(axes: Axes, x: float, y: float, text: str, colour: Any = "black", **look: Any) -> None:
     """Write a note at a place in the panel, given as fractions of its width and height."""
-    axes.text(x, y, text, transform=axes.transAxes, color=colour, fontsize=7, **look)
+    axes.text(x, y, text, transform=axes.transAxes, color=readable(colour), fontsize=7, **look)
 
 
 def save(figure: Figure, name: str, caption: Sequence[str]) -> Figure:

@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 import style
+from evodyn.plots.trajectories import draw_lives
 
 TITLES = {
     "replicator": "Eq. 6, replicator",
@@ -61,13 +62,10 @@ def masses(axes: Axes, cell: xr.Dataset, threshold: float) -> None:
     time, mass = cell.time.values[1:], cell.mass.values[1:]
     order = np.argsort(cell.contribution.values)
     exact, rest = cell.closed_form_extinction_time.values, cell.equilibrium_mass.values
-    for group, colour in zip(order, style.shades(len(order)), strict=True):
-        died = float(cell.extinction_time.values[group])
-        living = time <= died
-        axes.plot(time[living], mass[living, group], color=colour, linewidth=1)
-        axes.plot(time[~living], mass[~living, group], color=colour, linewidth=0.4)
-        if np.isfinite(died):
-            axes.plot(died, threshold, "x", color=colour, markersize=3.5, zorder=3)
+    colours = style.shades(len(order))
+    deaths = cell.extinction_time.values[order]
+    draw_lives(axes, time, mass[:, order], deaths, np.full(len(order), threshold), colours)
+    for group, colour in zip(order, colours, strict=True):
         if np.isfinite(exact[group]) and exact[group] <= time[-1]:
             axes.plot(exact[group], threshold, "s", **hollow(colour))
         if rest[group] >= FLOOR:

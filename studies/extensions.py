@@ -118,7 +118,9 @@ def redundancy(point: Extension) -> Found:
             ),
             "slowest": ((), slowest, about("slowest eigenvalue", "1/time")),
         },
-        coordinates(fitness=(["neutral", "redundancy"], "fitness"), redundancy_time=(times, "time", "time")),
+        coordinates(
+            fitness=(["neutral", "redundancy"], "fitness"), redundancy_time=(times, "time", "1/fitness")
+        ),
         {
             "mass of a similar group": (float(algebra[0]), float(final[0])),
             "mass of an unlike group": (float(algebra[3]), float(final[3])),
@@ -168,7 +170,7 @@ def schedule(point: Extension) -> Found:
     text = "mean fitness of the balance at the rate of the moment"
     return (
         variables | {"balance": (("member", "schedule_time"), [following], about(text, "1/time"))},
-        coordinates(schedule=(list(SCHEDULES), "mutation rate"), schedule_time=(times, "time", "time")),
+        coordinates(schedule=(list(SCHEDULES), "mutation rate"), schedule_time=(times, "time", "1/fitness")),
         {
             "constant μ: mean fitness": (balance(point.mutation_rate), float(settled.mean_fitness[-1])),
             "annealed μ: total mass": (
@@ -276,7 +278,7 @@ def layers(point: Extension) -> Found:
         coordinates(
             regularisation=(list(fitness), "density regularisation"),
             layer_start=(list(STARTS), "share at the start"),
-            layer_time=(times, "time", "time"),
+            layer_time=(times, "time", "1/fitness"),
             first=(grid, "share in the first layer"),
             second=(grid, "share in the second layer"),
         ),

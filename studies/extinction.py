@@ -102,7 +102,7 @@ def simulate(scenario: Scenario) -> xr.Dataset:
         {"fraction_extinct": ("time", fraction, about("fraction of groups below the threshold"))}
         | labelled("group", by_group)
         | labelled((), numbers),
-        coordinates(time=(run.t, "time", "time"), group=(np.arange(scenario.groups), "group")),
+        coordinates(time=(run.t, "time", "1/fitness"), group=(np.arange(scenario.groups), "group")),
     )
 
 

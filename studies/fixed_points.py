@@ -345,7 +345,7 @@ def flows(side: int) -> xr.Dataset:
             "field": (("panel", "node", "share"), fields, about("velocity", "1/time")),
             "node": (("node", "share"), nodes, about("where the field is drawn")),
             "path": (("panel", "trajectory", "moment", "share"), paths, about("shares along trajectories")),
-            "path_time": (("panel", "moment"), times, about("time", "time")),
+            "path_time": (("panel", "moment"), times, about("time", "1/fitness")),
             "rest_point": (("panel", "point", "share"), points, about("rest points")),
             "stability": (("panel", "point"), verdicts, about(text) | FLAGS),
         }

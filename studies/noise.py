@@ -303,7 +303,7 @@ def death_times(points: list[Duel], results: list[xr.Dataset]) -> xr.Dataset:
     drawn = {"death_curve": (curves, "inverse Gaussian distribution function")}
     times = _shared.stacked(results, coordinates(calculus=(list(CALCULI), "stochastic calculus")))
     times = times[["death_time", "mean_time_theory", "time_p_value"]].drop_vars("member")
-    times = times.assign_coords(coordinates(fine_time=(fine, "time", "time")))
+    times = times.assign_coords(coordinates(fine_time=(fine, "time", "1/fitness")))
     return times.assign(labelled(("calculus", "fine_time"), drawn))
 
 

@@ -75,10 +75,10 @@ def trajectory(point: Trajectory) -> xr.Dataset:
     return xr.Dataset(
         labelled("group", by_group)
         | {
-            "mass": (("time", "group"), np.array(run.masses), about("mass", "mass")),
+            "mass": (("time", "group"), np.array(run.masses), about("mass", "arbitrary unit")),
             "gap_to_normalized_growth": ((), gap, largest),
         },
-        coordinates(time=(run.t, "time", "time"), group=(np.arange(point.groups), "group")),
+        coordinates(time=(run.t, "time", "1/fitness"), group=(np.arange(point.groups), "group")),
     )
 
 

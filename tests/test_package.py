@@ -240,9 +240,10 @@ def test_everything_imported_is_declared() -> None:
             assert foreign <= declared, f"{file.relative_to(ROOT)}: {foreign - declared}"
             if folder == "evodyn":
                 eager = imported_modules(file, top_level_only=True) - set(sys.stdlib_module_names) - ours
-                # These are imported by the first run that is compiled.
+                # These are imported by the first run that is compiled, and by whoever draws.
                 compiled = distributions(extras["fast"]) if file.name in SOURCES else set()
-                assert eager <= core | compiled, f"{file.relative_to(ROOT)}: {eager - core}"
+                drawing = distributions(extras["plots"]) if file.parent.name == "plots" else set()
+                assert eager <= core | compiled | drawing, f"{file.relative_to(ROOT)}: {eager - core}"
 
 
 @pytest.mark.parametrize("folder", SCRIPTS)
@@ -258,10 +259,13 @@ def test_scripts_share_one_module_and_do_not_import_each_other(folder: str) -> N
 
 
 def test_whoever_lacks_a_library_learns_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("evodyn.symbolic", "evodyn.analysis.symbolic"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    for library in ("sympy", "joblib"):
+    for module in list(sys.modules):
+        if module in ("evodyn.symbolic", "evodyn.analysis.symbolic") or module.startswith("evodyn.plots"):
+            monkeypatch.delitem(sys.modules, module)
+    for library in ("sympy", "joblib", "matplotlib"):
         monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=r'plots needs matplotlib, .*: pip install "evodyn\[plots\]"'):
+        importlib.import_module("evodyn.plots")
     with pytest.raises(ImportError, match=r'symbolic needs sympy, .*: pip install "evodyn\[symbolic\]"'):
         importlib.import_module("evodyn.symbolic")
     landscapes = [evodyn.landscapes.Constant([1.0, k]) for k in range(2)]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import xarray
 
 import evodyn as ed
 from evodyn import landscapes
+from evodyn.analysis.records import record_of
 from evodyn.core import netcdf
 from evodyn.core.arrays import Array
 from evodyn.core.specifications import Specification
@@ -476,3 +478,91 @@ def test_an_ensemble_is_read_only() -> None:
                  "extinct_at_end", "absorbed_mass"):  # fmt: skip
         with pytest.raises(ValueError, match="read-only"):
             getattr(ensemble, name)[...] = 0
+
+
+# What results say of themselves
+
+
+@by_run
+def test_shares_and_survivors(name: str) -> None:
+    run = RUNS[name]()
+    blocks = [block for block, _ in run.dynamics.blocks(4)]
+    for block in blocks:
+        mass = run.masses[:, block]
+        total = mass.sum(axis=1, keepdims=True)
+        shares = np.divide(mass, total, out=np.full_like(mass, np.nan), where=total > 0)
+        np.testing.assert_allclose(run.shares[:, block], shares, rtol=1e-13)
+    np.testing.assert_array_equal(run.survivors, ~run.extinct_at_end)
+    times = np.array([-2.0, 0.0, 1.3, 5.0, np.inf])
+    expected = [sum(death <= t < np.inf or death < t for death in run.extinction_time) / 4 for t in times]
+    np.testing.assert_array_equal(run.fraction_extinct(times), expected)
+    assert run.fraction_extinct(1.3) == expected[2]
+
+
+@by_run
+def test_a_run_is_a_table_with_one_row_for_each_group(name: str) -> None:
+    run = RUNS[name]()
+    table = run.to_dataframe()
+    assert table["group"].tolist() == [0, 1, 2, 3]
+    assert table["end_mass"].tolist() == run.end_state.masses.tolist()
+    assert table["extinction_time"].tolist() == run.extinction_time.tolist()
+    assert ("block" in table) == (len(run.dynamics.blocks(4)) > 1)
+    if "block" in table:
+        assert table["block"].tolist() in ([0, 0, 1, 1], [0, 0, 0, 1])
+    if name == "integrated":  # LinearDecay + Seasonal + a function
+        assert table["contribution"].tolist() == (2 * C).tolist()
+    assert ("contribution" in table) == (name not in ("game", "record", "failed"))
+
+
+def test_shares_of_maps_that_lose_all_mass() -> None:
+    run = ed.iterate(ed.NormalizedGrowth(mass_cap=2.0), landscapes.Constant([1.0, -9.0]), [1.0, 1.0], 3, 0.5)
+    np.testing.assert_allclose(run.shares.sum(axis=1), 1.0, rtol=1e-15)
+    gone = ed.iterate(REPLICATOR, landscapes.Constant(C), P0, 2, 1.0, extinction=ed.Extinction(9.0, "absorb"))
+    assert np.isnan(gone.shares).all() and not gone.survivors.any()
+
+
+def test_whoever_lacks_pandas_learns_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r'to_dataframe needs pandas.*pip install "evodyn\[tables\]"'):
+        RUNS["map"]().to_dataframe()
+
+
+def test_an_ensemble_is_a_sequence_of_runs() -> None:
+    cases = [landscapes.Constant(C), landscapes.Constant(-C), landscapes.Constant(0 * C)]
+    ensemble = ed.solve_ensemble(
+        REPLICATOR,
+        cases,
+        P0 + 0.3,
+        (0.0, 8.0),
+        save_at=[0.0, 4.0, 8.0],
+        extinction=ed.Extinction(0.2, "stop"),
+    )
+    assert len(ensemble) == 3 and list(ensemble) == [ensemble[0], ensemble[1], ensemble[-1]]
+    assert ensemble[np.int64(1)] is ensemble.runs[1]
+    assert ensemble[::2].runs == (ensemble[0], ensemble[2])
+    np.testing.assert_array_equal(ensemble[::2].masses, ensemble.masses[::2])
+    with pytest.raises(IndexError):
+        ensemble[3]
+    with pytest.raises(IndexError, match="selects none of 3 members"):
+        ensemble[5:]
+    # Members that stopped are not known afterwards.
+    found = ensemble.fraction_extinct([0.0, 8.0])
+    np.testing.assert_array_equal(np.isnan(found), [[False, True], [False, True], [False, False]])
+    np.testing.assert_array_equal(ensemble.survivors, ~ensemble.extinct_at_end)
+    np.testing.assert_allclose(ensemble[2:].shares.sum(axis=-1), 1.0)
+
+
+def test_axes_are_not_labelled_by_the_name_alone() -> None:
+    run = RUNS["closed form"]()
+    for data in (run.to_xarray(), ed.diagnostics.diagnostics(run)):
+        for variable in data.variables.values():
+            assert variable.attrs["units"] != variable.attrs["long_name"]
+            assert variable.attrs["units"] not in ("mass", "time")
+
+
+def test_analysis_of_a_dataset_keeps_masses_below_the_smallest_float() -> None:
+    run = ed.solve(REPLICATOR, landscapes.Constant(C), P0, (0.0, 2000.0))
+    assert run.masses[-1, 1] == 0.0 and run.log_masses[-1, 1] < -1000
+    data = run.dataset()
+    assert "log_mass" not in data
+    np.testing.assert_array_equal(record_of(data).log_masses, run.log_masses)

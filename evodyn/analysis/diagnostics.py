@@ -16,7 +16,7 @@ import numpy.typing as npt
 from evodyn.analysis.records import Record, record_of
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-from evodyn.core.labels import about
+from evodyn.core.labels import MASS, TIME, about
 from evodyn.equilibria.equilibrium import Equilibrium
 from evodyn.model.dynamics import clip_acts
 from evodyn.model.fitness import potential as potential_of
@@ -311,11 +311,11 @@ def diagnostics(run: Run | xarray.Dataset) -> xarray.Dataset:
         "entropy": (entropy(run), "Shannon entropy of the shares", "1"),
         "effective_number": (effective_number(run), "effective number of groups (order 1)", "1"),
         "gini": (gini(run), "Gini coefficient of the masses", "1"),
-        "total_mass": (budget.total, "total mass", "mass"),
+        "total_mass": (budget.total, "total mass", MASS),
         "selective_mass_change": (budget.selection, "change of total mass by selection", "mass/time"),
         "mass_inflow": (budget.inflow, "mutation inflow", "mass/time"),
         "mass_outflow": (budget.outflow, "mutation outflow", "mass/time"),
     }
     dims = ("time", "block")[: fisher.mean.ndim]
     variables = {name: (dims, array, about(label, units)) for name, (array, label, units) in values.items()}
-    return xarray.Dataset(variables, {"time": ("time", record.t, about("time", "time"))})
+    return xarray.Dataset(variables, {"time": ("time", record.t, about("time", TIME))})

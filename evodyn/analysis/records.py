@@ -126,13 +126,13 @@ def record_of(run: Run | xarray.Dataset | Record) -> Record:
     with np.errstate(divide="ignore", invalid="ignore"):
         if "log_mass" in run:
             logs = values("log_mass")
-        elif "mass" in run:
-            logs = np.log(values("mass"))
-        elif "log_share" in run and "log_total_mass" in run:
+        elif "log_share" in run and "log_total_mass" in run:  # which says more than masses that underflow
             shares = values("log_share")
             totals = values("log_total_mass").reshape(len(t), -1)
             sizes = [shares.shape[1]] if dynamics is None else _sizes(dynamics, shares.shape[1])
             logs = shares + np.repeat(totals, sizes, axis=1)
+        elif "mass" in run:
+            logs = np.log(values("mass"))
         else:
             raise ValueError(
                 "run has neither 'log_mass' nor 'mass' nor 'log_share' with 'log_total_mass'; expected one."
@@ -158,4 +158,6 @@ def _specification(run: xarray.Dataset) -> tuple[Dynamics | None, LandscapeFunct
         if str(name).startswith(prefix)
     }
     description = json.loads(run.attrs["specification"])
+    if "dynamics" not in description:
+        return None, None
     return decode(description["dynamics"], arrays), decode(description["landscape"], arrays)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["about", "coordinates", "labelled"]
+__all__ = ["MASS", "TIME", "about", "coordinates", "labelled"]
+
+MASS = "arbitrary unit"
+"""Unit of masses: that of the initial masses, whatever it is."""
+TIME = "1/fitness"
+"""Unit of times, in which axes are labelled: "time [1/fitness]"."""
 
 
 def about(long_name: str, units: str = "1") -> dict[str, str]:
@@ -13,8 +18,8 @@ def about(long_name: str, units: str = "1") -> dict[str, str]:
 
     Examples
     --------
-    >>> about("total mass", "mass")
-    {'long_name': 'total mass', 'units': 'mass'}
+    >>> about("total mass", MASS)
+    {'long_name': 'total mass', 'units': 'arbitrary unit'}
     """
     return {"long_name": long_name, "units": units}
 
@@ -33,8 +38,8 @@ def labelled(
 
     Examples
     --------
-    >>> labelled("group", {"final": ([1.0, 2.0], "mass at the end", "mass")})
-    {'final': ('group', [1.0, 2.0], {'long_name': 'mass at the end', 'units': 'mass'})}
+    >>> labelled("group", {"final": ([1.0, 2.0], "mass at the end", MASS)})
+    {'final': ('group', [1.0, 2.0], {'long_name': 'mass at the end', 'units': 'arbitrary unit'})}
     """
     return {name: (dims, values, about(*label)) for name, (values, *label) in described.items()}
 
@@ -49,7 +54,7 @@ def coordinates(**described: tuple[Any, ...]) -> dict[str, tuple[str, Any, dict[
 
     Examples
     --------
-    >>> coordinates(time=([0.0, 1.0], "time", "time"))
-    {'time': ('time', [0.0, 1.0], {'long_name': 'time', 'units': 'time'})}
+    >>> coordinates(time=([0.0, 1.0], "time", TIME))
+    {'time': ('time', [0.0, 1.0], {'long_name': 'time', 'units': '1/fitness'})}
     """
     return {name: (name, values, about(*label)) for name, (values, *label) in described.items()}

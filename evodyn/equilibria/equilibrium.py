@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from evodyn.core import html
 from evodyn.core.arrays import FloatArray, frozen, real
 from evodyn.core.specifications import Specification
 from evodyn.equilibria.conditions import RestPointProblem
@@ -81,6 +82,18 @@ class Equilibrium(Specification):
     eigenvalues: ComplexArray | None
     stability: Stability
     method: str
+
+    def _repr_html_(self) -> str:
+        absent = self.invasion_rates[~self.survivors]
+        rows = {
+            "survivors": f"{np.count_nonzero(self.survivors)} of {len(self.masses)} groups",
+            "mean fitness": np.array2string(np.asarray(self.mean_fitness), precision=6),
+            "stability": str(self.stability),
+            "fastest invader": f"{absent.max():.4g}" if absent.size else "none is absent",
+            "residual": f"{self.residual:.1e}",
+            "method": self.method,
+        }
+        return html.summary("Equilibrium", rows, self, "ranked_masses")
 
 
 def equilibrium(

@@ -240,6 +240,12 @@ class Sum(Landscape):
             (g for g in (getattr(term, "groups", None) for term in self.terms) if g is not None), None
         )
 
+    @property
+    def contribution(self) -> Any:
+        """The sum of the contributions of the terms that have one, None if none has."""
+        known = [c for term in self.terms if (c := getattr(term, "contribution", None)) is not None]
+        return functools.reduce(lambda total, one: total + one, known) if known else None
+
     def at_log_masses(self, t: float, log_masses: Array) -> Array:
         return functools.reduce(
             lambda total, term: total + fitness_at_log_masses(term, t, log_masses),

@@ -160,7 +160,8 @@ def fitness_noise(
                     report((t - begin) / (end - begin))
     model = f"white noise in fitness, {'Itô' if calculus == 'ito' else 'Stratonovich'} calculus"
     scheme = "Euler-Maruyama in ln X" + (", mutation in exact half-steps" if mutates else "")
-    return record.runs(f"{model}, {'exact in distribution' if exact else scheme}", seed)
+    model = f"{model}, {'exact in distribution' if exact else scheme}"
+    return record.runs(model, seed, dynamics=dynamics, landscape=landscape)
 
 
 def _without_clip(dynamics: Dynamics, masses: FloatArray, t: float) -> Dynamics:

@@ -81,6 +81,5 @@ def noisy_iterate(
         return host(dynamics.step(masses, estimate, step_size, time=t, scheme=scheme))
 
     model = f"unbiased estimates of fitness at every step of the {scheme} map"
-    return iterated(
-        masses, n_steps, save_every, step_size, threshold, seed_of(rng), model, advance, normal=True
-    )
+    course = (masses, n_steps, save_every, step_size, threshold, seed_of(rng), model, advance)
+    return iterated(*course, normal=True, dynamics=dynamics, landscape=landscape)

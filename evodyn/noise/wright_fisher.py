@@ -104,7 +104,8 @@ def wright_fisher(
 
     masses = np.tile(start / individuals, (members, 1))
     model = f"Wright-Fisher sampling of {individuals} individuals"
-    return iterated(masses, n_generations, save_every, step_size, None, seed, model, advance, normal=False)
+    course = (masses, n_generations, save_every, step_size, None, seed, model, advance)
+    return iterated(*course, normal=False, dynamics=dynamics, landscape=landscape)
 
 
 def wright_fisher_matrix(

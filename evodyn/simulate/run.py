@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evodyn.core import validation
+from evodyn.core import html, validation
 from evodyn.core.arrays import FloatArray, real
 from evodyn.core.specifications import Result, Specification, freeze, same_value
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics, mean_fitness
 from evodyn.model.fitness import LandscapeFunction
-from evodyn.simulate import schema
+from evodyn.simulate import schema, tables
 from evodyn.simulate.dense import DenseOutput
 from evodyn.simulate.events import Event, EventTable, event_table
 from evodyn.simulate.extinction import Crossings, Extinction
 from evodyn.simulate.status import Stats, Termination
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
+    from matplotlib.axes import Axes
 
 __all__ = ["LATER_PARTS", "PARTS", "EndState", "Run", "SolveError", "interrupted", "mean_fitness_along"]
 
@@ -70,6 +73,8 @@ class Run(Result):
     masses, log_masses : numpy.ndarray, shape (T, N)
         Masses p_i and ln p_i (-inf for absent groups). `solve` stores log-shares, so that ln p_i keeps
         its meaning where p_i underflows; `iterate` stores masses.
+    shares : numpy.ndarray, shape (T, N)
+        p_i/P, within its block where there are several; NaN where no mass is left.
     total_mass, log_total_mass, mean_fitness : numpy.ndarray, shape (T,), or (T, K) with K blocks
         P, ln P and Σ p φ / P (NaN where no mass is left).
     extinction_time : numpy.ndarray, shape (N,)
@@ -77,6 +82,8 @@ class Run(Result):
         never. Without a threshold, extinct means exactly zero.
     extinct_at_end : numpy.ndarray of bool, shape (N,)
         Whether the group is extinct when the run ends (it may have come back in between).
+    survivors : numpy.ndarray of bool, shape (N,)
+        Whether it is not.
     crossings : numpy.recarray with columns group, time, direction
         Every crossing of the threshold, sorted by time; direction -1 is extinction, +1 recovery.
     absorbed_mass : numpy.ndarray, shape (N,)
@@ -103,6 +110,8 @@ class Run(Result):
     ((3, 2), array([2., 2., 2.]))
     >>> run.extinction_time.round(3), run.extinct_at_end
     (array([inf, 7.6]), array([False,  True]))
+    >>> run.shares[0], run.survivors, run.fraction_extinct([7.0, 8.0])
+    (array([0.5, 0.5]), array([ True, False]), array([0. , 0.5]))
     """
 
     dynamics: Dynamics
@@ -147,6 +156,17 @@ class Run(Result):
             if not self.stores_log_shares:
                 return _read_only(np.log(self.native))
             return _read_only(self.native + self._of_groups(self.log_total_mass))
+
+    @functools.cached_property
+    def shares(self) -> FloatArray:
+        """Shares x_i of the total mass of the block, shape (T, N); NaN where no mass is left."""
+        with np.errstate(invalid="ignore"):
+            shares = (
+                np.exp(self.native)
+                if self.stores_log_shares
+                else self.native / self._of_groups(self.total_mass)
+            )
+        return _read_only(np.where(np.isneginf(self._of_groups(self.log_total_mass)), np.nan, shares))
 
     def _shared(self) -> FloatArray:
         shares: FloatArray = np.exp(self.native) * self._of_groups(self.total_mass)
@@ -206,6 +226,55 @@ class Run(Result):
             return np.exp(logs).reshape(*times.shape, logs.shape[-1])
 
     @property
+    def survivors(self) -> npt.NDArray[np.bool_]:
+        """Which groups are not extinct when the run ends, shape (N,)."""
+        return ~self.extinct_at_end
+
+    def fraction_extinct(self, t: npt.ArrayLike) -> Any:
+        """Return the fraction of groups whose first extinction is at or before `t`.
+
+        Parameters
+        ----------
+        t : float or array_like, shape (T,)
+            After the end of the run, those count that it has seen.
+
+        Returns
+        -------
+        float or numpy.ndarray, shape (T,)
+        """
+        return tables.fraction_of(self.extinction_time, t)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return a table with one row for each group.
+
+        Its columns are `group`, `block` (where there are several), `contribution` (where the landscape
+        declares one for each group), `extinction_time` (the first, inf if never), `extinct_at_end`,
+        `end_mass` and `end_log_mass`.
+
+        Raises
+        ------
+        ImportError
+            Without pandas, of the extra "tables".
+
+        Examples
+        --------
+        >>> import evodyn as ed
+        >>> run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 20.0),
+        ...                extinction=ed.Extinction(threshold=1e-3))
+        >>> run.to_dataframe()[["group", "contribution", "extinction_time", "extinct_at_end"]].round(3)
+           group  contribution  extinction_time  extinct_at_end
+        0      0           1.0              inf           False
+        1      1           0.0              7.6            True
+        """
+        return tables.dataframe(self)
+
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the masses over time: `evodyn.plots.masses`, which takes the same options."""
+        # The wing of the plots lies above this one, and is loaded by whoever draws.
+        axes: Axes = importlib.import_module("evodyn.plots").masses(self, ax, **options)
+        return axes
+
+    @property
     def succeeded(self) -> bool:
         """Whether the run ended as asked: at its end, at rest, at an extinction or event, or all absorbed."""
         return self.termination in _SUCCESSES
@@ -239,11 +308,7 @@ class Run(Result):
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the run as a labelled `xarray.Dataset` with masses, log-masses and every record."""
-        result = self.dataset()
-        for name, values in (("mass", self.masses), ("log_mass", self.log_masses)):
-            if name not in result:
-                result[name] = schema.variable(name, values)
-        return result
+        return self.dataset().assign(log_mass=schema.variable("log_mass", self.log_masses))
 
     def dataset(self) -> xarray.Dataset:
         """Return everything that makes the run, as it is saved."""
@@ -251,7 +316,9 @@ class Run(Result):
 
         arrays: schema.Arrays = {}
         specification = self.specification(arrays)
-        variables = {name: schema.variable(name, value) for name, value in self.saved_values().items()}
+        values = self.saved_values()
+        values.setdefault("mass", self.masses)  # for those who open the file without evodyn
+        variables = {name: schema.variable(name, value) for name, value in values.items()}
         return xarray.Dataset(
             variables | schema.described(arrays),
             schema.coordinates(self.t, self.native.shape[-1]),
@@ -302,6 +369,9 @@ class Run(Result):
             f"Run({type(self.dynamics).__name__}, {n} groups, t = {self.t_span[0]:g} to {self.t_span[1]:g}, "
             f"{len(self.t)} saved times, {extinct} extinct at the end, {self.termination.name})"
         )
+
+    def _repr_html_(self) -> str:
+        return html.summary("Run", tables.rows_of(self), self, "masses")
 
 
 class SolveError(RuntimeError):

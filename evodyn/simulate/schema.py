@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core import netcdf
-from evodyn.core.labels import about
+from evodyn.core.labels import MASS, TIME, about
 from evodyn.core.version import __version__
 
 if TYPE_CHECKING:
@@ -45,23 +45,23 @@ Variable = tuple[tuple[str, ...], npt.NDArray[Any], dict[str, str]]
 
 LABELS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "log_share": (("time", "group"), "logarithm of the share within the block", "1"),
-    "mass": (("time", "group"), "mass", "mass"),
+    "mass": (("time", "group"), "mass", MASS),
     "log_mass": (("time", "group"), "logarithm of the mass", "1"),
-    "total_mass": (("time",), "total mass", "mass"),
+    "total_mass": (("time",), "total mass", MASS),
     "log_total_mass": (("time",), "logarithm of the total mass", "1"),
     "mean_fitness": (("time",), "mass-weighted mean fitness", "1/time"),
-    "extinction_time": (("group",), "first time strictly below the threshold", "time"),
+    "extinction_time": (("group",), "first time strictly below the threshold", TIME),
     "extinct_at_end": (("group",), "extinct when the run ends", "1"),
     "crossing_group": (("crossing",), "group that crosses the threshold", "1"),
-    "crossing_time": (("crossing",), "time of the crossing", "time"),
+    "crossing_time": (("crossing",), "time of the crossing", TIME),
     "crossing_direction": (("crossing",), "direction of the crossing, -1 downwards", "1"),
-    "absorbed_mass": (("group",), "mass removed by absorption", "mass"),
+    "absorbed_mass": (("group",), "mass removed by absorption", MASS),
     "event_index": (("event",), "event, by its place in the list that was asked for", "1"),
-    "event_time": (("event",), "time of the event", "time"),
+    "event_time": (("event",), "time of the event", TIME),
     "end_log_mass": (("group",), "logarithm of the mass at the end of the run", "1"),
-    "end_mass": (("group",), "mass at the end of the run", "mass"),
+    "end_mass": (("group",), "mass at the end of the run", MASS),
     "removed": (("group",), "absorbed, for good", "1"),
-    "member_time": (("row",), "the member's own times", "time"),
+    "member_time": (("row",), "the member's own times", TIME),
 }
 
 
@@ -79,7 +79,7 @@ def coordinates(t: npt.NDArray[Any], groups: int, members: int | None = None) ->
         {} if members is None else {"member": ("member", np.arange(members), about("member"))}
     )
     return found | {
-        "time": ("time", t, about("time", "time")),
+        "time": ("time", t, about("time", TIME)),
         "group": ("group", np.arange(groups), about("group")),
     }
 

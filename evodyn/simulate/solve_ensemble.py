@@ -1,0 +1,243 @@
+"""Many members of one problem are solved, each as if it were alone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evodyn.core import validation
+from evodyn.core.extras import extra
+from evodyn.core.generators import Seed, member_rng, seed_of
+from evodyn.core.progress import Progress, Report, reporting
+from evodyn.model.dynamics import Dynamics
+from evodyn.model.fitness import Landscape, LandscapeFunction, kernel
+from evodyn.simulate.ensemble import Ensemble
+from evodyn.simulate.extinction import Extinction
+from evodyn.simulate.members import integrated_together
+from evodyn.simulate.method import Solver
+from evodyn.simulate.problem import check_memory, validated_save_times, validated_span
+from evodyn.simulate.run import Run, interrupted
+from evodyn.simulate.solve import solve
+from evodyn.simulate.status import Termination
+
+__all__ = ["solve_ensemble"]
+
+Draw = Callable[[np.random.Generator], LandscapeFunction]
+
+
+def solve_ensemble(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction | Sequence[LandscapeFunction] | Draw,
+    p0: npt.ArrayLike,
+    t_span: tuple[float, float],
+    *,
+    save_at: npt.ArrayLike | None = None,
+    extinction: Extinction | None = None,
+    solver: Solver | None = None,
+    members: int | None = None,
+    rng: Any = None,
+    workers: int = 1,
+    settle: float | None = None,
+    progress: Progress = None,
+    throw: bool = True,
+) -> Ensemble:
+    """Solve one problem for many members: other landscapes, other initial masses, or other draws.
+
+    Every member is integrated on its own, with its own error control: its result is bit for bit what
+    `solve` gives for it alone, whatever the batch and the number of workers.
+
+    Parameters
+    ----------
+    dynamics, t_span, extinction, solver
+        As for `solve`, shared by all members.
+    landscape : callable, sequence of callables, or function of a generator
+        One landscape for all members, one for each, or, with `members` given, a function
+        ``draw(generator) -> landscape``; member k's generator is spawn key k of `rng`.
+    p0 : array_like, shape (N,) or (M, N)
+        Initial masses, shared or one row per member.
+    save_at : array_like, shape (T,), optional
+        Times to save, shared by all members; 101 equally spaced ones by default.
+    members : int, optional
+        Number of members M; needed to draw landscapes.
+    rng : optional
+        Seed of the draws: anything that `numpy.random.default_rng` takes. From a generator 128 bits are
+        drawn, once, so that the next ensemble made with it is another.
+    workers : int, optional
+        Processes to use (through joblib, of the "studies" extra). Landscapes must then be picklable.
+    settle : float, optional
+        As for `solve`: what follows the rest of a member is NaN in the ensemble's tables.
+    progress : bool or callable, optional
+        As for `solve`, of the fraction of members that are finished.
+    throw : bool, optional
+        Raise the first member's `SolveError`, and the `KeyboardInterrupt` of Ctrl-C, whose attribute ``run``
+        is the ensemble so far; with False every member's outcome is in `termination`. Members that were not
+        begun are interrupted at their start.
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    ValueError, SolveError, MemoryError
+        As for `solve`, or if the numbers of landscapes, rows of `p0` and members disagree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import evodyn as ed
+    >>> def draw(generator):
+    ...     return ed.landscapes.Constant(
+    ...         ed.landscapes.contributions("lognormal", n=5, heterogeneity=1.0, rng=generator))
+    >>> ensemble = ed.solve_ensemble(ed.Replicator(), draw, np.ones(5), (0.0, 10.0), members=3, rng=0)
+    >>> ensemble.masses.shape
+    (3, 101, 5)
+    """
+    start, end = validated_span(t_span)
+    times = validated_save_times(save_at, start, end)
+    workers = validation.count("workers", workers)
+    initial = validation.finite_array("p0", p0, least=0.0)
+    if initial.ndim not in (1, 2):
+        raise ValueError(f"p0 has shape {initial.shape}; expected (N,), or (M, N) with one row per member.")
+    landscapes, seed = _landscapes(landscape, members, rng)
+    counts = {len(landscapes)} if landscapes is not None else set()
+    counts |= {initial.shape[0]} if initial.ndim == 2 else set()
+    counts |= {members} if members is not None else set()
+    if len(counts) != 1:
+        raise ValueError(
+            f"members is {members!r}, p0 has shape {initial.shape} and there are "
+            f"{1 if landscapes is None else len(landscapes)} landscapes; expected one number of members M: "
+            "give members=M, M landscapes, or p0 with M rows."
+        )
+    number = counts.pop()
+    check_memory(len(times), initial.shape[-1], number)
+    if landscapes is None:
+        landscapes = [landscape] * number  # type: ignore[list-item]
+    rows = initial if initial.ndim == 2 else np.broadcast_to(initial, (number, len(initial)))
+    task = functools.partial(
+        solve,
+        dynamics,
+        t_span=(start, end),
+        save_at=times,
+        extinction=extinction,
+        solver=solver,
+        settle=settle,
+        throw=throw,
+    )
+    jobs = list(zip(landscapes, rows, strict=True))
+    runs: list[Run] = []
+    interruption: KeyboardInterrupt | None = None
+    with contextlib.ExitStack() as stack:
+        report = stack.enter_context(reporting(progress, "Solving members"))
+        together = None
+        if workers == 1 and settle is None:
+            together = integrated_together(
+                dynamics, landscapes, rows, times, (start, end), extinction, solver or Solver(), report
+            )
+        if together is not None and together.interruption is None:
+            return Ensemble.of_members(together, seed, throw=throw)
+        if together is not None:
+            arriving = together.until_interrupted()
+        elif workers == 1:
+            arriving = _here(task, jobs, solver or Solver(), start)
+        else:
+            arriving = _elsewhere(task, jobs, workers)
+        stack.enter_context(contextlib.closing(arriving))
+        try:
+            _collect(arriving, runs, number, report)
+        except KeyboardInterrupt as caught:
+            interruption = caught
+            begun = getattr(caught, "run", None)  # the member under way
+            runs += [begun] if begun is not None else []
+            runs += [task(one, p0=row, progress=_interrupt, throw=False) for one, row in jobs[len(runs) :]]
+    ensemble = Ensemble(tuple(runs), times, seed)
+    if interruption is not None and throw:
+        raise interrupted(interruption, ensemble)
+    return ensemble
+
+
+def _collect(arriving: Iterator[Run], runs: list[Run], number: int, report: Report | None) -> None:
+    """Put the runs of all members into `runs` as they come."""
+    for run in arriving:
+        runs.append(run)
+        if run.termination is Termination.INTERRUPTED:
+            raise KeyboardInterrupt
+        if report is not None:
+            report(len(runs) / number)
+
+
+def _interrupt(fraction: float) -> None:
+    """Let a run be interrupted at its start."""
+    raise KeyboardInterrupt
+
+
+def _elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Generator[Run, None, None]:
+    """Yield the runs of all members, in order, from processes."""
+    with extra("studies", user="solve_ensemble with workers > 1"):
+        joblib: Any = importlib.import_module("joblib")
+    with warnings.catch_warnings():
+        # What becomes of members under way when it is interrupted.
+        warnings.filterwarnings("ignore", r"\s*\d+ tasks (have been|which were still)", UserWarning)
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
+        with contextlib.closing(parallel(joblib.delayed(task)(one, p0=row) for one, row in jobs)) as runs:
+            yield from runs
+
+
+def _here(task: Callable[..., Run], jobs: list[Any], solver: Any, start: float) -> Generator[Run, None, None]:
+    """Yield the runs of all members, in order, in threads where most time is spent in compiled code."""
+    compiles = isinstance(solver, Solver) and solver.compiles
+    if not compiles or any(kernel(one, start, len(row)) is None for one, row in jobs):
+        yield from (task(one, p0=row) for one, row in jobs)
+        return
+    ended = threading.Event()
+
+    def heed(fraction: float) -> None:
+        if ended.is_set():  # signals reach the main thread only
+            raise KeyboardInterrupt
+
+    threads = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield from threads.map(lambda job: task(job[0], p0=job[1], progress=heed), jobs)
+    finally:
+        ended.set()
+        threads.shutdown(cancel_futures=True)
+
+
+def _landscapes(
+    landscape: Any, members: int | None, rng: Any
+) -> tuple[list[LandscapeFunction] | None, Seed | None]:
+    """Return one landscape per member, or None if they share one, and what they were drawn from."""
+    if isinstance(landscape, Sequence):
+        return list(landscape), None
+    if not callable(landscape):
+        raise ValueError(
+            f"landscape is {landscape!r}; expected a landscape, a sequence of them, or a function."
+        )
+    if members is None:
+        return None, None
+    members = validation.count("members", members)
+    if isinstance(landscape, Landscape) or not _takes_one_argument(landscape):
+        return None, None
+    seed = seed_of(rng)
+    return [landscape(member_rng(seed, k)) for k in range(members)], seed
+
+
+def _takes_one_argument(function: Callable[..., Any]) -> bool:
+    """Tell a function of a generator from a landscape, which takes a time and masses."""
+    import inspect
+
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    return True
