@@ -44,6 +44,7 @@ __all__ = [
     "extend",
     "extinction_rates",
     "extinction_theory",
+    "inference",
     "iterate",
     "landscapes",
     "load",
@@ -56,7 +57,7 @@ __all__ = [
 ]
 
 # What loads on demand: it brings scipy.stats or SymPy, which take longer than all the rest.
-_ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "stochastic", "symbolic")
+_ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "inference", "stochastic", "symbolic")
 
 
 def __dir__() -> list[str]:
