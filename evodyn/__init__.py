@@ -5,6 +5,8 @@ from typing import Any
 
 from evodyn import landscapes
 from evodyn.core.version import __version__ as __version__
+from evodyn.equilibria.basins import Basins, basins
+from evodyn.equilibria.branch import Branch, branch
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
 from evodyn.files.load import load
@@ -22,6 +24,8 @@ from evodyn.simulate.status import Stats, Termination
 from evodyn.sweeps.sweep import sweep
 
 __all__ = [
+    "Basins",
+    "Branch",
     "Dynamics",
     "Ensemble",
     "Equilibrium",
@@ -38,6 +42,8 @@ __all__ = [
     "Stats",
     "Termination",
     "all_equilibria",
+    "basins",
+    "branch",
     "diagnostics",
     "discrete_stability",
     "equilibrium",
