@@ -16,6 +16,7 @@ RESULTS := results$(if $(QUICK),/quick)
 FIGURES := figures$(if $(QUICK),/quick)
 
 # What each study takes on two cores, for people to decide by: in full, and quick.
+TAKES_branches := $(if $(QUICK),10 seconds,2 minutes)
 TAKES_discrete_vs_continuous := $(if $(QUICK),15 seconds,2 minutes)
 TAKES_extensions := $(if $(QUICK),10 seconds,1 minute)
 TAKES_extinction := $(if $(QUICK),15 seconds,1 minute)
