@@ -5,6 +5,8 @@ from typing import Any
 
 from evodyn import landscapes
 from evodyn.core.version import __version__ as __version__
+from evodyn.equilibria.basins import Basins, basins
+from evodyn.equilibria.branch import Branch, branch
 from evodyn.equilibria.equilibrium import Equilibrium, all_equilibria, equilibrium
 from evodyn.equilibria.stability import Stability
 from evodyn.files.load import load
@@ -24,6 +26,8 @@ from evodyn.simulate.status import Stats, Termination
 from evodyn.sweeps.sweep import sweep
 
 __all__ = [
+    "Basins",
+    "Branch",
     "Dynamics",
     "Ensemble",
     "Equilibrium",
@@ -41,12 +45,15 @@ __all__ = [
     "Stats",
     "Termination",
     "all_equilibria",
+    "basins",
+    "branch",
     "diagnostics",
     "discrete_stability",
     "equilibrium",
     "extend",
     "extinction_rates",
     "extinction_theory",
+    "inference",
     "iterate",
     "landscapes",
     "load",
@@ -60,7 +67,15 @@ __all__ = [
 ]
 
 # What loads on demand: it brings scipy.stats, matplotlib or SymPy, which take longer than all the rest.
-_ON_DEMAND = ("diagnostics", "discrete_stability", "extinction_theory", "plots", "stochastic", "symbolic")
+_ON_DEMAND = (
+    "diagnostics",
+    "discrete_stability",
+    "extinction_theory",
+    "inference",
+    "plots",
+    "stochastic",
+    "symbolic",
+)
 
 
 def __dir__() -> list[str]:

@@ -71,4 +71,6 @@ def show() -> None:
 
 if __name__ == "__main__":
     study, *arguments = sys.argv[1:] or [""]
-    sys.exit(draw(study, arguments) if study else show())
+    if study:
+        sys.exit(draw(study, arguments))
+    show()

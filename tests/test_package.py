@@ -80,6 +80,7 @@ def test_the_wheel_holds_packages_and_studies_and_nothing_else(wheel: zipfile.Zi
     code = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     code |= {f"evodyn_studies/{path.name}" for path in (ROOT / "studies").glob("*.py")}
     data = {f"nn_bridge/data/{path.name}" for path in (ROOT / "nn_bridge" / "data").iterdir()}
+    data |= {f"evodyn_studies/data/{path.name}" for path in (ROOT / "studies" / "data").iterdir()}
     about = {
         f"{info}/{name}"
         for name in (

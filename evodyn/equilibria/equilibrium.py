@@ -173,7 +173,7 @@ def equilibrium(
                 "total_mass (NaN for a block among others), for the dynamics does not conserve it and the "
                 "rest point decides."
             )
-    return _equilibrium_of(problem, found, eigenvalues)
+    return judged(problem, found, eigenvalues)
 
 
 def all_equilibria(
@@ -229,7 +229,7 @@ def all_equilibria(
                 "dynamics has mutation and the landscape is not constant or density-regulated; expected "
                 "dynamics without mutation: use equilibrium, with start for other rest points."
             )
-        return (_equilibrium_of(problem, solution(problem), "auto"),)
+        return (judged(problem, solution(problem), "auto"),)
     if problem.n > _MOST_SUPPORTS:
         raise ValueError(
             f"there are {problem.n} groups; expected at most {_MOST_SUPPORTS}, for every support is tried: "
@@ -244,7 +244,7 @@ def all_equilibria(
                 continue
             candidate = dataclasses.replace(problem, present=support, exact=True)
             try:
-                found.append(_equilibrium_of(candidate, solution(candidate), "auto"))
+                found.append(judged(candidate, solution(candidate), "auto"))
             except UndecidedError:
                 open_questions.append(list(chosen))
             except NoRestPointError:
@@ -260,9 +260,7 @@ def all_equilibria(
     return tuple(found)
 
 
-def _equilibrium_of(
-    problem: RestPointProblem, found: Solution, eigenvalues: Literal["auto"] | bool
-) -> Equilibrium:
+def judged(problem: RestPointProblem, found: Solution, eigenvalues: Literal["auto"] | bool) -> Equilibrium:
     """Return the solution as an `Equilibrium`, judged by the dynamics' own growth rates."""
     masses, survivors, log_masses = found.masses, found.survivors, found.log_masses
     if log_masses is None:
