@@ -461,8 +461,14 @@ def test_events_go_on_when_a_run_is_continued() -> None:
 
 
 def test_an_interruption_at_an_event_leaves_a_record_that_goes_on() -> None:
+    calls = 0
+
     def interrupt(masses: FloatArray) -> FloatArray:
-        raise KeyboardInterrupt
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 1:
+            raise KeyboardInterrupt
+        return masses / 3
 
     for landscape in (TWO, landscapes.LinearDecay([1.0, 0.0], 0.1)):
         with pytest.raises(KeyboardInterrupt) as caught:
@@ -472,4 +478,8 @@ def test_an_interruption_at_an_event_leaves_a_record_that_goes_on() -> None:
             )  # fmt: skip
         part = caught.value.run  # type: ignore[attr-defined]
         assert part.t_span == (0.0, 2.0) and part.termination is ed.Termination.INTERRUPTED
-        assert part.total_mass[-1] == pytest.approx(1.0)
+        assert part.total_mass[-1] == pytest.approx(1.0) and part.events.time.tolist() == [1.0]
+        # What was interrupted is done after all.
+        longer = ed.extend(part, 5.0)
+        assert longer.events.time.tolist() == [1.0, 2.0, 3.0]
+        assert longer.total_mass[-1] == pytest.approx(1 / 9)

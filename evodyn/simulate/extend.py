@@ -109,9 +109,7 @@ def extend(
     ledger = _resumed_ledger(run, state.log_masses)
     if not isinstance(run.settings, Solver):
         raise ValueError(f"run.settings is {run.settings!r}; expected the Solver of a run of solve.")
-    planned = validated_events(
-        (*_ahead(run.planned_events, start, t_end), *(events or ())), (start, t_end), run.end_state.masses
-    )
+    planned = validated_events((*_ahead(run, t_end), *(events or ())), (start, t_end), run.end_state.masses)
     with _keeping(run), reporting(progress, "Solving") as report:
         more = run_from(
             run.dynamics,
@@ -130,13 +128,17 @@ def extend(
     return _run_of_both(run, more)
 
 
-def _ahead(events: tuple[Event, ...], start: float, end: float) -> tuple[Event, ...]:
-    """Return events, by their places, with those of their times that are still to come."""
+def _ahead(run: Run, end: float) -> tuple[Event, ...]:
+    """Return the events of a run, by their places, with those of their times that are still to come."""
+    start = run.t_span[1]
+    happened = {k for k, t in run.events.tolist() if t == start}
+
+    def to_come(k: int, times: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(t for t in times if start < t <= end or (t == start and k not in happened))
+
     return tuple(
-        event
-        if callable(event.when)
-        else dataclasses.replace(event, when=tuple(t for t in event.times if start < t <= end))
-        for event in events
+        event if callable(event.when) else dataclasses.replace(event, when=to_come(k, event.times))
+        for k, event in enumerate(run.planned_events)
     )
 
 

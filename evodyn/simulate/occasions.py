@@ -110,13 +110,13 @@ class Occasions:
         self.acting = bool(due)
         for k in due:
             event = self.events[k]
-            if not callable(event.when):
-                self._to_come -= 1
-                self.happened.append((k, state.t))
             if event.action is not None:
                 state, fell = self._changed(k, event.action, state, ledger)
                 if fell and ledger.policy_is("stop"):
                     ended = Termination.STOPPED_AT_EXTINCTION
+            if not callable(event.when):
+                self._to_come -= 1
+                self.happened.append((k, state.t))
             if event.terminal:
                 ended = ended or Termination.STOPPED_AT_EVENT
             if ended is not None:
