@@ -12,10 +12,11 @@ with extra("nn", user="nn_bridge"):
     from nn_bridge.removal.files import export_onnx, load_compact, save_compact
     from nn_bridge.removal.prune import PruneReport, prune, prune_to_sparsity
     from nn_bridge.selector import Selector
-    from nn_bridge.signals import Contribution, Magnitude, Signal, Taylor
+    from nn_bridge.signals import Benefit, Contribution, Magnitude, Signal, Taylor
     from nn_bridge.training import accuracy, shuffled, train_epoch
 
 __all__ = [
+    "Benefit",
     "Contribution",
     "Cost",
     "Dataset",

@@ -13,7 +13,7 @@ from evodyn.core.arrays import FloatArray, real
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
-from evodyn.simulate.extinction import Extinction, Ledger
+from evodyn.simulate.extinction import Extinction, Ledger, emptied
 from evodyn.simulate.flow import State, culprits
 from evodyn.simulate.problem import check_kinds, check_memory, check_start, validated_masses
 from evodyn.simulate.run import EndState, Run, SolveError, mean_fitness_along
@@ -130,7 +130,6 @@ def run_steps(
     """Iterate `n_steps` further steps from `masses`, and assemble the result of these."""
     first = settings.steps
     h, start = settings.step_size, settings.t_start
-    threshold = ledger.extinction.threshold if ledger.extinction else 0.0
     absorb, stop = ledger.policy_is("absorb"), ledger.policy_is("stop")
     if absorb:
         masses = _absorb(masses, np.flatnonzero(ledger.below & ~ledger.removed), ledger)
@@ -165,15 +164,15 @@ def run_steps(
                 message, step = f"The masses after step {step} would not be finite.", step - 1
                 break
             if ledger.removed.any():
-                new = np.where(ledger.removed, 0.0, new)  # no inflow into absorbed groups
+                new = emptied(new, ledger.removed)  # no inflow into absorbed groups
             gone = (new == 0) & (masses > 0)
             if gone.any():
                 projections += int(np.count_nonzero(gone)) if settings.scheme == "euler" else 0
                 if not ledger.watching:
                     ledger.first[gone] = np.minimum(ledger.first[gone], start + step * h)
             masses = new
-            if ledger.watching:
-                now_below = masses < threshold
+            if ledger.extinction is not None:
+                now_below = ledger.extinction.below(masses)
                 changed = now_below != below
                 if changed.any():
                     changed &= ~ledger.removed
@@ -183,7 +182,7 @@ def run_steps(
                     ledger.cross(crossed, now, np.where(now_below[crossed], -1, 1))
                     if absorb:
                         masses = _absorb(masses, fallen, ledger)
-                    below = masses < threshold
+                    below = ledger.extinction.below(masses)
                     if stop and len(fallen):
                         termination = Termination.STOPPED_AT_EXTINCTION
                         break
@@ -254,4 +253,5 @@ def _absorb(masses: FloatArray, groups: npt.NDArray[np.intp], ledger: Ledger) ->
     if not len(groups):
         return masses
     ledger.absorb(groups, masses)
-    return np.where(ledger.removed, 0.0, masses)
+    absorbed: FloatArray = emptied(masses, ledger.removed)
+    return absorbed
