@@ -17,7 +17,8 @@ from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate.extinction import emptied
 from nn_bridge.layers import Observer, PopulationLayer, population_layers, probe
 from nn_bridge.ranks import over_ranks
-from nn_bridge.signals import Signal
+from nn_bridge.signals import Signal, relative
+from nn_bridge.soundness import all_finite, chosen
 
 __all__ = ["Selector"]
 
@@ -131,8 +132,8 @@ class Selector:
             raise ValueError(f"landscape is {landscape!r}; expected a callable: contributions -> landscape.")
         if extinction is not None and getattr(extinction, "policy", None) != "absorb":
             raise ValueError(
-                f"extinction is {extinction!r}; expected evodyn.Extinction(threshold, 'absorb'): what else is "
-                "to happen at an extinction, the training loop decides, which sees selector.masses."
+                f"extinction is {extinction!r}; expected evodyn.Extinction(threshold, 'absorb'): what else "
+                "is to happen at an extinction, the training loop decides, which sees selector.masses."
             )
         layers = population_layers(model)
         kinds = list(dict.fromkeys(layer.kind for layer in layers))
@@ -147,9 +148,9 @@ class Selector:
         blocks = {
             "global": (),
             "layer": self.sizes,
-            "kind": [sum(layer.groups for layer in layers if layer.kind == kind) for kind in kinds],
+            "kind": tuple(sum(layer.groups for layer in layers if layer.kind == kind) for kind in kinds),
         }[self.scope]
-        self.dynamics = ed.Populations(dynamics, blocks) if len(blocks) else dynamics
+        self.dynamics = ed.Populations(dynamics, blocks) if blocks else dynamics
         self.dynamics.check(sum(self.sizes))
         self.signal = signal
         self.landscape = landscape
@@ -209,40 +210,43 @@ class Selector:
         masses = self.masses
         contribution = self._compared(values if average is None else average[0] / average[1], masses)
         time = self.steps * self.step_size
-        sound, new = _all_finite(values), masses
+        sound, new = all_finite(values), masses
         if sound is not False:
             # In double precision, as the masses are: one conversion instead of one in every operation.
-            used = _chosen(sound, contribution, 0.0).double()
-            fitness = torch.as_tensor(self.landscape(used)(time, masses), device=masses.device)
-            new = self._next(masses, fitness, time)
-            sound = sound & _all_finite(fitness, where=masses) & _all_finite(new)
+            used = chosen(sound, contribution, 0.0).double()
+            present = self._present(masses)
+            fitness = torch.as_tensor(self.landscape(used)(time, present), device=masses.device)
+            new = self._next(present, fitness, time)
+            sound = sound & all_finite(fitness, where=present) & all_finite(new)
         if sound is not False:
-            new = _chosen(sound, new, masses)
+            new = chosen(sound, new, masses)
             torch.split_with_sizes_copy(new, self.sizes, out=[layer.masses for layer in self.layers])
             if self.signal.memory:
-                self._remembered = _chosen(sound, totals, self._remembered)
+                self._remembered = chosen(sound, totals, self._remembered)
             if average is not None:
-                self._smoothed = _chosen(sound, average[0], self._smoothed)
-                self._weight = _chosen(sound, average[1], self._weight)
-        self.contribution = _chosen(sound, contribution, math.nan)
+                self._smoothed = chosen(sound, average[0], self._smoothed)
+                self._weight = chosen(sound, average[1], self._weight)
+        self.contribution = chosen(sound, contribution, math.nan)
         if sound is not True:
             self.skipped = self.skipped + ~torch.as_tensor(sound, device=self.skipped.device)
         self.steps += 1
         for listener in self._listeners:
             listener(self.contribution, masses)
 
+    def _present(self, masses: torch.Tensor) -> torch.Tensor:
+        """Return the masses without those of extinct groups, as something else may have left them."""
+        if self.extinction is None:
+            return masses
+        p = _fastest(masses)
+        return torch.as_tensor(emptied(p, self.extinction.below(p)))
+
     def _next(self, masses: torch.Tensor, fitness: torch.Tensor, time: float) -> torch.Tensor:
         """Return the masses after the map, and after the extinctions that it led to."""
-        before, on_cpu = masses, masses.device.type == "cpu"
-        if on_cpu:  # NumPy views, at half the overhead per call of torch's own functions
-            masses, fitness = masses.numpy(), fitness.numpy()
-        if self.extinction is not None:
-            gone = self.extinction.below(masses)
-            masses = emptied(masses, gone)
-        new = self.dynamics.step(masses, fitness, self.step_size, time=time, scheme=self.scheme)
-        if self.extinction is not None:  # what is gone gets no inflow
-            new = emptied(new, gone | self.extinction.below(new))
-        return torch.from_numpy(new) if on_cpu else new
+        p, phi = _fastest(masses), _fastest(fitness)
+        new = self.dynamics.step(p, phi, self.step_size, time=time, scheme=self.scheme)
+        if self.extinction is not None:  # what is extinct already gets no inflow
+            new = emptied(new, (p == 0) | self.extinction.below(new))
+        return torch.as_tensor(new)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after every step; return a function that ends it.
@@ -337,9 +341,9 @@ class Selector:
         if self._differentiated is not None:
             raise RuntimeError(
                 f"{self._differentiated} saw a backward pass with create_graph=True since the last step; "
-                "expected a loss without gradients in it: how those of single samples depend on the masses is "
-                "not measured. If the pass was for something else, call selector.clear() before the one of "
-                "the loss."
+                "expected a loss without gradients in it: how those of single samples depend on the masses "
+                "is not measured. If the pass was for something else, call selector.clear() before that of the "
+                "loss."
             )
         if scale is not None and not torch.is_tensor(scale):
             scale = validation.positive("scale", scale)
@@ -371,40 +375,9 @@ class Selector:
         if not self.signal.relative:
             return contribution
         blocks = [block for block, _ in self.dynamics.blocks(len(masses))]
-        return torch.cat([_relative(contribution[b], masses[b], self.signal.relative) for b in blocks])
+        return torch.cat([relative(contribution[b], masses[b], self.signal.relative) for b in blocks])
 
 
-def _all_finite(values: torch.Tensor, where: torch.Tensor | None = None) -> bool | torch.Tensor:
-    """Return whether all values, or those where masses are positive, are finite.
-
-    On a CPU as a bool; elsewhere as a tensor, so that no device is waited for.
-    """
-    on_cpu = values.device.type == "cpu"
-    if on_cpu and math.isfinite(values.sum().item()):  # a sum is one pass, and seldom overflows
-        return True
-    if where is not None:  # the fitness of absent groups may be infinite
-        values = torch.where(where > 0, values, 0.0)
-    finite = torch.isfinite(values).all()
-    return bool(finite) if on_cpu else finite
-
-
-def _chosen(sound: bool | torch.Tensor, new: torch.Tensor, old: torch.Tensor | float | None) -> torch.Tensor:
-    """Return `new` if the step is sound, else `old`, where None is zero."""
-    if sound is True:
-        return new
-    return torch.where(torch.as_tensor(sound, device=new.device), new, 0.0 if old is None else old)
-
-
-def _relative(values: torch.Tensor, masses: torch.Tensor, kind: bool | str) -> torch.Tensor:
-    """Return `values` in units of their mean, or as z-scores, over the groups that are present."""
-    present = (masses > 0).to(values.dtype)
-    count = present.sum().clamp(min=1)
-    mean = (values * present).sum() / count
-    if kind == "zscore":
-        values = values - mean
-        scale = ((values * values * present).sum() / count).sqrt()
-    elif kind == "max":
-        scale = (values * present).max()
-    else:
-        scale = mean
-    return torch.where(scale > 0, values / scale, torch.zeros_like(values))
+def _fastest(values: torch.Tensor) -> Any:
+    """Return a NumPy view on a CPU, at half the overhead per call of torch's own functions."""
+    return values.numpy() if values.device.type == "cpu" else values

@@ -17,7 +17,7 @@ from evodyn.core import validation
 from evodyn.core.specifications import Specification
 from nn_bridge.layers import PopulationLayer
 
-__all__ = ["Benefit", "Contribution", "Magnitude", "Signal", "Taylor"]
+__all__ = ["Benefit", "Contribution", "Magnitude", "Signal", "Taylor", "relative"]
 
 RELATIVE = ("mean", "zscore", "max")
 
@@ -109,6 +109,21 @@ def _sensitivity(gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> to
     group_axis %= product.ndim
     middle = [axis for axis in range(1, product.ndim) if axis != group_axis]
     return product.sum(middle) if middle else product
+
+
+def relative(values: torch.Tensor, masses: torch.Tensor, kind: bool | str) -> torch.Tensor:
+    """Return `values` in units of their mean, or as z-scores, over the groups that are present."""
+    present = (masses > 0).to(values.dtype)
+    count = present.sum().clamp(min=1)
+    mean = (values * present).sum() / count
+    if kind == "zscore":
+        values = values - mean
+        scale = ((values * values * present).sum() / count).sqrt()
+    elif kind == "max":
+        scale = (values * present).max()
+    else:
+        scale = mean
+    return torch.where(scale > 0, values / scale, torch.zeros_like(values))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
