@@ -342,8 +342,8 @@ class Selector:
             raise RuntimeError(
                 f"{self._differentiated} saw a backward pass with create_graph=True since the last step; "
                 "expected a loss without gradients in it: how those of single samples depend on the masses "
-                "is not measured. If the pass was for something else, call selector.clear() before that of the "
-                "loss."
+                "is not measured. If the pass was for something else, call selector.clear() before that of "
+                "the loss."
             )
         if scale is not None and not torch.is_tensor(scale):
             scale = validation.positive("scale", scale)
