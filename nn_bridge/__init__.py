@@ -6,6 +6,7 @@ with extra("nn", user="nn_bridge"):
     from nn_bridge.checkpoints import Progress, load_checkpoint, save_checkpoint
     from nn_bridge.datasets import Dataset, load_dataset, load_fashion_mnist, load_mnist
     from nn_bridge.layers import PopulationLayer, PopulationLinear, population_layers, population_mlp
+    from nn_bridge.prices import Priced, Triangle, group_costs
     from nn_bridge.recording import Record, Recorder
     from nn_bridge.removal.compact import compact
     from nn_bridge.removal.cost import Cost, cost
@@ -23,6 +24,7 @@ __all__ = [
     "Magnitude",
     "PopulationLayer",
     "PopulationLinear",
+    "Priced",
     "Progress",
     "PruneReport",
     "Record",
@@ -30,10 +32,12 @@ __all__ = [
     "Selector",
     "Signal",
     "Taylor",
+    "Triangle",
     "accuracy",
     "compact",
     "cost",
     "export_onnx",
+    "group_costs",
     "load_checkpoint",
     "load_compact",
     "load_dataset",
