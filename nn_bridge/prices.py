@@ -31,7 +31,7 @@ class Priced(Specification):
 
     With growth by fitness itself, ``evodyn.Selection(lambda masses, fitness: fitness)``, and `Benefit` as
     the signal this is descent on L + π Σ k_i p_i along the masses: a group lives as long as its mass lowers
-    the loss by more than it costs. Among groups that compare fitness with its mean only differences of cost act.
+    the loss by more than it costs. Where fitness is compared with its mean, only differences of cost act.
 
     Parameters
     ----------
