@@ -185,8 +185,8 @@ def group_costs(
     layers = population_layers(model)
     whole = _size_without(model, None, example, by)
     costs = [
-        torch.full((layer.groups,), float(layer.groups > 1 and whole - _size_without(model, k, example, by)))
-        for k, layer in enumerate(layers)
+        torch.full((groups,), float(groups > 1 and whole - _size_without(model, k, example, by)))
+        for k, groups in enumerate(len(layer.masses) for layer in layers)
     ]
     every = torch.cat(costs).double()
     return every / every.mean()

@@ -166,6 +166,28 @@ def test_other_policies_of_extinction_are_refused(policy: Any) -> None:
         selected(network(), scheme="heun")
 
 
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("scheme", ["euler", "exponential"])
+def test_extinction_and_prices_read_no_value_back_from_the_device(scheme: Any, scope: Any) -> None:
+    with torch.device("meta"):  # where there are none
+        model = nb.population_mlp((6, 5, 4, 3))
+        x, y, scale = torch.ones(2, 6), torch.zeros(2, dtype=torch.int64), torch.tensor(2.0)
+    selector = nb.Selector(
+        model,
+        ed.SelectionMutation(0.1, target=1.0),
+        nb.Benefit(smoothing=0.5),
+        0.1,
+        landscape=nb.Priced(nb.Triangle(0.1, 0.0, 1.0), costs=np.ones(GROUPS)),
+        scope=scope,
+        scheme=scheme,
+        extinction=ed.Extinction(0.01, "absorb"),
+    )
+    for _ in range(2):
+        loss_of(model, x, y).backward()
+        selector.step(scale)
+    assert selector.masses.device.type == selector.skipped.device.type == "meta"
+
+
 # Kinds of groups
 
 
