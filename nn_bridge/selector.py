@@ -67,7 +67,10 @@ class Selector:
     Attributes
     ----------
     layers : list of PopulationLayer
-        In the order of the model's modules; with the scope "kind" those of one kind one after another.
+        In the order of the model's modules.
+    order : Tensor or None
+        Indices of the groups in the order in which `dynamics` acts on them, where that is another: groups of
+        one kind lie side by side there, in a replay too. None where they do so already.
     steps : int
         Number of steps taken. The time of a step is ``steps * step_size``.
     sizes : tuple of int
@@ -140,8 +143,6 @@ class Selector:
         self.scope = validation.choice(
             "scope", ("kind" if len(kinds) > 1 else "global") if scope is None else scope, SCOPES
         )
-        if self.scope == "kind":  # groups that compete lie side by side
-            layers = sorted(layers, key=lambda layer: kinds.index(layer.kind))
         self.layers: list[PopulationLayer] = layers
         self._names = {module: name or "model" for name, module in model.named_modules()}
         self.sizes = tuple(layer.groups for layer in layers)
@@ -151,6 +152,11 @@ class Selector:
             "kind": tuple(sum(layer.groups for layer in layers if layer.kind == kind) for kind in kinds),
         }[self.scope]
         self.dynamics = ed.Populations(dynamics, blocks) if blocks else dynamics
+        self.order: torch.Tensor | None = None
+        if self.scope == "kind":
+            each = torch.tensor([kinds.index(layer.kind) for layer in layers for _ in range(layer.groups)])
+            if bool((each.diff() < 0).any()):
+                self.order = each.argsort(stable=True).to(layers[0].masses.device)
         self.dynamics.check(sum(self.sizes))
         self.signal = signal
         self.landscape = landscape
@@ -243,7 +249,13 @@ class Selector:
     def _next(self, masses: torch.Tensor, fitness: torch.Tensor, time: float) -> torch.Tensor:
         """Return the masses after the map, and after the extinctions that it led to."""
         p, phi = _fastest(masses), _fastest(fitness)
-        new = self.dynamics.step(p, phi, self.step_size, time=time, scheme=self.scheme)
+        if self.order is None:
+            new = self.dynamics.step(p, phi, self.step_size, time=time, scheme=self.scheme)
+        else:
+            order, back = _fastest(self.order), _fastest(self.order.argsort())
+            new = self.dynamics.step(p[order], phi[order], self.step_size, time=time, scheme=self.scheme)[
+                back
+            ]
         if self.extinction is not None:  # what is extinct already gets no inflow
             new = emptied(new, (p == 0) | self.extinction.below(new))
         return torch.as_tensor(new)
@@ -374,8 +386,11 @@ class Selector:
         """Return the contributions relative to those of the groups that compete, if they are to be."""
         if not self.signal.relative:
             return contribution
+        if self.order is not None:
+            contribution, masses = contribution[self.order], masses[self.order]
         blocks = [block for block, _ in self.dynamics.blocks(len(masses))]
-        return torch.cat([relative(contribution[b], masses[b], self.signal.relative) for b in blocks])
+        parts = torch.cat([relative(contribution[b], masses[b], self.signal.relative) for b in blocks])
+        return parts if self.order is None else parts[self.order.argsort()]
 
 
 def _fastest(values: torch.Tensor) -> Any:

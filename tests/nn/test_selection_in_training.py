@@ -203,21 +203,32 @@ class Halves(PopulationLayer):
         return self.scaled(x.unflatten(-1, (self.groups, 2))).flatten(-2)
 
 
-def test_groups_compete_with_those_of_their_kind() -> None:
+@pytest.mark.parametrize("scheme", ["euler", "exponential"])
+@pytest.mark.parametrize("relative", [False, "zscore"])
+def test_groups_compete_with_those_of_their_kind(relative: Any, scheme: Any) -> None:
     torch.manual_seed(0)
     parts = [nb.PopulationLinear(6, 4), Halves(4), nb.PopulationLinear(4, 2), Halves(2)]
     model = nn.Sequential(*parts, nn.Linear(2, 3)).double()
-    selector = nb.Selector(model, ed.Replicator(), nb.Benefit(), 5.0)
+    signal = nb.Contribution(relative=relative)
+    selector = nb.Selector(model, ed.Replicator(), signal, 0.1, landscape=only_the_benefit, scheme=scheme)
     assert selector.scope == "kind" and selector.sizes == (4, 2, 2, 1)
-    assert [layer.kind for layer in selector.layers] == ["neuron", "neuron", "pair", "pair"]
-    before = selector.masses
+    expected = gradient_by_masses(model).abs()
     loss_of(model).backward()
     selector.step()
-    moved = selector.masses - before
-    for block in (slice(0, 6), slice(6, 9)):
-        assert float(moved[block].sum()) == pytest.approx(0, abs=1e-12)
-        assert float(moved[block].abs().max()) > 1e-4
+    kinds = torch.tensor([0, 0, 0, 0, 1, 1, 0, 0, 1])
+    assert selector.contribution is not None and selector.order is not None
+    assert torch.equal(selector.order, kinds.argsort(stable=True))
+    for kind in (0, 1):
+        values = expected[kinds == kind]
+        if relative:
+            values = (values - values.mean()) / values.std(correction=0)
+        torch.testing.assert_close(selector.contribution[kinds == kind], values)
+        masses = ed.Replicator().step(np.ones(len(values)), values.numpy(), 0.1, scheme=scheme)
+        np.testing.assert_allclose(selector.masses[kinds == kind], masses, rtol=1e-12)
+        assert np.ptp(masses) > 1e-4
     assert selected(network()).scope == "global"
+    one_after_another = nn.Sequential(parts[0], parts[2], parts[1], parts[3])
+    assert selected(one_after_another).order is None
 
 
 # Right however the gradient comes about
