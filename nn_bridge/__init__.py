@@ -6,22 +6,25 @@ with extra("nn", user="nn_bridge"):
     from nn_bridge.checkpoints import Progress, load_checkpoint, save_checkpoint
     from nn_bridge.datasets import Dataset, load_dataset, load_fashion_mnist, load_mnist
     from nn_bridge.layers import PopulationLayer, PopulationLinear, population_layers, population_mlp
+    from nn_bridge.prices import Priced, Triangle, group_costs
     from nn_bridge.recording import Record, Recorder
     from nn_bridge.removal.compact import compact
     from nn_bridge.removal.cost import Cost, cost
     from nn_bridge.removal.files import export_onnx, load_compact, save_compact
     from nn_bridge.removal.prune import PruneReport, prune, prune_to_sparsity
     from nn_bridge.selector import Selector
-    from nn_bridge.signals import Contribution, Magnitude, Signal, Taylor
+    from nn_bridge.signals import Benefit, Contribution, Magnitude, Signal, Taylor
     from nn_bridge.training import accuracy, shuffled, train_epoch
 
 __all__ = [
+    "Benefit",
     "Contribution",
     "Cost",
     "Dataset",
     "Magnitude",
     "PopulationLayer",
     "PopulationLinear",
+    "Priced",
     "Progress",
     "PruneReport",
     "Record",
@@ -29,10 +32,12 @@ __all__ = [
     "Selector",
     "Signal",
     "Taylor",
+    "Triangle",
     "accuracy",
     "compact",
     "cost",
     "export_onnx",
+    "group_costs",
     "load_checkpoint",
     "load_compact",
     "load_dataset",

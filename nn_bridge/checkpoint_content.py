@@ -21,6 +21,7 @@ __all__ = [
     "require_generator",
     "require_global_generators",
     "require_keys",
+    "require_like",
     "require_numbers",
     "require_optimizer",
     "require_progress",
@@ -34,12 +35,16 @@ _STATE_WORDS = 624  # of the Mersenne twister
 def require_keys(name: str, content: Any, keys: set[str], *, optional: frozenset[str] = frozenset()) -> None:
     """Refuse what is no dict with exactly these keys."""
     if not isinstance(content, dict):
-        raise ValueError(f"{name} is {_short(content)}; expected a dict with {', '.join(sorted(keys))}")
+        raise ValueError(f"{name} is {_short(content)}; expected a dict with {_listed(keys)}")
     lacking, unknown = keys - content.keys(), content.keys() - keys - optional
     if lacking or unknown:
-        faults = [f"lacks {', '.join(sorted(lacking))}"] * bool(lacking)
+        faults = [f"lacks {_listed(lacking)}"] * bool(lacking)
         faults += [f"holds {', '.join(sorted(map(repr, unknown)))}"] * bool(unknown)
-        raise ValueError(f"{name} {' and '.join(faults)}; expected {', '.join(sorted(keys))}")
+        raise ValueError(f"{name} {' and '.join(faults)}; expected {_listed(keys)}")
+
+
+def _listed(keys: Iterable[Any]) -> str:
+    return ", ".join(sorted(map(str, keys))) or "nothing"
 
 
 def require_finite(name: str, content: Any) -> None:
@@ -87,8 +92,18 @@ def require_fit(content: Any, model: nn.Module) -> None:
         if differing:
             raise ValueError(
                 f"it belongs to another model ({'; '.join(differing)}); expected the one that it was saved "
-                "from"
+                f"from{_wrapping(there.keys(), here.keys())}"
             )
+
+
+def _wrapping(there: Iterable[str], here: Iterable[str]) -> str:
+    """Return the remedy where one of the models is wrapped and the other is not, else nothing."""
+    names = {"saved": set(there), "given": set(here)}
+    for attribute in ("module", "_orig_mod"):
+        for wrapped, plain in (("saved", "given"), ("given", "saved")):
+            if names[wrapped] == {f"{attribute}.{name}" for name in names[plain]}:
+                return f", wrapped or not as then: save and load model.{attribute}, the network itself"
+    return ""
 
 
 def require_progress(content: Any) -> None:
@@ -120,6 +135,23 @@ def require_selector(content: Any, current: Mapping[str, Any]) -> None:
             _require_count(f"selector[{name!r}]", value.item() if single else value)
         elif isinstance(value, torch.Tensor) and not value.is_floating_point():
             raise ValueError(f"selector[{name!r}] is {_short(value)}; expected real numbers")
+
+
+def require_like(name: str, content: Any, current: Any) -> None:
+    """Refuse what has not the form of `current`, the same object's state here; values may be infinite."""
+    if isinstance(current, Mapping):
+        require_keys(name, content, set(current))
+        for key, value in current.items():
+            require_like(f"{name}[{key!r}]", content[key], value)
+    elif isinstance(current, list | tuple):
+        if not isinstance(content, list | tuple) or len(content) != len(current):
+            raise ValueError(f"{name} is {_short(content)}; expected {len(current)} entries")
+        for k, value in enumerate(current):
+            require_like(f"{name}[{k}]", content[k], value)
+    elif content is not None and current is not None and _sort(content) != _sort(current):
+        raise ValueError(f"{name} is {_short(content)}; expected a value like {_short(current)}")
+    elif isinstance(content, float) and math.isnan(content):
+        raise ValueError(f"{name} is NaN; expected a number")
 
 
 def require_generator(name: str, content: Any, device: torch.device | str = "cpu") -> None:
@@ -166,7 +198,7 @@ def require_global_generators(content: Any) -> None:
         raise ValueError(f"global_generators['python'] holds {_short(gauss)}; expected a number or None")
 
 
-def require_optimizer(content: Any, optimizer: torch.optim.Optimizer) -> None:
+def require_optimizer(content: Any, optimizer: torch.optim.Optimizer, name: str = "optimizer") -> None:
     """Refuse a state that `optimizer` could not go on from.
 
     A twin of the optimiser, made with the options of the checkpoint and parameters of its own, is asked:
@@ -174,37 +206,37 @@ def require_optimizer(content: Any, optimizer: torch.optim.Optimizer) -> None:
     constructor takes something else than parameters and options has no twin; then the state's numbers
     alone are checked.
     """
-    require_keys("optimizer", content, {"state", "param_groups"})
+    require_keys(name, content, {"state", "param_groups"})
     groups, state = content["param_groups"], content["state"]
     current = optimizer.state_dict()["param_groups"]
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
-        raise ValueError(f"optimizer['param_groups'] is {_short(groups)}; expected a list of dicts")
+        raise ValueError(f"{name}['param_groups'] is {_short(groups)}; expected a list of dicts")
     there, here = ([group.get("params") for group in part] for part in (groups, current))
     if there != here:
         raise ValueError(
-            f"optimizer['param_groups'] is of the parameters {_short(there)}; expected {_short(here)}"
+            f"{name}['param_groups'] is of the parameters {_short(there)}; expected {_short(here)}"
         )
     known = {index for part in here for index in part}
     if not isinstance(state, dict) or not all(isinstance(entry, dict) for entry in state.values()):
-        raise ValueError(f"optimizer['state'] is {_short(state)}; expected a dict of dicts")
+        raise ValueError(f"{name}['state'] is {_short(state)}; expected a dict of dicts")
     if unknown := state.keys() - known:
         raise ValueError(
-            f"optimizer['state'] holds the entries {_short(sorted(unknown, key=str))}; "
+            f"{name}['state'] holds the entries {_short(sorted(unknown, key=str))}; "
             f"expected those of the parameters, 0 to {len(known) - 1}"
         )
     for k, (group, now) in enumerate(zip(groups, current, strict=True)):
-        _require_options(f"optimizer['param_groups'][{k}]", group, now)
+        _require_options(f"{name}['param_groups'][{k}]", group, now)
     with torch.random.fork_rng(devices=[]):  # a step may draw
         for k, group in enumerate(groups):
-            _require_state(k, group, state, optimizer)
-    require_finite("optimizer['state']", state)
+            _require_state(name, k, group, state, optimizer)
+    require_finite(f"{name}['state']", state)
 
 
-def require_numbers(content: dict[str, Any]) -> None:
+def require_numbers(content: dict[str, Any], name: str = "optimizer") -> None:
     """Refuse the state of an optimiser in which a number is not finite."""
-    require_finite("optimizer['state']", content["state"])
+    require_finite(f"{name}['state']", content["state"])
     for k, group in enumerate(content["param_groups"]):
-        _require_options(f"optimizer['param_groups'][{k}]", group, group)
+        _require_options(f"{name}['param_groups'][{k}]", group, group)
 
 
 def _require_options(name: str, group: dict[str, Any], current: dict[str, Any]) -> None:
@@ -218,11 +250,11 @@ def _require_options(name: str, group: dict[str, Any], current: dict[str, Any]) 
 
 
 def _require_state(
-    number: int, group: dict[str, Any], state: dict[int, Any], optimizer: torch.optim.Optimizer
+    whose: str, number: int, group: dict[str, Any], state: dict[int, Any], optimizer: torch.optim.Optimizer
 ) -> None:
     """Ask a twin for its options, then for the form of its state, then for a step from the saved one."""
     own = optimizer.param_groups[number]
-    kind, options = type(optimizer).__name__, f"optimizer['param_groups'][{number}]"
+    kind, options = type(optimizer).__name__, f"{whose}['param_groups'][{number}]"
     try:
         _twin(optimizer, own["params"], own).step(lambda: 0.0)
     except Exception:  # of an optimiser of any make
@@ -243,7 +275,7 @@ def _require_state(
     form = fresh.state_dict()["state"]
     entries = {k: state[index] for k, index in enumerate(indices) if index in state}
     for k, entry in entries.items():
-        name = f"optimizer['state'][{indices[k]}]"
+        name = f"{whose}['state'][{indices[k]}]"
         for key, value in form.get(k, {}).items():
             if key not in entry:
                 raise ValueError(f"{name} lacks {key}; expected what {kind} keeps")
@@ -258,7 +290,7 @@ def _require_state(
         twin.step(lambda: 0.0)
     except Exception as error:
         raise ValueError(
-            f"optimizer['state'] is one from which {kind} cannot take a step ({error}); "
+            f"{whose}['state'] is one from which {kind} cannot take a step ({error}); "
             "expected a state of the same optimiser"
         ) from error
 

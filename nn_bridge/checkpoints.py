@@ -7,45 +7,32 @@ A file is one line, ``nn_bridge checkpoint <format version> <SHA-256 of the rest
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import io
 import json
 import os
 import pickle
-import platform
-import random
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from evodyn.core.atomic import replacing
 from nn_bridge import checkpoint_content
+from nn_bridge.checkpoint_parts import Optimizers, Run, environment
 from nn_bridge.selector import Selector
 
 __all__ = ["Progress", "load_checkpoint", "previous", "save_checkpoint"]
 
 FORMAT_VERSION = 1
 _MAGIC = b"nn_bridge checkpoint"
-_ENTRIES = {
-    "config",
-    "progress",
-    "model",
-    "optimizer",
-    "selector",
-    "generators",
-    "global_generators",
-    "environment",
-}
 _REMEDY = "restore the right file, or start afresh in another directory."
-# Checkpoints of earlier releases lack it.
-_OPTIONAL = frozenset({"optimizer_class"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +63,15 @@ def previous(path: str | os.PathLike[str]) -> Path:
 def save_checkpoint(
     path: str | os.PathLike[str],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    selector: Selector | None,
+    optimizer: Optimizers,
+    selector: Selector | None = None,
     *,
     progress: Progress,
     config: Mapping[str, Any],
     generators: Mapping[str, torch.Generator] | None = None,
+    scheduler: Any = None,
+    scaler: Any = None,
+    states: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint atomically; the one before stays beside it (`previous`).
 
@@ -90,7 +80,7 @@ def save_checkpoint(
     path : path
         The file. Its directory is made if need be.
     model, optimizer, selector
-        Their states are saved; masses are part of the model's.
+        Their states are saved; masses are part of the model's. Several optimisers are given as a list.
     progress : Progress
         How far the run has come.
     config : mapping
@@ -98,6 +88,13 @@ def save_checkpoint(
     generators : mapping, optional
         Random generators of the run by name. The global ones of torch (all devices), NumPy and Python
         are always saved.
+    scheduler : torch.optim.lr_scheduler.LRScheduler or list of these, optional
+        Of the learning rates.
+    scaler : torch.amp.GradScaler, optional
+        Of the loss.
+    states : mapping, optional
+        Whatever else the run has to go on with, by name: objects with ``state_dict`` and
+        ``load_state_dict``, say an average of the weights or a loader of data.
 
     Raises
     ------
@@ -110,71 +107,57 @@ def save_checkpoint(
 
     Notes
     -----
-    A model without population layers, such as `compact` returns, is saved like any other, with
-    ``selector=None``.
+    A model without population layers, such as `compact` returns, is saved like any other, without a
+    selector. In a distributed run one rank writes, and every rank loads.
     """
-    state: dict[str, Any] = {
+    run = Run(model, optimizer, selector, generators, scheduler, scaler, states)
+    state = {
         "config": _plain(config),
         "progress": dataclasses.asdict(progress),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "optimizer_class": type(optimizer).__qualname__,
-        "selector": None if selector is None else selector.state_dict(),
-        "generators": {name: g.get_state() for name, g in (generators or {}).items()},
-        "global_generators": _global_states(),
-        "environment": _environment(model),
+        **run.state(),
+        "environment": environment(model),
     }
     try:
         checkpoint_content.require_weights(state["model"], model)
         checkpoint_content.require_progress(state["progress"])
-        checkpoint_content.require_numbers(state["optimizer"])
+        for name, one in run.optimizers.items():
+            checkpoint_content.require_numbers(one.state_dict(), name)
         checkpoint_content.require_finite("selector", state["selector"])
+        for name, part in state.get("parts", {}).items():
+            if name in run.of_known_form:
+                checkpoint_content.require_like(name, part["state"], part["state"])
     except ValueError as error:
         raise ValueError(
             f"{error}, so nothing was saved: mend it, or go back to the last checkpoint with "
             "smaller step sizes."
         ) from error
-    content = io.BytesIO()
     try:
-        torch.save(state, content)
-        payload = content.getvalue()
-        _unpickled(payload)
-    except MemoryError:
-        raise
-    except Exception as error:  # an unknown object fails in a way of its own
+        payload = _packed(state)
+    except ValueError as error:
         raise ValueError(
-            "progress.history holds something that could not be read back, so nothing was saved; expected "
-            "tensors, numbers, strings, lists and dicts: convert NumPy's values."
+            f"{_unreadable(state)} holds something that could not be read back, so nothing was saved; "
+            "expected tensors, numbers, strings, lists and dicts: convert NumPy's values."
         ) from error
-    path = Path(path)
-    header = b"%s %d %s\n" % (_MAGIC, FORMAT_VERSION, hashlib.sha256(payload).hexdigest().encode())
-    with replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            file.write(header)
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())  # a full disk shows before the one that is there is moved
-        # A damaged checkpoint does not take the place of the one before it, which may be whole.
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            _payload(path)
-            # A kill right after this leaves the previous checkpoint, which loading falls back on.
-            os.replace(path, previous(path))
+    _write(Path(path), payload)
 
 
 def load_checkpoint(
     path: str | os.PathLike[str],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    selector: Selector | None,
+    optimizer: Optimizers,
+    selector: Selector | None = None,
     *,
     config: Mapping[str, Any],
     generators: Mapping[str, torch.Generator] | None = None,
+    scheduler: Any = None,
+    scaler: Any = None,
+    states: Mapping[str, Any] | None = None,
 ) -> Progress | None:
     """Restore the run that `save_checkpoint` saved, in place, and return how far it had come.
 
     Parameters
     ----------
-    path, model, optimizer, selector, config, generators
+    path, model, optimizer, selector, config, generators, scheduler, scaler, states
         As for `save_checkpoint`. Nothing is changed unless the whole checkpoint is readable and agrees.
 
     Returns
@@ -185,9 +168,10 @@ def load_checkpoint(
     Raises
     ------
     ValueError
-        If the configuration differs (each differing field is named), the model or the optimiser is
-        another one, an entry is missing, of the wrong kind or not finite, a mass is negative, or neither
-        the latest nor the previous checkpoint can be read. Everything is then as it was.
+        If the configuration differs (each differing field is named), the model, an optimiser, a scheduler
+        or the scaler is another one, an entry is missing, of the wrong kind or not finite, a mass is
+        negative, or neither the latest nor the previous checkpoint can be read. Everything is then as it
+        was.
 
     Warns
     -----
@@ -196,6 +180,7 @@ def load_checkpoint(
         version differs, so that results may differ in their last bits.
     """
     path = Path(path)
+    run = Run(model, optimizer, selector, generators, scheduler, scaler, states)
     candidates = [file for file in (path, previous(path)) if file.exists()]
     if not candidates:
         return None
@@ -214,15 +199,15 @@ def load_checkpoint(
     if faults:
         warnings.warn(f"{' '.join(faults)} The previous checkpoint, {file}, is used.", stacklevel=2)
     try:
-        _require_content(state, model, optimizer, selector, _plain(config), dict(generators or {}))
+        run.require(state, _plain(config))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be resumed: {error}: {_REMEDY}") from error
-    _compare_environment(file, state["environment"], _environment(model))
-    before = _current(model, optimizer, selector, generators)
+    _compare_environment(file, state["environment"], environment(model))
+    before = copy.deepcopy(run.state())
     try:
-        _restore(state, model, optimizer, selector, generators)
+        run.restore(state)
     except BaseException as error:
-        _restore(before, model, optimizer, selector, generators)
+        run.restore(before)
         if isinstance(error, ValueError):
             raise ValueError(
                 f"{file} cannot be resumed: {error}; expected that of the same run: {_REMEDY}"
@@ -231,69 +216,14 @@ def load_checkpoint(
     return Progress(**state["progress"])
 
 
-def _require_content(
-    state: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    selector: Selector | None,
-    config: dict[str, Any],
-    generators: dict[str, torch.Generator],
-) -> None:
-    """Refuse a state from which this run cannot go on, before anything is changed."""
-    checkpoint_content.require_keys("it", state, _ENTRIES, optional=_OPTIONAL)
-    _require_same(state["config"], config)
-    checkpoint_content.require_progress(state["progress"])
-    checkpoint_content.require_fit(state["model"], model)
-    checkpoint_content.require_weights(state["model"], model)
-    kind = type(optimizer).__qualname__
-    if (there := state.get("optimizer_class", kind)) != kind:
-        raise ValueError(f"it holds the state of the optimiser {there}; expected {kind}")
-    checkpoint_content.require_optimizer(state["optimizer"], optimizer)
-    if (state["selector"] is None) != (selector is None):
-        raise ValueError(f"it was saved with{'out' if selector else ''} a selector; expected the same now")
-    if selector is not None:
-        checkpoint_content.require_selector(state["selector"], selector.state_dict())
-    checkpoint_content.require_keys("generators", state["generators"], set(generators))
-    for name, generator in generators.items():
-        checkpoint_content.require_generator(
-            f"generators[{name!r}]", state["generators"][name], generator.device
-        )
-    checkpoint_content.require_global_generators(state["global_generators"])
-    checkpoint_content.require_keys("environment", state["environment"], set(_environment(model)))
-
-
-def _current(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    selector: Selector | None,
-    generators: Mapping[str, torch.Generator] | None,
-) -> dict[str, Any]:
-    """Return the state of the run as it is, for `_restore`."""
-    return {
-        "model": {name: value.clone() for name, value in model.state_dict().items()},
-        "optimizer": optimizer.state_dict(),
-        "selector": None if selector is None else selector.state_dict(),
-        "generators": {name: g.get_state() for name, g in (generators or {}).items()},
-        "global_generators": _global_states(),
-    }
-
-
-def _restore(
-    state: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    selector: Selector | None,
-    generators: Mapping[str, torch.Generator] | None,
-) -> None:
-    for name, part in (("selector", selector), ("optimizer", optimizer), ("model", model)):
+def _unreadable(state: dict[str, Any]) -> str:
+    """Return the name of what could not be read back."""
+    for name, part in state.get("parts", {}).items():
         try:
-            if part is not None:
-                part.load_state_dict(state[name])
-        except Exception as error:  # a user's own may refuse it in any way
-            raise ValueError(f"the {name} refuses its state ({error})") from error
-    for name, generator in (generators or {}).items():
-        generator.set_state(state["generators"][name])
-    _set_global_states(state["global_generators"])
+            _packed(part)
+        except ValueError:
+            return str(name)
+    return "progress.history"
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,6 +239,37 @@ def _not_nan(constant: str) -> float:
     if constant == "NaN":
         raise ValueError("NaN differs from itself, so no run could resume with it")
     return float(constant)
+
+
+def _packed(state: Any) -> bytes:
+    """Return a state as what a file holds, if it can be read back."""
+    content = io.BytesIO()
+    try:
+        torch.save(state, content)
+        _unpickled(content.getvalue())
+    except MemoryError:
+        raise
+    except Exception as error:  # an unknown object fails in a way of its own
+        raise ValueError(
+            "something could not be read back; expected tensors, numbers, strings, lists and dicts"
+        ) from error
+    return content.getvalue()
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """Write a checkpoint atomically; the one before stays beside it, unless it is damaged."""
+    header = b"%s %d %s\n" % (_MAGIC, FORMAT_VERSION, hashlib.sha256(payload).hexdigest().encode())
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(header)
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk shows before the one that is there is moved
+        # A damaged checkpoint does not take the place of the one before it, which may be whole.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            _payload(path)
+            # A kill right after this leaves the previous checkpoint, which loading falls back on.
+            os.replace(path, previous(path))
 
 
 def _payload(file: Path) -> bytes:
@@ -345,31 +306,6 @@ def _read(file: Path) -> Any:
         raise ValueError(f"{file} holds something else than a checkpoint ({reason}).") from error
 
 
-def _require_same(saved: Any, current: dict[str, Any]) -> None:
-    if not isinstance(saved, dict) or not all(isinstance(name, str) for name in saved):
-        raise ValueError("config is no dict whose keys are strings; expected the configuration of a run")
-    absent = "(absent)"
-    differing = [
-        f"{name}: {saved.get(name, absent)!r} there, {current.get(name, absent)!r} here"
-        for name in sorted(saved.keys() | current.keys())
-        if saved.get(name, absent) != current.get(name, absent)
-    ]
-    if differing:
-        raise ValueError(
-            f"it belongs to another configuration ({'; '.join(differing)}); expected the same one"
-        )
-
-
-def _environment(model: nn.Module) -> dict[str, Any]:
-    return {
-        "threads": torch.get_num_threads(),
-        "device": next((value.device.type for value in model.state_dict().values()), "cpu"),
-        "torch": torch.__version__.split("+")[0],
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def _compare_environment(file: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
     differing = [f"{k} {saved.get(k)} there, {v} here" for k, v in current.items() if saved.get(k) != v]
     if differing:
@@ -378,31 +314,3 @@ def _compare_environment(file: Path, saved: dict[str, Any], current: dict[str, A
             "their last bits.",
             stacklevel=3,
         )
-
-
-def _global_states() -> dict[str, Any]:
-    state: Any = np.random.get_state(legacy=True)  # noqa: NPY002
-    kind, keys, position, has_gauss, cached = state
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        "numpy": [
-            kind,
-            torch.from_numpy(keys.astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def _set_global_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))

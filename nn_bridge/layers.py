@@ -45,17 +45,24 @@ class PopulationLayer(nn.Module):
         p_i >= 0, initially 1. A float64 buffer: no optimiser sees it, and changing the precision of the
         model (``.half()``, ``.to(torch.bfloat16)``) leaves it alone, since increments of 5e-8 a step
         would vanish in float32.
+    kind : str
+        What a group is. Groups of one kind are of one size, so that they may compete.
     observer : callable or None
         Called in every backward pass with the gradient ∂L/∂y and z, from which
         ∂L/∂p_i = Σ (∂L/∂y_i)·z_i follows, exactly and at p_i = 0 as well. Not copied or pickled.
+    probe : Tensor or None
+        Zeros that are added to the masses in place of a call of the observer, so that autograd itself sums
+        ∂L/∂p_i in ``probe.grad`` over all backward passes. Not copied or pickled.
     """
 
+    kind: str = "neuron"
     masses: torch.Tensor
 
     def __init__(self, groups: int, *, group_axis: int, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.group_axis = group_axis
         self.observer: Observer | None = None
+        self.probe: torch.Tensor | None = None
         self.register_buffer("masses", torch.ones(groups, dtype=torch.float64, device=device))
         self.register_forward_pre_hook(_must_be_called)
 
@@ -65,20 +72,23 @@ class PopulationLayer(nn.Module):
         return self.masses.shape[0]
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
-        """Return y = p·z, with the masses cast to the dtype of `z`."""
+        """Return y = p·z in the dtype of `z`; the product is formed at least in single precision."""
         observed = self.observer is not None and torch.is_grad_enabled()
         if z.is_nested and not observed:  # as nn.TransformerEncoder makes padded sequences
             return torch.nested.as_nested_tensor([self.scaled(part[None])[0] for part in z.unbind()])
         shape = [1] * z.ndim
         shape[self.group_axis] = -1
+        dtype = z.dtype if z.itemsize >= 4 else torch.float32
         # A copy in double precision too, so that a step of the masses spoils no backward pass to come.
-        masses = self.masses.to(z.dtype, copy=True)
-        if observed and not z.requires_grad:
+        masses = self.masses.to(dtype, copy=True)
+        if observed and self.probe is not None:
+            masses = masses + self.probe
+        elif observed and not z.requires_grad:
             masses.requires_grad_()  # the weights are frozen, the masses are not
-        y = z * masses.view(shape)
-        if self.observer is not None and y.requires_grad:
+        y = (z * masses.view(shape)).to(z.dtype)
+        if observed and self.probe is None and y.requires_grad:
             observer, unit = self.observer, z.detach()
-            y.register_hook(lambda gradient: observer(gradient, unit))
+            y.register_hook(lambda gradient: observer(gradient, unit))  # type: ignore[misc]
         return y
 
     def _apply(self, fn: Any, recurse: bool = True) -> PopulationLayer:
@@ -86,6 +96,8 @@ class PopulationLayer(nn.Module):
         super()._apply(fn, recurse)
         if self.masses.dtype != torch.float64:
             self.masses = masses.to(self.masses.device)
+        if self.probe is not None:
+            self.probe = probe(fn(self.probe.detach()))
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -93,7 +105,13 @@ class PopulationLayer(nn.Module):
         self.masses = self.masses.double()  # with assign=True they have the dtype of the state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "observer": None}
+        return {**self.__dict__, "observer": None, "probe": None}
+
+
+def probe(like: torch.Tensor) -> torch.Tensor:
+    """Return zeros whose gradient is that of the loss by the masses, at least in single precision."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.zeros_like(like, dtype=dtype, requires_grad=True)
 
 
 def _must_be_called(layer: nn.Module, inputs: object) -> None:

@@ -12,13 +12,17 @@ from torch import nn
 
 import evodyn as ed
 from evodyn.core import validation
+from evodyn.model.dynamics import SCHEMES, Scheme
 from evodyn.model.fitness import LandscapeFunction
-from nn_bridge.layers import PopulationLayer, population_layers
-from nn_bridge.signals import Signal
+from evodyn.simulate.extinction import emptied
+from nn_bridge.layers import Observer, PopulationLayer, population_layers, probe
+from nn_bridge.ranks import over_ranks
+from nn_bridge.signals import Signal, relative
+from nn_bridge.soundness import all_finite, chosen
 
 __all__ = ["Selector"]
 
-SCOPES = ("global", "layer")
+SCOPES = ("global", "layer", "kind")
 
 Listener = Callable[[torch.Tensor, torch.Tensor], None]
 """Receives the contributions of a step and the masses before it."""
@@ -38,8 +42,8 @@ class Selector:
     Parameters
     ----------
     model : torch.nn.Module
-        A network with population layers. Of several selectors made for one model only the latest sees its
-        backward passes.
+        A network with population layers, wrapped (`DistributedDataParallel`, `torch.compile`) or not. Of
+        several selectors made for one model only the latest sees its backward passes.
     dynamics : evodyn.Dynamics
         `Replicator`, `NormalizedGrowth`, `SelectionMutation`, ...
     signal : Signal
@@ -48,12 +52,25 @@ class Selector:
         η_p > 0, in units of 1/fitness.
     landscape : callable, optional
         ``landscape(c)`` returns a landscape for the contributions c, a tensor of shape (groups,) on the
-        model's device. By default φ = c - 10⁻³ p, the paper's.
-    scope : {"global", "layer"}, optional
-        Whether all groups compete, or those of each layer among themselves (`evodyn.Populations`).
+        model's device: `nn_bridge.Priced`, say. By default φ = c - 10⁻³ p, the paper's.
+    scope : {"global", "layer", "kind"}, optional
+        Whether all groups compete, or those of each layer among themselves, or those of all layers of one
+        kind (`evodyn.Populations`). By default "kind" where the layers are of several kinds, else "global".
+    scheme : {"euler", "exponential"}, optional
+        Of the map, see `evodyn.Dynamics.step`.
+    extinction : evodyn.Extinction, optional
+        With the policy "absorb" a group that falls below the threshold is at exactly 0 from then on, as in
+        `evodyn.iterate`; mutation does not bring it back. By default no group is set to 0.
+    process_group : torch.distributed.ProcessGroup, optional
+        The ranks that train this model together; by default all there are.
 
     Attributes
     ----------
+    layers : list of PopulationLayer
+        In the order of the model's modules.
+    order : Tensor or None
+        Indices of the groups in the order in which `dynamics` acts on them, where that is another: groups of
+        one kind lie side by side there, in a replay too. None where they do so already.
     steps : int
         Number of steps taken. The time of a step is ``steps * step_size``.
     sizes : tuple of int
@@ -76,8 +93,16 @@ class Selector:
     `steps` and with it the time go on.
 
     The weights and the masses of one minibatch may be updated in either order: both use the gradients of
-    the same backward pass. On a CPU the map works on NumPy views of the tensors, without a copy, and is
-    bit for bit NumPy's. Nothing in a step waits for a device.
+    the same backward pass. Gradients add up over passes, through layers that are called several times and
+    through recomputed activations, until a step or `clear`; ``optimizer.zero_grad()`` and the clipping of
+    the weights' gradients do not touch them. ∂L/∂p_i is autograd's own, so that it is right for losses with
+    gradients in them as well; a signal of single samples (``additive`` is False) refuses those by name.
+
+    In a distributed run the sums of the ranks are averaged before an absolute value is taken: masses are
+    the same on every rank, to the last bit.
+
+    On a CPU the map works on NumPy views of the tensors, without a copy, and is bit for bit NumPy's.
+    Nothing in a step waits for another device.
 
     Examples
     --------
@@ -98,33 +123,66 @@ class Selector:
         step_size: float,
         *,
         landscape: Callable[[torch.Tensor], LandscapeFunction] = _paper_landscape,
-        scope: Literal["global", "layer"] = "global",
+        scope: Literal["global", "layer", "kind"] | None = None,
+        scheme: Scheme = "euler",
+        extinction: ed.Extinction | None = None,
+        process_group: Any = None,
     ) -> None:
         for name, value, kind in (("dynamics", dynamics, ed.Dynamics), ("signal", signal, Signal)):
             if not isinstance(value, kind):
                 raise ValueError(f"{name} is {value!r}; expected an instance of {kind.__name__}.")
         if not callable(landscape):
             raise ValueError(f"landscape is {landscape!r}; expected a callable: contributions -> landscape.")
-        self.layers: list[PopulationLayer] = population_layers(model)
+        if extinction is not None and getattr(extinction, "policy", None) != "absorb":
+            raise ValueError(
+                f"extinction is {extinction!r}; expected evodyn.Extinction(threshold, 'absorb'): what else "
+                "is to happen at an extinction, the training loop decides, which sees selector.masses."
+            )
+        layers = population_layers(model)
+        kinds = list(dict.fromkeys(layer.kind for layer in layers))
+        self.scope = validation.choice(
+            "scope", ("kind" if len(kinds) > 1 else "global") if scope is None else scope, SCOPES
+        )
+        self.layers: list[PopulationLayer] = layers
         self._names = {module: name or "model" for name, module in model.named_modules()}
-        self.sizes = tuple(layer.groups for layer in self.layers)
-        self.scope = validation.choice("scope", scope, SCOPES)
-        self.dynamics = ed.Populations(dynamics, self.sizes) if scope == "layer" else dynamics
+        self.sizes = tuple(layer.groups for layer in layers)
+        blocks = {
+            "global": (),
+            "layer": self.sizes,
+            "kind": tuple(sum(layer.groups for layer in layers if layer.kind == kind) for kind in kinds),
+        }[self.scope]
+        self.dynamics = ed.Populations(dynamics, blocks) if blocks else dynamics
+        self.order: torch.Tensor | None = None
+        if self.scope == "kind":
+            each = torch.tensor([kinds.index(layer.kind) for layer in layers for _ in range(layer.groups)])
+            if bool((each.diff() < 0).any()):
+                self.order = each.argsort(stable=True).to(layers[0].masses.device)
         self.dynamics.check(sum(self.sizes))
         self.signal = signal
         self.landscape = landscape
         self.step_size = validation.positive("step_size", step_size)
+        self.scheme: Scheme = validation.choice("scheme", scheme, SCHEMES)  # type: ignore[assignment]
+        self.extinction = extinction
+        self.process_group = process_group
         self.steps = 0
-        self.skipped = torch.zeros((), dtype=torch.int64, device=self.layers[0].masses.device)
+        device = layers[0].masses.device
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.contribution: torch.Tensor | None = None
-        self._totals: list[torch.Tensor | None] = [None] * len(self.layers)
+        self._totals: list[torch.Tensor | None] = [None] * len(layers)
         self._differentiated: str | None = None  # a layer that saw a pass which is to be differentiated
         self._remembered: torch.Tensor | None = None
         self._smoothed: torch.Tensor | None = None
-        self._weight: torch.Tensor | None = None
+        self._weight = torch.zeros((), dtype=torch.float64, device=device)
         self._listeners: list[Listener] = []
-        for index, layer in enumerate(self.layers):
-            layer.observer = functools.partial(self._observe, index) if signal.needs_gradient else None
+        self._observers: list[Observer | None] = [None] * len(layers)
+        if signal.needs_gradient:
+            self._observers = [functools.partial(self._observe, index) for index in range(len(layers))]
+        double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
+        precision = torch.float64 if double else torch.float32
+        for layer, observer in zip(layers, self._observers, strict=True):
+            layer.observer = observer
+            summed = observer is not None and signal.additive
+            layer.probe = probe(layer.masses.to(precision)) if summed else None
 
     @property
     def masses(self) -> torch.Tensor:
@@ -132,44 +190,75 @@ class Selector:
         return torch.cat([layer.masses for layer in self.layers])
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, scale: float | torch.Tensor | None = None) -> None:
         """Update the masses from the backward passes since the last step.
+
+        Parameters
+        ----------
+        scale : float or Tensor of one element, optional
+            By what the loss was multiplied before its backward pass: ``scaler.get_scale()`` of a
+            `torch.amp.GradScaler`, asked before ``scaler.update()``. The gradients of the weights need not
+            be unscaled.
 
         Raises
         ------
         RuntimeError
-            If there was none through one of the layers, which is named, or one with ``create_graph=True``.
+            If there was none through one of the layers, which is named, or if the signal is of single
+            samples and there was one with ``create_graph=True``.
+        ValueError
+            If `scale` is not a positive number.
         """
-        totals = self._summed()
+        totals = self._summed(scale)
         values = self.signal.values(self.layers, totals)
+        if not self.signal.needs_gradient:
+            values = over_ranks(values, "mean", self.process_group)
         average = self._averaged(values) if self.signal.smoothing else None
         masses = self.masses
         contribution = self._compared(values if average is None else average[0] / average[1], masses)
-        # No device is waited for: a step that does not count is computed from zeros, and not taken.
-        sound = torch.isfinite(values).all()
         time = self.steps * self.step_size
-        # In double precision, as the masses are: one conversion instead of one in every operation.
-        used = torch.where(sound, contribution, 0.0).double()
-        fitness = torch.as_tensor(self.landscape(used)(time, masses), device=masses.device)
-        if masses.device.type == "cpu":  # NumPy views, at half the overhead per call of torch's own functions
-            step = self.dynamics.step(masses.numpy(), fitness.numpy(), self.step_size, time=time)
-            new = torch.from_numpy(step)
-        else:
-            new = self.dynamics.step(masses, fitness, self.step_size, time=time)
-        living = torch.where(masses > 0, fitness, 0.0)  # that of absent groups may be infinite
-        sound = sound & torch.isfinite(torch.cat((living, new))).all()
-        new = torch.where(sound, new, masses)
-        torch.split_with_sizes_copy(new, self.sizes, out=[layer.masses for layer in self.layers])
-        if self.signal.memory:
-            self._remembered = _accepted(sound, totals, self._remembered)
-        if average is not None:
-            self._smoothed = _accepted(sound, average[0], self._smoothed)
-            self._weight = _accepted(sound, average[1], self._weight)
-        self.contribution = torch.where(sound, contribution, math.nan)
-        self.skipped = self.skipped + ~sound
+        sound, new = all_finite(values), masses
+        if sound is not False:
+            # In double precision, as the masses are: one conversion instead of one in every operation.
+            used = chosen(sound, contribution, 0.0).double()
+            present = self._present(masses)
+            fitness = torch.as_tensor(self.landscape(used)(time, present), device=masses.device)
+            new = self._next(present, fitness, time)
+            sound = sound & all_finite(fitness, where=present) & all_finite(new)
+        if sound is not False:
+            new = chosen(sound, new, masses)
+            torch.split_with_sizes_copy(new, self.sizes, out=[layer.masses for layer in self.layers])
+            if self.signal.memory:
+                self._remembered = chosen(sound, totals, self._remembered)
+            if average is not None:
+                self._smoothed = chosen(sound, average[0], self._smoothed)
+                self._weight = chosen(sound, average[1], self._weight)
+        self.contribution = chosen(sound, contribution, math.nan)
+        if sound is not True:
+            self.skipped = self.skipped + ~torch.as_tensor(sound, device=self.skipped.device)
         self.steps += 1
         for listener in self._listeners:
             listener(self.contribution, masses)
+
+    def _present(self, masses: torch.Tensor) -> torch.Tensor:
+        """Return the masses without those of extinct groups, as something else may have left them."""
+        if self.extinction is None:
+            return masses
+        p = _fastest(masses)
+        return torch.as_tensor(emptied(p, self.extinction.below(p)))
+
+    def _next(self, masses: torch.Tensor, fitness: torch.Tensor, time: float) -> torch.Tensor:
+        """Return the masses after the map, and after the extinctions that it led to."""
+        p, phi = _fastest(masses), _fastest(fitness)
+        if self.order is None:
+            new = self.dynamics.step(p, phi, self.step_size, time=time, scheme=self.scheme)
+        else:
+            order, back = _fastest(self.order), _fastest(self.order.argsort())
+            new = self.dynamics.step(p[order], phi[order], self.step_size, time=time, scheme=self.scheme)[
+                back
+            ]
+        if self.extinction is not None:  # what is extinct already gets no inflow
+            new = emptied(new, (p == 0) | self.extinction.below(new))
+        return torch.as_tensor(new)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after every step; return a function that ends it.
@@ -183,13 +272,16 @@ class Selector:
         return lambda: self._listeners.remove(listener)
 
     def clear(self) -> None:
-        """Forget the backward passes since the last step, as ``optimizer.zero_grad()`` does.
+        """Forget the backward passes since the last step, as ``optimizer.zero_grad()`` does for weights.
 
-        Gradients that `torch.autograd.grad` takes through the layers for something else count as a backward
-        pass: call `clear` between them and the one of the loss.
+        A pass for something else than the loss (a second evaluation within a step) is to be forgotten before
+        the one of the loss; for a signal of single samples, so are gradients of `torch.autograd.grad`.
         """
         self._totals = [None] * len(self.layers)
         self._differentiated = None
+        for layer, observer in zip(self.layers, self._observers, strict=True):
+            if layer.probe is not None and layer.observer is observer:
+                layer.probe.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that is not the model's: numbers of steps, remembered and smoothed signal."""
@@ -198,7 +290,7 @@ class Selector:
             "skipped": self.skipped.clone(),
             "remembered": None if self._remembered is None else self._remembered.clone(),
             "smoothed": None if self._smoothed is None else self._smoothed.clone(),
-            "weight": 0.0 if self._weight is None else float(self._weight),
+            "weight": float(self._weight),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -246,60 +338,61 @@ class Selector:
         total = self._totals[index]
         self._totals[index] = seen if total is None else total + seen
 
-    def _summed(self) -> torch.Tensor:
+    def _seen(self, index: int) -> torch.Tensor | None:
+        """Return what one layer's backward passes have added up to, None if there was none."""
+        layer = self.layers[index]
+        if layer.probe is None:
+            return self._totals[index]
+        # The probe of a later selector is that one's.
+        return layer.probe.grad if layer.observer is self._observers[index] else None
+
+    def _summed(self, scale: float | torch.Tensor | None) -> torch.Tensor:
         """Return the sums over the backward passes, the remembered ones included, and forget the passes."""
-        totals = torch.empty(0)
+        if not self.signal.needs_gradient:
+            return torch.empty(0)
         if self._differentiated is not None:
             raise RuntimeError(
                 f"{self._differentiated} saw a backward pass with create_graph=True since the last step; "
-                "expected a loss without gradients in it: how they depend on the masses is not measured. If "
-                "the pass was for something else, call selector.clear() before the one of the loss."
+                "expected a loss without gradients in it: how those of single samples depend on the masses "
+                "is not measured. If the pass was for something else, call selector.clear() before that of "
+                "the loss."
             )
-        if self.signal.needs_gradient:
-            seen = [total for total in self._totals if total is not None]
-            if len(seen) < len(self.layers):
-                blind = zip(self.layers, self._totals, strict=True)
-                names = ", ".join(self._names[layer] for layer, total in blind if total is None)
-                raise RuntimeError(
-                    f"{names} saw no backward pass since the last step; expected loss.backward() through "
-                    "every population layer before selector.step(), with this model's latest selector."
-                )
-            totals = torch.cat(seen)
-            if self.signal.memory and self._remembered is not None:
-                totals = totals + self.signal.memory * self._remembered
+        if scale is not None and not torch.is_tensor(scale):
+            scale = validation.positive("scale", scale)
+        seen = [self._seen(index) for index in range(len(self.layers))]
+        if any(total is None for total in seen):
+            blind = zip(self.layers, seen, strict=True)
+            names = ", ".join(self._names[layer] for layer, total in blind if total is None)
+            raise RuntimeError(
+                f"{names} saw no backward pass since the last step; expected loss.backward() through "
+                "every population layer before selector.step(), with this model's latest selector."
+            )
+        totals = torch.cat(seen)  # type: ignore[arg-type]
         self.clear()
+        if scale is not None:
+            totals = totals / scale
+        totals = over_ranks(totals, self.signal.over_ranks, self.process_group)
+        if self.signal.memory and self._remembered is not None:
+            totals = totals + self.signal.memory * self._remembered
         return totals
 
     def _averaged(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weighted sum of the values so far, and the sum of the weights."""
         keep = self.signal.smoothing
         smoothed = torch.zeros_like(values) if self._smoothed is None else self._smoothed
-        weight = values.new_zeros((), dtype=torch.float64) if self._weight is None else self._weight
-        return (keep * smoothed).add_(values, alpha=1 - keep), keep * weight + (1 - keep)
+        return (keep * smoothed).add_(values, alpha=1 - keep), keep * self._weight + (1 - keep)
 
     def _compared(self, contribution: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
         """Return the contributions relative to those of the groups that compete, if they are to be."""
         if not self.signal.relative:
             return contribution
+        if self.order is not None:
+            contribution, masses = contribution[self.order], masses[self.order]
         blocks = [block for block, _ in self.dynamics.blocks(len(masses))]
-        return torch.cat([_relative(contribution[b], masses[b], self.signal.relative) for b in blocks])
+        parts = torch.cat([relative(contribution[b], masses[b], self.signal.relative) for b in blocks])
+        return parts if self.order is None else parts[self.order.argsort()]
 
 
-def _accepted(sound: torch.Tensor, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
-    """Return `new` if the step is sound, else `old`, where None is zero."""
-    return torch.where(sound, new, 0.0 if old is None else old)
-
-
-def _relative(values: torch.Tensor, masses: torch.Tensor, kind: bool | str) -> torch.Tensor:
-    """Return `values` in units of their mean, or as z-scores, over the groups that are present."""
-    present = (masses > 0).to(values.dtype)
-    count = present.sum().clamp(min=1)
-    mean = (values * present).sum() / count
-    if kind == "zscore":
-        values = values - mean
-        scale = ((values * values * present).sum() / count).sqrt()
-    elif kind == "max":
-        scale = (values * present).max()
-    else:
-        scale = mean
-    return torch.where(scale > 0, values / scale, torch.zeros_like(values))
+def _fastest(values: torch.Tensor) -> Any:
+    """Return a NumPy view on a CPU, at half the overhead per call of torch's own functions."""
+    return values.numpy() if values.device.type == "cpu" else values

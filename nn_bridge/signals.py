@@ -17,7 +17,7 @@ from evodyn.core import validation
 from evodyn.core.specifications import Specification
 from nn_bridge.layers import PopulationLayer
 
-__all__ = ["Contribution", "Magnitude", "Signal", "Taylor"]
+__all__ = ["Benefit", "Contribution", "Magnitude", "Signal", "Taylor", "relative"]
 
 RELATIVE = ("mean", "zscore", "max")
 
@@ -54,12 +54,28 @@ class Signal(Specification, ABC):
         relative: Any = self.relative
         if not isinstance(relative, bool):
             validation.choice("relative", relative, RELATIVE)
-        self._set(smoothing=smoothing, relative="mean" if relative is True else relative)
+        self._set(smoothing=smoothing)
+        if relative is True:
+            self._set(relative="mean")
 
     @property
     def needs_gradient(self) -> bool:
         """Whether the signal is measured in the backward pass, by `observed`."""
         return True
+
+    @property
+    def additive(self) -> bool:
+        """Whether a pass adds just ∂L/∂p_i, which autograd sums by itself: `observed` is not asked then.
+
+        Unless a subclass has an `observed` of its own. A hook on activations is called from Python, keeps
+        them from being recomputed (activation checkpointing) and is not compiled; ∂L/∂p_i has none of that.
+        """
+        return type(self).observed is Signal.observed
+
+    @property
+    def over_ranks(self) -> Literal["mean", "sum"]:
+        """How the sums of the ranks of a distributed run make one: the mean where each has a mean loss."""
+        return "mean"
 
     def observed(self, gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
         """Return what one backward pass adds to a layer's sums, shape (groups,).
@@ -71,9 +87,6 @@ class Signal(Specification, ABC):
         group_axis : int
             The axis of the groups.
         """
-        if gradient.ndim == 2 and gradient.dtype == z.dtype == torch.float32:
-            total: torch.Tensor = torch.linalg.vecdot(gradient, z, dim=0)  # the usual case, in one call
-            return total
         return _sensitivity(gradient, z, group_axis).sum(0)
 
     @abstractmethod
@@ -96,6 +109,21 @@ def _sensitivity(gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> to
     group_axis %= product.ndim
     middle = [axis for axis in range(1, product.ndim) if axis != group_axis]
     return product.sum(middle) if middle else product
+
+
+def relative(values: torch.Tensor, masses: torch.Tensor, kind: bool | str) -> torch.Tensor:
+    """Return `values` in units of their mean, or as z-scores, over the groups that are present."""
+    present = (masses > 0).to(values.dtype)
+    count = present.sum().clamp(min=1)
+    mean = (values * present).sum() / count
+    if kind == "zscore":
+        values = values - mean
+        scale = ((values * values * present).sum() / count).sqrt()
+    elif kind == "max":
+        scale = (values * present).max()
+    else:
+        scale = mean
+    return torch.where(scale > 0, values / scale, torch.zeros_like(values))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -146,6 +174,15 @@ class Contribution(Signal):
             raise ValueError(f"memory is {memory!r}; expected a number in [0, 1].")
         self._set(memory=memory)
 
+    @property
+    def additive(self) -> bool:
+        plain = not (self.per_sample or self.summed)
+        return plain and type(self).observed is Contribution.observed
+
+    @property
+    def over_ranks(self) -> Literal["mean", "sum"]:
+        return "sum" if self.summed else "mean"
+
     def observed(self, gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> torch.Tensor:
         if self.per_sample:
             total = _sensitivity(gradient, z, group_axis).abs_().sum(0)
@@ -155,6 +192,38 @@ class Contribution(Signal):
 
     def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
         return totals.abs()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Benefit(Signal):
+    """The marginal benefit of a group's mass, φ_i = -∂L/∂p_i, with its sign.
+
+    Positive where more of the group lowers the loss, negative where the group does harm. Under the
+    replicator the loss then falls along the masses by the variance of fitness, dL/dt = -P·Var_x(φ)
+    (Fisher's theorem), and under growth by fitness itself, ṗ_i = p_i φ_i, by Σ p_i φ_i².
+
+    Parameters
+    ----------
+    smoothing : float, optional
+        See `Signal`.
+
+    Raises
+    ------
+    ValueError
+        If `smoothing` is out of its range.
+
+    Examples
+    --------
+    >>> Benefit(smoothing=0.9)
+    Benefit(smoothing=0.9)
+    """
+
+    smoothing: float = 0.0
+
+    relative = False  # a mean of signed values is no scale
+
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
+        return -totals
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

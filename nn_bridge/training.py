@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -59,8 +60,14 @@ def train_epoch(
     ValueError
         Before the first step, if there are not as many labels as images, at least one, or `batch_size` is
         not positive.
+
+    Warns
+    -----
+    UserWarning
+        At the end, if the selector skipped steps: what it measured was not finite.
     """
     minibatches = _minibatches(images, labels, batch_size)
+    skipped = None if selector is None else selector.skipped
     model.train()
     total = torch.zeros((), device=images.device)
     for x, y in minibatches:
@@ -74,6 +81,13 @@ def train_epoch(
                 loss(model(x), y).backward()
             selector.step()  # Eqs. 9, 10 and 12, 13 or 14
         total += value.detach() * len(x)
+    if selector is not None and skipped is not None and (lost := int(selector.skipped - skipped)):
+        steps = -(-len(images) // batch_size)
+        warnings.warn(
+            f"{lost} of {steps} steps of the selector were skipped, since the signal, fitness or a mass was "
+            "not finite: masses stayed as they were. Look at the loss, or take smaller steps.",
+            stacklevel=2,
+        )
     return float(total) / len(images)
 
 

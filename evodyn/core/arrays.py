@@ -21,9 +21,13 @@ def array_namespace(array: Array) -> Any:
     return np if type(array) is np.ndarray else array_api_compat.array_namespace(array)
 
 
+_OWN = (np.ndarray, np.generic, float, int)
+_DOUBLE = np.dtype(np.float64)
+
+
 def is_foreign(value: object) -> bool:
     """Tell whether `value` is an array of a library other than NumPy."""
-    if isinstance(value, np.ndarray | np.generic | float | int):
+    if isinstance(value, _OWN):
         return False
     return bool(array_api_compat.is_array_api_obj(value))
 
@@ -34,6 +38,8 @@ def float64(masses: Array) -> Array:
     Increments of 5e-8 a step vanish in float32, so selection state is float64
     whatever precision the rest of a model uses.
     """
+    if type(masses) is np.ndarray and masses.dtype is _DOUBLE:
+        return masses
     if not is_foreign(masses):
         return np.asarray(masses, dtype=np.float64)
     xp = array_namespace(masses)

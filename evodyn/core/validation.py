@@ -24,6 +24,8 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> str:
 
 def numeric(name: str, value: object) -> float:
     """Return `value` as a float if it is a real number other than NaN."""
+    if type(value) is float and value == value:  # in every step of a map: abstract classes are slow to ask
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real | np.floating | np.integer):
         # 0-d arrays are numbers to their users.
         if isinstance(value, np.ndarray) and value.ndim == 0:

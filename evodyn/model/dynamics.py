@@ -61,8 +61,13 @@ def mean_fitness(masses: Array, fitness: Array) -> Array:
 
 def weighted_mean(xp: Any, masses: Array, fitness: Array) -> Array:
     """Return the mean of finite fitness."""
-    total = xp.sum(masses, axis=-1, keepdims=True)
+    total = _total(xp, masses)
     return xp.vecdot(masses, fitness)[..., None] / xp.where(total > 0, total, 1.0)
+
+
+def _total(xp: Any, masses: Array) -> Array:
+    """Return the sum over the last axis, which is kept; NumPy's own without its wrapper for other arrays."""
+    return (np.add.reduce if xp is np else xp.sum)(masses, axis=-1, keepdims=True)
 
 
 def _check_shapes(masses: Array, fitness: Array) -> None:

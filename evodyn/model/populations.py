@@ -128,6 +128,10 @@ class Populations(Dynamics):
         return values
 
     def blocks(self, n: int) -> tuple[tuple[slice, Dynamics], ...]:
+        return self._blocks
+
+    @functools.cached_property
+    def _blocks(self) -> tuple[tuple[slice, Dynamics], ...]:
         return tuple(zip(self.slices, self._members, strict=True))
 
     def check(self, n: int) -> None:
@@ -142,6 +146,10 @@ class Populations(Dynamics):
         if isinstance(self.dynamics, tuple):
             return self.dynamics
         return tuple(self.dynamics.restricted(s, sum(self.sizes)) for s in self.slices)
+
+    @functools.cached_property
+    def _has_cap(self) -> bool:
+        return any(math.isfinite(cap_of(member)) for member in self._members)
 
     @functools.cached_property
     def _shared(self) -> Any:
@@ -200,7 +208,7 @@ class Populations(Dynamics):
         return xp.concat(parts, axis=-1)
 
     def _capped(self, masses: Array) -> Array:
-        if all(math.isinf(cap_of(member)) for _, member in self.blocks(0)):
+        if not self._has_cap:
             return masses
         xp = array_namespace(masses)
         return xp.concat([m._capped(masses[..., s]) for s, m in self.blocks(0)], axis=-1)

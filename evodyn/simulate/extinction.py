@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core import validation
-from evodyn.core.arrays import FloatArray
+from evodyn.core.arrays import Array, FloatArray, array_namespace
 from evodyn.core.specifications import Specification
 
-__all__ = ["Crossings", "Extinction", "Ledger", "columns", "crossing_table"]
+__all__ = ["Crossings", "Extinction", "Ledger", "columns", "crossing_table", "emptied"]
 
 Policy = Literal["observe", "absorb", "stop"]
 POLICIES = ("observe", "absorb", "stop")
@@ -84,6 +84,16 @@ class Extinction(Specification):
                 f"extinction has {len(cast(FloatArray, self.threshold))} thresholds and p0 has {n} groups; "
                 "expected one for each group, or a single number."
             )
+
+    def below(self, masses: Array) -> Array:
+        """Return which groups are extinct at these masses, a mask of any array-API library."""
+        level = self.threshold
+        return masses < (array_namespace(masses).asarray(level) if np.ndim(level) else level)
+
+
+def emptied(masses: Array, removed: Array) -> Array:
+    """Return the masses with exactly 0 in the groups that `removed`, a mask, marks: what "absorb" does."""
+    return array_namespace(masses).where(removed, 0.0, masses)
 
 
 def crossing_table(rows: list[tuple[int, float, int]]) -> Crossings:

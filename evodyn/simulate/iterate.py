@@ -15,7 +15,7 @@ from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate.events import event_table
-from evodyn.simulate.extinction import Extinction, Ledger
+from evodyn.simulate.extinction import Extinction, Ledger, emptied
 from evodyn.simulate.flow import State, culprits
 from evodyn.simulate.problem import check_kinds, check_memory, check_start, validated_masses
 from evodyn.simulate.run import EndState, Run, SolveError, interrupted, mean_fitness_along
@@ -145,7 +145,6 @@ def run_steps(
     """Iterate `n_steps` further steps from `masses`, and assemble the result of these."""
     first = settings.steps
     h, start = settings.step_size, settings.t_start
-    threshold = ledger.extinction.threshold if ledger.extinction else 0.0
     absorb, stop = ledger.policy_is("absorb"), ledger.policy_is("stop")
     if absorb:
         masses = _absorb(masses, np.flatnonzero(ledger.below & ~ledger.removed), ledger)
@@ -186,15 +185,15 @@ def run_steps(
                     message, step = f"The masses after step {step} would not be finite.", step - 1
                     break
                 if ledger.removed.any():
-                    new = np.where(ledger.removed, 0.0, new)  # no inflow into absorbed groups
+                    new = emptied(new, ledger.removed)  # no inflow into absorbed groups
                 gone = (new == 0) & (masses > 0)
                 if gone.any():
                     projections += int(np.count_nonzero(gone)) if settings.scheme == "euler" else 0
                     if not ledger.watching:
                         ledger.first[gone] = np.minimum(ledger.first[gone], start + step * h)
                 stopped = False
-                if ledger.watching:
-                    now_below = new < threshold
+                if ledger.extinction is not None:
+                    now_below = ledger.extinction.below(new)
                     changed = now_below != below
                     if changed.any():
                         changed &= ~ledger.removed
@@ -204,7 +203,7 @@ def run_steps(
                         ledger.cross(crossed, now, np.where(now_below[crossed], -1, 1))
                         if absorb:
                             new = _absorb(new, fallen, ledger)
-                        below = new < threshold
+                        below = ledger.extinction.below(new)
                         stopped = stop and len(fallen) > 0
                 if step % settings.save_every == 0 and not stopped:
                     rows.append(new)
@@ -296,4 +295,5 @@ def _absorb(masses: FloatArray, groups: npt.NDArray[np.intp], ledger: Ledger) ->
     if not len(groups):
         return masses
     ledger.absorb(groups, masses)
-    return np.where(ledger.removed, 0.0, masses)
+    absorbed: FloatArray = emptied(masses, ledger.removed)
+    return absorbed

@@ -549,14 +549,35 @@ def test_any_layer_that_scales_its_groups_can_take_part() -> None:
 # Losses that contain gradients
 
 
-@pytest.mark.parametrize("how", ["penalty", "functional"])
-def test_a_loss_that_contains_gradients_is_refused_by_name(how: str) -> None:
-    model = network()
+def penalised(model: nn.Module, x: torch.Tensor, y: torch.Tensor, leaves: Any) -> torch.Tensor:
+    """Return a loss with the gradient by the inputs in it."""
+    x = x.clone().requires_grad_()
+    out = torch.func.functional_call(model, leaves, (x,))
+    (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    return nn.functional.cross_entropy(out, y) + slope.square().sum()
+
+
+def test_a_loss_that_contains_gradients_is_measured_whole() -> None:
+    model, (x, y) = network().double(), batch()
+    x = x.double()
+    leaves = {name: buffer.clone().requires_grad_() for name, buffer in model.named_buffers()}
+    loss = penalised(model, x, y, leaves)
+    expected = torch.cat(torch.autograd.grad(loss, list(leaves.values()))).abs().numpy()
     selector = selected(model, Contribution())
+    penalised(model, x, y, {}).backward()
+    selector.step()
+    assert selector.contribution is not None
+    np.testing.assert_allclose(selector.contribution.numpy(), expected, rtol=1e-11)
+    assert not np.allclose(expected, np.abs(autograd(model, x, y)), rtol=0.1)
+
+
+@pytest.mark.parametrize("how", ["penalty", "functional"])
+def test_single_samples_of_a_loss_that_contains_gradients_are_refused_by_name(how: str) -> None:
+    model = network()
+    selector = selected(model, Contribution(per_sample=True))
     x, y = batch()
-    if how == "penalty":  # how the input's gradient depends on the masses, the layers' outputs do not show
-        (slope,) = torch.autograd.grad(model(x.requires_grad_()).sum(), x, create_graph=True)
-        (nn.functional.cross_entropy(model(x), y) + slope.square().sum()).backward()
+    if how == "penalty":
+        penalised(model, x, y, {}).backward()
     else:
         weights = dict(model.named_parameters())
         torch.func.grad(lambda w: torch.func.functional_call(model, w, (x,)).sum())(weights)
@@ -567,11 +588,12 @@ def test_a_loss_that_contains_gradients_is_refused_by_name(how: str) -> None:
     assert torch.equal(selector.masses, before)
 
 
+@pytest.mark.parametrize("signal", [Contribution(), Contribution(per_sample=True)], ids=repr)
 @pytest.mark.parametrize("second", [False, True])
-def test_gradients_for_something_else_can_be_forgotten(second: bool) -> None:
+def test_gradients_for_something_else_can_be_forgotten(second: bool, signal: Signal) -> None:
     model = network()
-    expected = contribution(network(), Contribution(), batch())
-    selector = selected(model, Contribution())
+    expected = contribution(network(), signal, batch())
+    selector = selected(model, signal)
     x, y = batch()
     (slope,) = torch.autograd.grad(model(x.requires_grad_()).sum(), x, create_graph=second)
     if second:
