@@ -13,6 +13,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import evodyn as ed
+from evodyn.inference import fit_fitness
 from nn_bridge.paper.experiment import Experiment
 from nn_bridge.paper.runs import Source, Training
 from nn_bridge.recording import Record
@@ -182,3 +183,16 @@ def test_the_study_prints_and_saves_what_it_found(tmp_path: Path, monkeypatch: p
     assert [row["map_is_network"] for row in rows] == 2 * ["True", "", ""]
     data = xr.load_dataset(tmp_path / "replay.nc", engine="h5netcdf")
     np.testing.assert_array_equal(data["map_mass"][0, 0], data["network_mass"][0])
+
+
+def test_fitness_is_fitted_to_the_masses_of_a_network(record: xr.Dataset) -> None:
+    masses = record["mass"].values  # at the start, and after each of two epochs of five steps
+    times = 5 * EXPERIMENT.step_size * np.arange(3)
+    fit = fit_fitness(times, masses, reference=0)
+    slopes = np.polyfit(times, np.log(masses / masses[:, :1]), 1)[0]
+    np.testing.assert_allclose(fit.fitness, slopes, atol=1e-9)
+    assert fit.heterogeneity.value**2 < slopes.var(ddof=1)  # what the residuals explain is taken out
+    # The signal clip of 0.1 bounds every growth rate, and so the differences.
+    assert 0.1 < np.ptp(fit.fitness) < 0.2 * 1.01
+    assert fit.errors == "log_ratio" and fit.degrees_of_freedom == 35
+    assert (fit.standard_errors[1:] > 0).all()
