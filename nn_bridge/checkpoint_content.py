@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nn_bridge.layers import PopulationLayer
+from nn_bridge.layers import has_masses
 
 __all__ = [
     "require_finite",
@@ -59,7 +59,7 @@ def require_weights(content: Any, model: nn.Module) -> None:
     masses = {
         f"{name}.masses".lstrip(".")
         for name, module in model.named_modules()
-        if isinstance(module, PopulationLayer)
+        if has_masses(module)
     }
     for name, value in content.items():
         if not isinstance(value, torch.Tensor):

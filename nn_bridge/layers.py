@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from evodyn.core import validation
+from nn_bridge.populations import Observer, Population, population_of, scaled
 
 __all__ = [
     "PopulationLayer",
@@ -19,10 +20,8 @@ __all__ = [
     "PopulationWeights",
     "population_layers",
     "population_mlp",
+    "populations",
 ]
-
-Observer = Callable[[torch.Tensor, torch.Tensor], None]
-"""Receives (∂L/∂y, z) of a layer with output y = p·z, during the backward pass."""
 
 
 class PopulationLayer(nn.Module):
@@ -48,9 +47,14 @@ class PopulationLayer(nn.Module):
     observer : callable or None
         Called in every backward pass with the gradient ∂L/∂y and z, from which
         ∂L/∂p_i = Σ (∂L/∂y_i)·z_i follows, exactly and at p_i = 0 as well. Not copied or pickled.
+    kind : str
+        What the groups are: "neuron" in the layers of this package, and what `populate` found ("filter",
+        "head", "unit", "block") in a module that it gave masses. A class of one's own says "group" unless it
+        says something else.
     """
 
     masses: torch.Tensor
+    kind = "group"
 
     def __init__(self, groups: int, *, group_axis: int, device: torch.device | str | None = None) -> None:
         super().__init__()
@@ -64,22 +68,14 @@ class PopulationLayer(nn.Module):
         """Number of groups."""
         return self.masses.shape[0]
 
+    @property
+    def population(self) -> PopulationLayer:
+        """What is asked about the groups: the layer itself."""
+        return self
+
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
         """Return y = p·z, with the masses cast to the dtype of `z`."""
-        observed = self.observer is not None and torch.is_grad_enabled()
-        if z.is_nested and not observed:  # as nn.TransformerEncoder makes padded sequences
-            return torch.nested.as_nested_tensor([self.scaled(part[None])[0] for part in z.unbind()])
-        shape = [1] * z.ndim
-        shape[self.group_axis] = -1
-        # A copy in double precision too, so that a step of the masses spoils no backward pass to come.
-        masses = self.masses.to(z.dtype, copy=True)
-        if observed and not z.requires_grad:
-            masses.requires_grad_()  # the weights are frozen, the masses are not
-        y = z * masses.view(shape)
-        if self.observer is not None and y.requires_grad:
-            observer, unit = self.observer, z.detach()
-            y.register_hook(lambda gradient: observer(gradient, unit))
-        return y
+        return scaled(self, z)
 
     def _apply(self, fn: Any, recurse: bool = True) -> PopulationLayer:
         masses = self.masses
@@ -131,6 +127,8 @@ class PopulationLinear(PopulationLayer):
     >>> layer(torch.ones(1, 2)).shape, layer.half().masses.dtype
     (torch.Size([1, 3]), torch.float64)
     """
+
+    kind = "neuron"
 
     def __init__(
         self,
@@ -243,7 +241,10 @@ def population_mlp(
 
 
 def population_layers(model: nn.Module) -> list[PopulationLayer]:
-    """Return the population layers of `model`, in the order of its modules.
+    """Return the modules of `model` that have masses, in the order of its modules.
+
+    These are its population layers and the modules that `populate` gave masses. Each has the tensor
+    ``masses``, the string ``kind``, and ``population``, which says more (see `populations`).
 
     Raises
     ------
@@ -257,10 +258,30 @@ def population_layers(model: nn.Module) -> list[PopulationLayer]:
                 f"{name}.out_proj".strip(".") + f" is a {type(module.out_proj).__name__}; expected a plain "
                 "linear layer there: nn.MultiheadAttention reads its weights and ignores the masses."
             )
-    layers = [module for module in model.modules() if isinstance(module, PopulationLayer)]
+    layers = [module for module in model.modules() if has_masses(module)]
     if not layers:
         raise ValueError(
             f"model is {type(model).__name__} without a population layer; expected at least one: "
-            "build it with PopulationLinear or population_mlp."
+            "build it with PopulationLinear or population_mlp, or call populate."
         )
-    return layers
+    return layers  # type: ignore[return-value]
+
+
+def has_masses(module: nn.Module) -> bool:
+    """Tell whether a module is a population layer, or one that `populate` gave masses."""
+    return isinstance(module, PopulationLayer) or population_of(module) is not None
+
+
+def populations(model: nn.Module) -> dict[PopulationLayer | Population, str]:
+    """Return what is asked about the groups of each module with masses, and the module's name.
+
+    A population layer answers itself; for another module ``module.population`` does: masses, groups,
+    group_axis, kind, observer and the groups' own parameters.
+
+    Raises
+    ------
+    ValueError
+        As `population_layers`.
+    """
+    names = {module: name or "model" for name, module in model.named_modules()}
+    return {layer.population: names[layer] for layer in population_layers(model)}

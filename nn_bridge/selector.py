@@ -13,7 +13,8 @@ from torch import nn
 import evodyn as ed
 from evodyn.core import validation
 from evodyn.model.fitness import LandscapeFunction
-from nn_bridge.layers import PopulationLayer, population_layers
+from nn_bridge.layers import PopulationLayer, populations
+from nn_bridge.populations import Population
 from nn_bridge.signals import Signal
 
 __all__ = ["Selector"]
@@ -105,8 +106,8 @@ class Selector:
                 raise ValueError(f"{name} is {value!r}; expected an instance of {kind.__name__}.")
         if not callable(landscape):
             raise ValueError(f"landscape is {landscape!r}; expected a callable: contributions -> landscape.")
-        self.layers: list[PopulationLayer] = population_layers(model)
-        self._names = {module: name or "model" for name, module in model.named_modules()}
+        self._names = populations(model)
+        self.layers: list[PopulationLayer | Population] = list(self._names)
         self.sizes = tuple(layer.groups for layer in self.layers)
         self.scope = validation.choice("scope", scope, SCOPES)
         self.dynamics = ed.Populations(dynamics, self.sizes) if scope == "layer" else dynamics
