@@ -56,11 +56,7 @@ def require_finite(name: str, content: Any) -> None:
 
 def require_weights(content: Any, model: nn.Module) -> None:
     """Refuse weights that are not finite and masses that are negative."""
-    masses = {
-        f"{name}.masses".lstrip(".")
-        for name, module in model.named_modules()
-        if has_masses(module)
-    }
+    masses = {f"{name}.masses".lstrip(".") for name, module in model.named_modules() if has_masses(module)}
     for name, value in content.items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{name} of the model is {_short(value)}; expected a tensor")
