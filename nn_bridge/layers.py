@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evodyn.core import validation
-from nn_bridge.populations import Observer, Population, population_of, scaled
+from nn_bridge.populations import Observer, population_of, scaled
 
 __all__ = [
     "PopulationLayer",
@@ -272,7 +272,7 @@ def has_masses(module: nn.Module) -> bool:
     return isinstance(module, PopulationLayer) or population_of(module) is not None
 
 
-def populations(model: nn.Module) -> dict[PopulationLayer | Population, str]:
+def populations(model: nn.Module) -> dict[PopulationLayer, str]:
     """Return what is asked about the groups of each module with masses, and the module's name.
 
     A population layer answers itself; for another module ``module.population`` does: masses, groups,

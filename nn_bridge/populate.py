@@ -71,13 +71,13 @@ def populate(
     Raises
     ------
     ValueError
-        If the model does not run on the example, a name is none of its modules or has no groups that
-        can be removed (with the reason), or there are none at all. The model is as it was then.
+        If the model does not run on the example, a name is none of its modules or has no groups that can go
+        (with the reason), or there are none at all. The model is as it was then.
 
     Notes
     -----
-    A filter's mass acts after the normalisation of its channel, which would cancel a scale in front of it, and
-    is found there: in the batch normalisation that follows a convolution. Channels that a residual link
+    A filter's mass acts after the normalisation of its channel, which would cancel a scale in front of it,
+    and is found there: in the batch normalisation that follows a convolution. Channels that a residual link
     carries, and what enters a layer normalisation, are no groups of their own: they cannot go without others.
     With fewer heads for keys than for queries, a group is the queries' heads that share one key. The masses
     of hand-written attention sit on its output projection, whose input they scale.
@@ -99,14 +99,16 @@ def populate(
     excluded = _names("exclude", exclude, model)
     recording = record(model, example_inputs)
     search = _Search(model, recording)
-    sites = [
-        site
-        for site in search.sites()
-        if (wanted is None or _within(site, wanted)) and not _within(site, excluded)
-    ]
+    sites: dict[str, _Site] = {}
+    for site in search.sites():
+        if (wanted is None or _within(site, wanted)) and not _within(site, excluded):
+            if site.name in sites or has_masses(model.get_submodule(site.name)):
+                search.reasons.setdefault(site.name, "it has masses for other groups")
+            else:
+                sites[site.name] = site
     attached: list[_Site] = []
     try:
-        for site in sites:
+        for site in sites.values():
             module = model.get_submodule(site.name)
             if taken := [name for name in ATTRIBUTES if hasattr(module, name)]:
                 raise ValueError(

@@ -85,6 +85,7 @@ class Population:
         self.module, self.kind, self.axis, self.unit, self.members = module, kind, axis, unit, members
         self.group_axis = axis if unit == 1 else axis - 1
         self.observer: Observer | None = None
+        self.at = "output"
         self.handles: tuple[int, ...] = ()  # of the module's hooks
 
     @property
@@ -131,7 +132,7 @@ def attach(population: Population, groups: int, device: torch.device, *, at: str
     """
     module: Any = population.module
     module.register_buffer("masses", torch.ones(groups, dtype=torch.float64, device=device))
-    module.kind, module.population = population.kind, population
+    module.kind, module.population, population.at = population.kind, population, at
     handles = [
         module._register_load_state_dict_pre_hook(_with_masses, with_module=True),
         module.register_load_state_dict_post_hook(_in_double),

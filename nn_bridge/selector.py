@@ -14,7 +14,6 @@ import evodyn as ed
 from evodyn.core import validation
 from evodyn.model.fitness import LandscapeFunction
 from nn_bridge.layers import PopulationLayer, populations
-from nn_bridge.populations import Population
 from nn_bridge.signals import Signal
 
 __all__ = ["Selector"]
@@ -107,7 +106,7 @@ class Selector:
         if not callable(landscape):
             raise ValueError(f"landscape is {landscape!r}; expected a callable: contributions -> landscape.")
         self._names = populations(model)
-        self.layers: list[PopulationLayer | Population] = list(self._names)
+        self.layers: list[PopulationLayer] = list(self._names)
         self.sizes = tuple(layer.groups for layer in self.layers)
         self.scope = validation.choice("scope", scope, SCOPES)
         self.dynamics = ed.Populations(dynamics, self.sizes) if scope == "layer" else dynamics

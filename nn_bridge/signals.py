@@ -16,7 +16,6 @@ import torch
 from evodyn.core import validation
 from evodyn.core.specifications import Specification
 from nn_bridge.layers import PopulationLayer
-from nn_bridge.populations import Population
 
 __all__ = ["Contribution", "Magnitude", "Signal", "Taylor"]
 
@@ -78,12 +77,12 @@ class Signal(Specification, ABC):
         return _sensitivity(gradient, z, group_axis).sum(0)
 
     @abstractmethod
-    def values(self, layers: Sequence[PopulationLayer | Population], totals: torch.Tensor) -> torch.Tensor:
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
         """Return the raw values c_i of all layers, one after another.
 
         Parameters
         ----------
-        layers : sequence of PopulationLayer or Population
+        layers : sequence of PopulationLayer
             The layers.
         totals : Tensor, shape (groups of all layers,)
             Sums over the backward passes of what `observed` returned; empty if it needs none.
@@ -154,7 +153,7 @@ class Contribution(Signal):
             total = super().observed(gradient, z, group_axis)
         return total * gradient.shape[0] if self.summed else total
 
-    def values(self, layers: Sequence[PopulationLayer | Population], totals: torch.Tensor) -> torch.Tensor:
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
         return totals.abs()
 
 
@@ -173,7 +172,7 @@ class Taylor(Signal):
     smoothing: float = 0.0
     relative: bool | Literal["mean", "zscore", "max"] = False
 
-    def values(self, layers: Sequence[PopulationLayer | Population], totals: torch.Tensor) -> torch.Tensor:
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
         masses = torch.cat([layer.masses for layer in layers])
         return (masses.to(totals.dtype) * totals).abs()
 
@@ -197,7 +196,7 @@ class Magnitude(Signal):
     def needs_gradient(self) -> bool:
         return False
 
-    def values(self, layers: Sequence[PopulationLayer | Population], totals: torch.Tensor) -> torch.Tensor:
+    def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
         norms = []
         for layer in layers:
             rows = [parameter.detach().reshape(layer.groups, -1) for parameter in layer.parameters()]

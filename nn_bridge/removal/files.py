@@ -46,6 +46,10 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "approximate": (lambda v: v in ("none", "tanh"), "'none' or 'tanh'"),
     "beta": (lambda v: _is_real(v) and v != 0, "a finite number, not 0"),
     "threshold": (_is_real, "a finite number"),
+    "min_val": (_is_real, "a finite number"),
+    "max_val": (_is_real, "a finite number"),
+    "lambd": (_is_real, "a finite number"),
+    "value": (_is_real, "a finite number"),
     "p": (lambda v: _is_real(v) and 0 <= v <= 1, "a probability"),
 }
 

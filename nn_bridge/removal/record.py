@@ -80,6 +80,10 @@ class Recording:
         Number of a parameter or buffer -> its names; more than one where it is shared.
     inputs, outputs : set of int
         The model's.
+    made : set of int
+        What an operation computed.
+    results : list of Tensor
+        The tensors that the model returned.
     calls : dict
         Name of a module -> its calls.
     """
@@ -90,7 +94,8 @@ class Recording:
     inputs: set[int]
     outputs: set[int]
     calls: dict[str, list[Call]]
-    made: set[int] = dataclasses.field(default_factory=set)
+    made: set[int]
+    results: list[torch.Tensor]
 
     def shape(self, value: int) -> tuple[int, ...]:
         """Return the shape of a value."""
@@ -199,15 +204,15 @@ def record(model: nn.Module, example_inputs: Any) -> Recording:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
             raise ValueError(
                 f"{recorder.stack[-1] or 'model'} cannot be run on example_inputs of shape {shapes} "
-                f"({(str(error).strip() or type(error).__name__).splitlines()[0]}); expected an example as the "
-                "model is called with."
+                f"({(str(error).strip() or type(error).__name__).splitlines()[0]}); expected an example as "
+                "the model is called with."
             ) from error
     found = [leaf for leaf in tree_flatten(result)[0] if torch.is_tensor(leaf)]
     if not found:
         raise ValueError(f"model returns {type(result).__name__} without tensors; expected tensors.")
     outputs = {recorder.number(tensor) for tensor in found}
     made = {number for node in recorder.nodes for number in node.outputs}
-    return Recording(recorder.nodes, recorder.values, recorder.names, inputs, outputs, calls, made)
+    return Recording(recorder.nodes, recorder.values, recorder.names, inputs, outputs, calls, made, found)
 
 
 @contextlib.contextmanager
