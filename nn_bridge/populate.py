@@ -14,8 +14,8 @@ from nn_bridge.layers import has_masses
 from nn_bridge.populations import ATTRIBUTES, Member, Population, attach, detach
 from nn_bridge.removal.coupling import Coupling, Masks
 from nn_bridge.removal.decision import Facts, removable
+from nn_bridge.removal.moves import Axis
 from nn_bridge.removal.record import Node, Recording, plain_model, record
-from nn_bridge.removal.relations import Axis
 
 __all__ = ["populate"]
 

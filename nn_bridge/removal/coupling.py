@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from nn_bridge.removal.moves import Axis, Keyed, Move
 from nn_bridge.removal.record import Node, Recording
-from nn_bridge.removal.relations import Axis, Keyed, Move, Relations
+from nn_bridge.removal.relations import Relations
 
 __all__ = ["Coupling", "Masks", "Stuck"]
 
@@ -48,8 +49,7 @@ class Coupling(Relations):
         super().__init__(recording)
         self._touching: dict[Axis, list[Move | Keyed]] = collections.defaultdict(list)
         for move in self.moves:
-            axes = {self.find((v, a)) for v in (*move.inputs, move.output) for a in range(self._ndim(v))}
-            for root in axes:
+            for root in {self.find(axis) for axes in (*move.inputs, move.output) for axis in axes}:
                 self._touching[root].append(move)
         for keyed in self.keyed:
             for root in {self.find(keyed.first), self.find(keyed.second)}:
@@ -98,8 +98,8 @@ class Coupling(Relations):
     ) -> None:
         """Carry slots through a move, from its inputs to its output and back."""
         origin, start = move.origin(), 0
-        for value in move.inputs:
-            shape = self.recording.shape(value)
+        for axes in move.inputs:
+            shape = tuple(self.size(axis) for axis in axes)
             ends = start, start + int(np.prod(shape))
             start = ends[1]
             derived = (origin >= ends[0]) & (origin < ends[1])
@@ -122,26 +122,21 @@ class Coupling(Relations):
                 return found.reshape(shape)
 
             used = back(np.ones_like(derived))
-            for axis in range(len(shape)):
-                if self.find((value, axis)) == root:
-                    elements = _along(shape, axis, mask) & used
-                    self._arrive(
-                        (value, axis), mask, move, elements, ahead, back, move.output, derived, add, stuck
-                    )
-            for axis in range(origin.ndim):
-                if self.find((move.output, axis)) == root:
-                    elements = _along(origin.shape, axis, mask) & derived
+            for k, axis in enumerate(axes):
+                if self.find(axis) == root:
+                    elements = _along(shape, k, mask) & used
+                    self._arrive(axis, mask, move, elements, ahead, back, move.output, derived, add, stuck)
+            for k, axis in enumerate(move.output):
+                if self.find(axis) == root:
+                    elements = _along(origin.shape, k, mask) & derived
                     everywhere = np.ones(shape, dtype=bool)
-                    self._arrive(
-                        (move.output, axis), mask, move, elements, back, ahead, value, everywhere, add, stuck
-                    )
-        for axis in range(origin.ndim):
-            if self.find((move.output, axis)) == root and (origin < 0).any():
-                new = mask & _slots(origin < 0, axis, np.all)
+                    self._arrive(axis, mask, move, elements, back, ahead, axes, everywhere, add, stuck)
+        for k, axis in enumerate(move.output):
+            if self.find(axis) == root and (origin < 0).any():
+                new = mask & _slots(origin < 0, k, np.all)
                 if new.any():
-                    stuck.append(
-                        Stuck(root, new, move.node, f"left out of {move.node.name}, which makes them")
-                    )
+                    reason = f"left out of {move.node.name}, which makes them"
+                    stuck.append(Stuck(root, new, move.node, reason))
 
     def _arrive(
         self,
@@ -151,29 +146,28 @@ class Coupling(Relations):
         elements: np.ndarray,
         there: Callable[[np.ndarray], np.ndarray],
         return_: Callable[[np.ndarray], np.ndarray],
-        value: int,
+        axes: tuple[Axis, ...],
         possible: np.ndarray,
         add: Callable[[Axis, np.ndarray], None],
         stuck: list[Stuck],
     ) -> None:
-        """Find the axis of `value` whose slots are what these elements become."""
+        """Find the one of the axes whose slots are what these elements become."""
         if not elements.any():
             return
-        shape, arrived = self.recording.shape(value), there(elements)
+        shape, arrived = tuple(self.size(axis) for axis in axes), there(elements)
         candidates = []
-        for axis in range(len(shape)):
-            slots = _slots(arrived, axis, np.any)
+        for k, axis in enumerate(axes):
+            slots = _slots(arrived, k, np.any)
             if slots.all():
                 continue
-            removed = return_(_along(shape, axis, slots) & possible)
+            removed = return_(_along(shape, k, slots) & possible)
             if (removed == elements).all():
-                add((value, axis), slots)
+                add(axis, slots)
                 return
-            if not self._mixed[self.find((value, axis))]:
+            if not self._mixed[self.find(axis)]:
                 candidates.append((axis, slots))
         if len(candidates) == 1:  # more has to go with them, all repetitions of a number say
-            axis, slots = candidates[0]
-            add((value, axis), slots)
+            add(*candidates[0])
             return
         owner = move.node.owner or "the model"
         stuck.append(Stuck(self.find(source), mask, move.node, f"told apart in {move.node.name} of {owner}"))

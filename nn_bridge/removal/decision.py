@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from nn_bridge.removal.coupling import Coupling, Masks, Stuck
+from nn_bridge.removal.moves import MOVES, Axis, Keyed
 from nn_bridge.removal.record import Node
-from nn_bridge.removal.relations import Axis
 
 __all__ = ["Facts", "foldable", "removable"]
 
@@ -33,19 +33,24 @@ class Facts:
         for k, move in enumerate(coupling.moves):
             moves.setdefault(move.node.index, []).append(k)
         mixing = {node.index for _, node, _ in coupling.mixed if node is not None}
-        keyed = {relation.node.index: relation for relation in coupling.keyed}
+        keyed: dict[int, list[Keyed]] = {}
+        for relation in coupling.keyed:
+            keyed.setdefault(relation.node.index, []).append(relation)
         for node in self.recording.nodes:
             if all(value in self.whole for value in node.inputs):
                 self.whole |= set(node.outputs)
-            elif node.index in moves:
-                for k in moves[node.index]:
-                    self._moved(k)
-            elif node.index in keyed and node.name in ("convolution", "glu"):
-                relation = keyed[node.index]
-                known = self.fixed(relation.first)
-                unknown = np.unique(relation.first_keys[~known])
-                self._learn(relation.second, ~np.isin(relation.second_keys, unknown))
+            elif node.name == "cat":
+                self._pointwise(node)  # along the other axes
+                self._belonging(keyed.get(node.index, []))
+            elif (
+                node.name in MOVES
+                or node.name == "glu"
+                or (node.index in keyed and node.name == "convolution")
+            ):
+                self._belonging(keyed.get(node.index, []))
                 self._preserved(node)
+                for k in moves.get(node.index, []):
+                    self._moved(k)
             elif node.name in ("mm", "bmm", "addmm", "baddbmm", "linear", "convolution"):
                 self._product(node)
                 self._preserved(node)
@@ -83,6 +88,13 @@ class Facts:
     def _learn(self, axis: Axis, mask: np.ndarray) -> None:
         if mask.any():
             self.slots[axis] = self.slots[axis] | mask if axis in self.slots else mask
+
+    def _belonging(self, relations: list[Keyed]) -> None:
+        """Learn slots that are made of fixed ones alone."""
+        for relation in relations:
+            unknown = np.unique(relation.first_keys[~self.fixed(relation.first)])
+            keys = relation.second_keys
+            self._learn(relation.second, (keys >= 0) & ~np.isin(keys, unknown))
 
     def _preserved(self, node: Node) -> None:
         for first, second in self.coupling.preserved[node.index]:
@@ -122,22 +134,21 @@ class Facts:
 
     def _moved(self, index: int) -> None:
         move = self.coupling.moves[index]
-        if not any(v in self.whole or any(axis[0] == v for axis in self.slots) for v in move.inputs):
-            return
         parts = []
-        for value in move.inputs:
-            shape = self.recording.shape(value)
-            known = np.full(shape, value in self.whole)
-            for axis in range(len(shape)):
-                if (value, axis) in self.slots:
-                    view = [-1 if k == axis else 1 for k in range(len(shape))]
-                    known = known | self.slots[value, axis].reshape(view)
+        for axes in move.inputs:
+            shape = tuple(self.coupling.size(axis) for axis in axes)
+            known = np.full(shape, axes[0][0] in self.whole if axes else False)
+            for k, axis in enumerate(axes):
+                if axis in self.slots:
+                    known = known | self.slots[axis].reshape([-1 if j == k else 1 for j in range(len(shape))])
             parts.append(known.ravel())
+        if not any(part.any() for part in parts):
+            return
         origin = move.origin()
         known = np.where(origin < 0, True, np.concatenate(parts)[origin])
-        for axis in range(origin.ndim):
-            others = tuple(k for k in range(origin.ndim) if k != axis)
-            self._learn((move.output, axis), np.asarray(known.all(axis=others)))
+        for k, axis in enumerate(move.output):
+            others = tuple(j for j in range(origin.ndim) if j != k)
+            self._learn(axis, np.asarray(known.all(axis=others)))
 
 
 def removable(

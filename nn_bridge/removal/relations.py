@@ -8,30 +8,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from nn_bridge.removal.moves import MOVES, Axis, Keyed, Move, layout
 from nn_bridge.removal.record import Node, Recording, Ref
 
-__all__ = ["Axis", "Contraction", "Keyed", "Move", "Relations"]
+__all__ = ["Contraction", "Relations"]
 
-Axis = tuple[int, int]
-"""Value and axis of it."""
-
-MOVES = frozenset(
-    {
-        "_reshape_alias", "_unsafe_view", "alias", "cat", "channel_shuffle", "chunk", "constant_pad_nd",
-        "detach", "expand", "flip", "index", "index_select", "lift_fresh", "movedim", "narrow",
-        "native_channel_shuffle", "permute", "pixel_shuffle", "pixel_unshuffle", "repeat", "reshape",
-        "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose",
-        "unbind", "unfold", "unsqueeze", "view",
-    }
-)  # fmt: skip
 POINTWISE = frozenset(
     {
         "_prelu_kernel", "_to_copy", "celu", "clone", "contiguous", "copy", "dropout", "elu",
@@ -41,6 +28,9 @@ POINTWISE = frozenset(
 )  # fmt: skip
 
 
+REDUCTIONS = frozenset(
+    {"mean", "sum", "amax", "amin", "var", "var_mean", "std", "argmax", "linalg_vector_norm"}
+)
 POOLS = re.compile(r"(?:_?adaptive_|fractional_)?(?:max|avg)_pool(\d)d|upsample_\w+?(\d)d|\w+_pad(\d)d")
 
 
@@ -51,33 +41,6 @@ class Contraction:
     node: Node
     left: Axis
     right: Axis
-
-
-@dataclasses.dataclass(frozen=True)
-class Keyed:
-    """Two axes whose slots belong together where their keys are equal: channels of one group, say."""
-
-    node: Node
-    first: Axis
-    first_keys: np.ndarray
-    second: Axis
-    second_keys: np.ndarray
-
-    def other(self, axis: Axis, mask: np.ndarray) -> Iterable[tuple[Axis, np.ndarray]]:
-        """Yield the slots of both axes that belong to the slots of one."""
-        keys = np.unique((self.first_keys if axis == self.first else self.second_keys)[mask])
-        yield self.first, np.isin(self.first_keys, keys)
-        yield self.second, np.isin(self.second_keys, keys)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Move:
-    """An operation that only moves numbers: each of its output is one of its inputs, or new (a pad)."""
-
-    node: Node
-    inputs: tuple[int, ...]
-    output: int
-    origin: Callable[[], np.ndarray]
 
 
 class Relations:
@@ -93,6 +56,7 @@ class Relations:
         self.recording = recording
         self._parent: dict[Axis, Axis] = {}
         self.moves: list[Move] = []
+        self.moving: list[Node] = []  # all operations that move numbers
         self.keyed: list[Keyed] = []
         self.contractions: list[Contraction] = []
         self.mixed: list[tuple[Axis, Node | None, str]] = []
@@ -154,17 +118,7 @@ class Relations:
         elif name in ("_softmax", "_log_softmax", "_safe_softmax", "cumsum"):
             dim = node.argument("dim")
             self._keep(node, lambda axis, ndim: axis != dim % ndim)
-        elif name in (
-            "mean",
-            "sum",
-            "amax",
-            "amin",
-            "var",
-            "var_mean",
-            "std",
-            "argmax",
-            "linalg_vector_norm",
-        ):
+        elif name in REDUCTIONS:
             self._reduce(node)
         else:
             self._opaque(node)
@@ -335,31 +289,14 @@ class Relations:
             self._same((mask, self._ndim(mask) - 3), (q, last - 2))
 
     def _move(self, node: Node) -> None:
-        moved = node.inputs if node.name in ("cat", "stack") else node.inputs[:1]
-        if node.name == "expand":  # all repetitions of a number, or none
-            shape, output = self.recording.shape(moved[0]), node.outputs[0]
-            for k in range(1, self._ndim(output) + 1):
-                if self.size((output, self._ndim(output) - k)) > (shape[-k] if k <= len(shape) else 1):
-                    self._mix(node, (output, self._ndim(output) - k))
-
-        @functools.cache
-        def origins() -> list[np.ndarray]:
-            parts, start = [], 0
-            for value in moved:
-                shape = self.recording.shape(value)
-                count = int(np.prod(shape))
-                parts.append(torch.arange(start, start + count).reshape(shape))
-                start += count
-            others = [self.recording.values[value].cpu() for value in node.inputs[len(moved) :]]
-            if node.name == "constant_pad_nd":
-                result: Any = node.function(parts[0], node.args[1], -1)
-            else:
-                result = node.run(*parts, *others)
-            results = [result] if torch.is_tensor(result) else result
-            return [part.numpy() for part in results]
-
-        for k, output in enumerate(node.outputs):
-            self.moves.append(Move(node, moved, output, lambda k=k: origins()[k]))  # type: ignore[misc]
+        found = layout(node, self.recording)
+        for first, second in found.same:
+            self._preserve(node, first, second)
+        self.keyed += found.keyed
+        self.moves += found.moves
+        self.moving.append(node)
+        for axis in found.mixed:
+            self._mix(node, axis)
 
 
 def _used(recording: Recording) -> list[Node]:

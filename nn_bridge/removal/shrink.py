@@ -18,10 +18,10 @@ from nn_bridge.populations import detach, population_of
 from nn_bridge.removal.coupling import Coupling, Masks
 from nn_bridge.removal.decision import Facts, foldable, removable
 from nn_bridge.removal.heads import RemainingHeads
+from nn_bridge.removal.moves import Axis
 from nn_bridge.removal.optimizers import Slices, repoint
 from nn_bridge.removal.prune import checked_masses
 from nn_bridge.removal.record import Recording, called, plain_model, record
-from nn_bridge.removal.relations import Axis
 from nn_bridge.removal.retrace import retraced
 
 __all__ = ["shrink"]
@@ -320,11 +320,11 @@ def _owners(small: nn.Module, coupling: Coupling, masks: Masks, recording: Recor
     """Return the modules in whose own code numbers are moved along axes that have changed."""
     modules = dict(small.named_modules())
     owners = {
-        move.node.owner
-        for move in coupling.moves
+        node.owner
+        for node in coupling.moving
         if any(
             coupling.find((value, axis)) in masks
-            for value in (*move.inputs, move.output)
+            for value in (*node.inputs, *node.outputs)
             for axis in range(len(recording.shape(value)))
         )
     }
@@ -342,10 +342,10 @@ def _settings(
     modules = dict(small.named_modules())
     for name in _owners(small, coupling, masks, recording):
         module = modules[name]
-        for move in coupling.moves:
-            if move.node.owner != name:
+        for node in coupling.moving:
+            if node.owner != name:
                 continue
-            for value in (*move.inputs, move.output):
+            for value in (*node.inputs, *node.outputs):
                 for axis in range(len(recording.shape(value))):
                     gone = masks.get(coupling.find((value, axis)))
                     for key, number in vars(module).items():

@@ -209,7 +209,8 @@ def test_numbers_of_heads_in_attributes_follow(heads: int, size: int) -> None:
 
 
 def test_code_that_divides_the_width_by_the_heads_becomes_a_graph() -> None:
-    model, x = PackedAttention(8, 4), torch.randn(2, 5, 8)
+    model: Any = PackedAttention(8, 4)
+    x = torch.randn(2, 5, 8)
     nb.populate(model, x)
     model.proj.masses[:] = torch.tensor([0.0, 0.5, 0.0, 2.0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
