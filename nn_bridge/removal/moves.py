@@ -22,8 +22,9 @@ MOVES = frozenset(
     {
         "_reshape_alias", "_unsafe_view", "alias", "cat", "channel_shuffle", "chunk", "constant_pad_nd",
         "detach", "expand", "flip", "index", "index_select", "lift_fresh", "movedim", "narrow",
-        "native_channel_shuffle", "permute", "pixel_shuffle", "pixel_unshuffle", "repeat", "reshape", "roll",
-        "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind", "unfold", "unsqueeze", "view",
+        "native_channel_shuffle", "permute", "pixel_shuffle", "pixel_unshuffle", "repeat", "reshape",
+        "roll", "select", "slice", "split", "split_with_sizes", "squeeze", "stack", "t", "transpose",
+        "unbind", "unfold", "unsqueeze", "view",
     }
 )  # fmt: skip
 

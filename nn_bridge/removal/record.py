@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from nn_bridge.modes import evaluation_mode
+
+_NEW = re.compile(r"new_\w+|(zeros|ones|full|empty|rand|randn)_like$")
 
 __all__ = ["Call", "Node", "Recording", "Ref", "called", "plain_model", "record"]
 
@@ -122,10 +125,14 @@ class _Recorder(TorchDispatchMode):
             self._add(tensor)
         number = self.numbers[id(tensor)]
         if number in self.stale:
-            raise ValueError(
-                f"{self.stack[-1] or 'model'} writes into a part of a tensor that is used afterwards; "
-                "expected operations that make new tensors: what goes together cannot be traced through it."
-            )
+            # Something wrote into a part of the tensor: what it is now comes from all that shares its memory.
+            shared = self.storages[tensor.untyped_storage().data_ptr()]
+            self._add(tensor)
+            new = self.numbers[id(tensor)]
+            parts = tuple(other for other in shared if other != new)
+            function = torch.ops.aten.slice_scatter.default
+            self.nodes.append(Node(len(self.nodes), function, (), {}, parts, (new,), self.stack[-1]))
+            number = new
         return number
 
     def _add(self, tensor: torch.Tensor) -> None:
@@ -139,6 +146,8 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         refs, named = tree_map_only(torch.Tensor, lambda t: Ref(self.number(t)), (tuple(args), kwargs))
         inputs = tuple(leaf.value for leaf in tree_flatten((refs, named))[0] if isinstance(leaf, Ref))
+        if _NEW.match(function.overloadpacket.__name__):
+            inputs = ()  # of which the operation takes the shape alone
         written = [
             argument
             for spec, argument in zip(function._schema.arguments, args, strict=False)
@@ -188,8 +197,7 @@ def record(model: nn.Module, example_inputs: Any) -> Recording:
     Raises
     ------
     ValueError
-        If the model cannot be run on the example (the module that failed is named), or writes into parts of
-        tensors.
+        If the model cannot be run on the example; the module that failed is named.
     """
     args, kwargs = called(example_inputs)
     recorder = _Recorder(model)
