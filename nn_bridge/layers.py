@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evodyn.core import validation
-from nn_bridge.populations import Observer, population_of, scaled
+from nn_bridge.population import Observer, population_of, scaled
 
 __all__ = [
     "PopulationLayer",

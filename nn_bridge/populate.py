@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nn_bridge.layers import has_masses
-from nn_bridge.populations import ATTRIBUTES, Member, Population, attach, detach
+from nn_bridge.population import ATTRIBUTES, Member, Population, attach, detach
 from nn_bridge.removal.coupling import Coupling, Masks
 from nn_bridge.removal.decision import Facts, removable
 from nn_bridge.removal.moves import Axis

@@ -12,7 +12,7 @@ from torch import nn
 
 from evodyn.core import validation
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear
-from nn_bridge.populations import population_of
+from nn_bridge.population import population_of
 from nn_bridge.removal.optimizers import Slices, repoint
 from nn_bridge.removal.prune import checked_masses
 from nn_bridge.removal.shrink import shrink

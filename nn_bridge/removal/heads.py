@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nn_bridge.populations import attention
+from nn_bridge.population import attention
 
 __all__ = ["RemainingHeads"]
 

@@ -73,7 +73,7 @@ class Move:
     origin: Callable[[], np.ndarray]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """What an operation does: axes that are passed on, slots that belong together, moves, axes that stay."""
 
@@ -174,9 +174,8 @@ def _pieces(node: Node, recording: Recording) -> Layout:
             found.same.append((first[0], second[0]))
         else:
             found.keyed.append(Keyed(node, *first, *second))
-        found.same += [
-            ((piece, k), (whole, k)) if joined else ((whole, k), (piece, k)) for k in range(ndim) if k != dim
-        ]
+        others = [((piece, k), (whole, k)) for k in range(ndim) if k != dim]
+        found.same.extend(others if joined else [(second, first) for first, second in others])
     return found
 
 

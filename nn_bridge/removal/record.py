@@ -17,7 +17,7 @@ from nn_bridge.modes import evaluation_mode
 
 _NEW = re.compile(r"new_\w+|(zeros|ones|full|empty|rand|randn)_like$")
 
-__all__ = ["Call", "Node", "Recording", "Ref", "called", "plain_model", "record"]
+__all__ = ["Call", "Node", "Recording", "Ref", "called", "exact", "plain_model", "record"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Call:
     output: tuple[int, ...]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Recording:
     """Operations in their order, values by number, and what of them is the model's own.
 
@@ -114,7 +114,7 @@ class _Recorder(TorchDispatchMode):
         self.kept: list[torch.Tensor] = []  # so that no identity is used twice
         self.numbers: dict[int, int] = {}
         self.storages: dict[int, list[int]] = {}
-        self.stale: set[int] = set()
+        self.stale: dict[int, str] = {}  # what was written into by way of another tensor, and by which module
         self.names: dict[int, list[str]] = {}
         for part in (model.named_parameters, model.named_buffers):
             for name, tensor in part(remove_duplicate=False):
@@ -131,7 +131,7 @@ class _Recorder(TorchDispatchMode):
             new = self.numbers[id(tensor)]
             parts = tuple(other for other in shared if other != new)
             function = torch.ops.aten.slice_scatter.default
-            self.nodes.append(Node(len(self.nodes), function, (), {}, parts, (new,), self.stack[-1]))
+            self.nodes.append(Node(len(self.nodes), function, (), {}, parts, (new,), self.stale[number]))
             number = new
         return number
 
@@ -158,7 +158,8 @@ class _Recorder(TorchDispatchMode):
         result = function(*args, **kwargs)
         for tensor in written:
             before = self.numbers[id(tensor)]
-            self.stale |= set(self.storages.get(tensor.untyped_storage().data_ptr(), ())) - {before}
+            shared = self.storages.get(tensor.untyped_storage().data_ptr(), ())
+            self.stale |= {number: self.stack[-1] for number in shared if number != before}
             self._add(tensor)
         outputs = tuple(self.number(t) for t in tree_flatten(result)[0] if torch.is_tensor(t))
         self.nodes.append(Node(len(self.nodes), function, refs, named, inputs, outputs, self.stack[-1]))
@@ -204,7 +205,7 @@ def record(model: nn.Module, example_inputs: Any) -> Recording:
     calls: dict[str, list[Call]] = {}
     given = [leaf for leaf in tree_flatten((args, kwargs))[0] if torch.is_tensor(leaf)]
     inputs = {recorder.number(tensor) for tensor in given}
-    with evaluation_mode(model), _watched(model, recorder.stack, calls), _unfused():
+    with evaluation_mode(model), _watched(model, recorder.stack, calls), exact():
         try:
             with torch.no_grad(), recorder:
                 result = model(*args, **kwargs)
@@ -250,11 +251,19 @@ def _watched(model: nn.Module, stack: list[str], calls: dict[str, list[Call]]) -
 
 
 @contextlib.contextmanager
-def _unfused() -> Iterator[None]:
-    """Have `nn.MultiheadAttention` compute in operations that are known one by one."""
-    before = torch.backends.mha.get_fastpath_enabled()
+def exact() -> Iterator[None]:
+    """Have `nn.MultiheadAttention` compute in operations that are known, and devices in full precision.
+
+    In TF32, which convolutions on a GPU use otherwise, other widths round otherwise.
+    """
+    attention, before = torch.backends.mha.get_fastpath_enabled(), None
+    if torch.cuda.is_available():
+        before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(attention)
+        if before is not None:
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -284,9 +284,10 @@ class Relations:
             self._mix(node, (value, last))
             self._mix(node, (value, last - 1))
         self._same((v, last), (output, last))
-        mask = self._tensor(node, "attn_mask") or self._tensor(node, "attn_bias")
-        if mask is not None and self._ndim(mask) > 2 and self.size((mask, self._ndim(mask) - 3)) == heads > 1:
-            self._same((mask, self._ndim(mask) - 3), (q, last - 2))
+        for name in ("attn_mask", "attn_bias"):
+            mask = self._tensor(node, name)
+            if mask is not None and self._ndim(mask) > 2 and self.size((mask, self._ndim(mask) - 3)) > 1:
+                self._same((mask, self._ndim(mask) - 3), (q, last - 2))
 
     def _move(self, node: Node) -> None:
         found = layout(node, self.recording)

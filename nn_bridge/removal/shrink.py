@@ -14,19 +14,19 @@ from torch.utils._pytree import tree_flatten
 
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, has_masses
 from nn_bridge.modes import evaluation_mode
-from nn_bridge.populations import detach, population_of
+from nn_bridge.population import detach, population_of
 from nn_bridge.removal.coupling import Coupling, Masks
 from nn_bridge.removal.decision import Facts, foldable, removable
 from nn_bridge.removal.heads import RemainingHeads
 from nn_bridge.removal.moves import Axis
 from nn_bridge.removal.optimizers import Slices, repoint
 from nn_bridge.removal.prune import checked_masses
-from nn_bridge.removal.record import Recording, called, plain_model, record
+from nn_bridge.removal.record import Recording, called, exact, plain_model, record
 from nn_bridge.removal.retrace import retraced
 
 __all__ = ["shrink"]
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # or 16 units of rounding, where those are larger
 MOST_SETTINGS = 6  # that are changed together
 
 
@@ -303,15 +303,18 @@ def _difference(small: nn.Module, example_inputs: Any, recording: Recording) -> 
     """Return what is wrong with the smaller model, as a sentence; empty if nothing is."""
     args, kwargs = called(example_inputs)
     try:
-        with evaluation_mode(small):
+        with evaluation_mode(small), exact():
             results = [leaf for leaf in tree_flatten(small(*args, **kwargs))[0] if torch.is_tensor(leaf)]
     except Exception as error:
         return f"the smaller model does not run: {error}"
     for new, old in zip(results, recording.results, strict=True):
         if new.shape != old.shape:
             return "the smaller model has outputs of another shape"
-        scale = max(1.0, float(old.abs().max())) if old.numel() else 1.0
-        if old.is_floating_point() and not bool(((new - old).abs() <= TOLERANCE * scale).all()):
+        if not old.is_floating_point() or not old.numel():
+            continue
+        scale = max(1.0, float(old.abs().max()))
+        tolerance = scale * max(TOLERANCE, 16 * torch.finfo(old.dtype).eps)
+        if not bool(((new - old).abs() <= tolerance).all()):
             return f"the smaller model's outputs differ by {float((new - old).abs().max()):.2g}"
     return ""
 

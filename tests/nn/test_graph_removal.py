@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from onnxruntime import InferenceSession  # type: ignore[attr-defined]
 from torch import nn
 
 import evodyn as ed
@@ -93,6 +95,14 @@ def test_the_smaller_network_learns_as_the_masked_one(name: str, kind: Any) -> N
     steps(masked, x, other)
     steps(masked, x, other)
     torch.testing.assert_close(small.eval()(x), masked.eval()(x), atol=1e-9, rtol=1e-9)
+
+
+def test_half_precision_is_compared_within_its_own_rounding() -> None:
+    model, x = network("encoder")
+    halve(model.bfloat16().eval(), x.bfloat16())
+    small = nb.compact(model, x.bfloat16())
+    assert {value.dtype for value in small.state_dict().values()} == {torch.bfloat16}
+    torch.testing.assert_close(small(x.bfloat16()), model(x.bfloat16()), atol=0.1, rtol=0.1)
 
 
 def test_widths_can_be_rounded_up() -> None:
@@ -216,7 +226,8 @@ def test_code_that_divides_the_width_by_the_heads_becomes_a_graph() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapped: Any = nn.Sequential(model)
     small: Any = nb.compact(wrapped, x, optimizer)
-    assert isinstance(small[0], torch.fx.GraphModule) and small[0].qkv.out_features == 12
+    assert isinstance(small[0], torch.fx.GraphModule)
+    assert small[0].get_submodule("qkv").out_features == 12
     close(small, wrapped, torch.randn(3, 7, 8))
     assert [key for key, _ in small.named_parameters()] == [key for key, _ in wrapped.named_parameters()]
     assert model.heads == 4 and "forward" not in vars(model)
@@ -326,3 +337,50 @@ def test_a_block_alone_can_be_made_smaller() -> None:
     small: Any = nb.compact(halve(block, x), x)
     assert small.up.out_features == small.down.in_features == 3
     close(small, block, x)
+
+
+class Writing(nn.Module):
+    """Writes into a part of a tensor that it goes on with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        z = torch.relu(self.second(torch.relu(self.first(x))))
+        y = z.clone()
+        y[:, 1:3] = z[:, 3:5]
+        return self.third(y)
+
+
+def test_a_write_into_a_part_hinders_what_it_touches_alone() -> None:
+    model, x = Writing(), torch.randn(5, 4)
+    with pytest.raises(ValueError, match=r"second has no groups .* traced through slice_scatter in the"):
+        nb.populate(model, x, ["second"])
+    small: Any = nb.compact(halve(model, x), x)
+    assert (small.first.out_features, small.second.out_features) == (3, 6)
+    close(small, model, x)
+
+
+@pytest.mark.slow
+def test_a_smaller_network_is_a_file_for_torch_and_for_others(tmp_path: Path) -> None:
+    model, x = network("packed attention")
+    small = nb.compact(halve(model.eval(), x), x)
+    expected = model(x).detach()
+    program = torch.export.export(small, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "small.pt2")
+    loaded = torch.export.load(tmp_path / "small.pt2").module()
+    torch.testing.assert_close(loaded(x[:3]), expected[:3], atol=1e-5, rtol=1e-5)
+    nb.export_onnx(small, tmp_path / "small.onnx", x)
+    session = InferenceSession(tmp_path / "small.onnx")
+    (found,) = session.run(None, {"input": x[:3].numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected[:3], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_with_masses_compiles_whole() -> None:
+    model, x = network("encoder")
+    nb.populate(model.eval(), x)
+    compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x))
+    nb.population_layers(model)[0].masses[0] = 0.0
+    torch.testing.assert_close(compiled(x), model(x))

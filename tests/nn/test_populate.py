@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +189,26 @@ def test_padded_sequences_in_evaluation_mode_use_the_masses() -> None:
     with torch.no_grad():
         out = model.eval()(x, src_key_padding_mask=padding)
     torch.testing.assert_close(out[:, :2], expected[:, :2])
+
+
+def test_a_checkpoint_holds_the_masses(tmp_path: Path) -> None:
+    def trained() -> tuple[Any, ...]:
+        model, x = network("lenet")
+        nb.populate(model, x)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return model, optimizer, nb.Selector(model, ed.Replicator(), nb.Contribution(), step_size=0.5), x
+
+    model, optimizer, selector, x = trained()
+    labels = torch.arange(len(x)) % 3
+    nb.train_epoch(model, x, labels, optimizer, selector, batch_size=2)
+    parts = (model, optimizer, selector)
+    nb.save_checkpoint(tmp_path / "run", *parts, progress=nb.Progress(1, 2, {}), config={})
+    other = trained()
+    nb.load_checkpoint(tmp_path / "run", *other[:3], config={})
+    for part in (model, other[0]):
+        nb.train_epoch(part, x, labels, *(parts if part is model else other)[1:3], batch_size=2)
+    assert (model.conv1.masses != 1).all()
+    assert all(torch.equal(other[0].state_dict()[key], value) for key, value in model.state_dict().items())
 
 
 def test_groups_and_exclude_name_modules() -> None:
