@@ -5,7 +5,14 @@ from evodyn.core.extras import extra
 with extra("nn", user="nn_bridge"):
     from nn_bridge.checkpoints import Progress, load_checkpoint, save_checkpoint
     from nn_bridge.datasets import Dataset, load_dataset, load_fashion_mnist, load_mnist
-    from nn_bridge.layers import PopulationLayer, PopulationLinear, population_layers, population_mlp
+    from nn_bridge.layers import (
+        PopulationLayer,
+        PopulationLinear,
+        population_layers,
+        population_mlp,
+        populations,
+    )
+    from nn_bridge.populate import populate
     from nn_bridge.prices import Priced, Triangle, group_costs
     from nn_bridge.recording import Record, Recorder
     from nn_bridge.removal.compact import compact
@@ -43,8 +50,10 @@ __all__ = [
     "load_dataset",
     "load_fashion_mnist",
     "load_mnist",
+    "populate",
     "population_layers",
     "population_mlp",
+    "populations",
     "prune",
     "prune_to_sparsity",
     "save_checkpoint",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nn_bridge.layers import PopulationLayer
+from nn_bridge.layers import has_masses
 
 __all__ = [
     "require_finite",
@@ -61,11 +61,7 @@ def require_finite(name: str, content: Any) -> None:
 
 def require_weights(content: Any, model: nn.Module) -> None:
     """Refuse weights that are not finite and masses that are negative."""
-    masses = {
-        f"{name}.masses".lstrip(".")
-        for name, module in model.named_modules()
-        if isinstance(module, PopulationLayer)
-    }
+    masses = {f"{name}.masses".lstrip(".") for name, module in model.named_modules() if has_masses(module)}
     for name, value in content.items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{name} of the model is {_short(value)}; expected a tensor")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from evodyn.core import validation
+from nn_bridge.population import Observer, population_of, probe, scaled
 
 __all__ = [
     "PopulationLayer",
@@ -19,10 +20,8 @@ __all__ = [
     "PopulationWeights",
     "population_layers",
     "population_mlp",
+    "populations",
 ]
-
-Observer = Callable[[torch.Tensor, torch.Tensor], None]
-"""Receives (∂L/∂y, z) of a layer with output y = p·z, during the backward pass."""
 
 
 class PopulationLayer(nn.Module):
@@ -46,7 +45,9 @@ class PopulationLayer(nn.Module):
         model (``.half()``, ``.to(torch.bfloat16)``) leaves it alone, since increments of 5e-8 a step
         would vanish in float32.
     kind : str
-        What a group is. Groups of one kind are of one size, so that they may compete.
+        What a group is: "neuron" in the layers of this package, and what `populate` found ("filter", "head",
+        "unit", "block") in a module that it gave masses. A class of one's own says "group" unless it says
+        something else. Groups of one kind are of one size, so that they may compete.
     observer : callable or None
         Called in every backward pass with the gradient ∂L/∂y and z, from which
         ∂L/∂p_i = Σ (∂L/∂y_i)·z_i follows, exactly and at p_i = 0 as well. Not copied or pickled.
@@ -55,7 +56,7 @@ class PopulationLayer(nn.Module):
         ∂L/∂p_i in ``probe.grad`` over all backward passes. Not copied or pickled.
     """
 
-    kind: str = "neuron"
+    kind: str = "group"
     masses: torch.Tensor
 
     def __init__(self, groups: int, *, group_axis: int, device: torch.device | str | None = None) -> None:
@@ -71,25 +72,14 @@ class PopulationLayer(nn.Module):
         """Number of groups."""
         return self.masses.shape[0]
 
+    @property
+    def population(self) -> PopulationLayer:
+        """What is asked about the groups: the layer itself."""
+        return self
+
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
         """Return y = p·z in the dtype of `z`; the product is formed at least in single precision."""
-        observed = self.observer is not None and torch.is_grad_enabled()
-        if z.is_nested and not observed:  # as nn.TransformerEncoder makes padded sequences
-            return torch.nested.as_nested_tensor([self.scaled(part[None])[0] for part in z.unbind()])
-        shape = [1] * z.ndim
-        shape[self.group_axis] = -1
-        dtype = z.dtype if z.itemsize >= 4 else torch.float32
-        # A copy in double precision too, so that a step of the masses spoils no backward pass to come.
-        masses = self.masses.to(dtype, copy=True)
-        if observed and self.probe is not None:
-            masses = masses + self.probe
-        elif observed and not z.requires_grad:
-            masses.requires_grad_()  # the weights are frozen, the masses are not
-        y = (z * masses.view(shape)).to(z.dtype)
-        if observed and self.probe is None and y.requires_grad:
-            observer, unit = self.observer, z.detach()
-            y.register_hook(lambda gradient: observer(gradient, unit))  # type: ignore[misc]
-        return y
+        return scaled(self, z)
 
     def _apply(self, fn: Any, recurse: bool = True) -> PopulationLayer:
         masses = self.masses
@@ -106,12 +96,6 @@ class PopulationLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observer": None, "probe": None}
-
-
-def probe(like: torch.Tensor) -> torch.Tensor:
-    """Return zeros whose gradient is that of the loss by the masses, at least in single precision."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.zeros_like(like, dtype=dtype, requires_grad=True)
 
 
 def _must_be_called(layer: nn.Module, inputs: object) -> None:
@@ -149,6 +133,8 @@ class PopulationLinear(PopulationLayer):
     >>> layer(torch.ones(1, 2)).shape, layer.half().masses.dtype
     (torch.Size([1, 3]), torch.float64)
     """
+
+    kind = "neuron"
 
     def __init__(
         self,
@@ -261,7 +247,10 @@ def population_mlp(
 
 
 def population_layers(model: nn.Module) -> list[PopulationLayer]:
-    """Return the population layers of `model`, in the order of its modules.
+    """Return the modules of `model` that have masses, in the order of its modules.
+
+    These are its population layers and the modules that `populate` gave masses. Each has the tensor
+    ``masses``, the string ``kind``, and ``population``, which says more (see `populations`).
 
     Raises
     ------
@@ -275,10 +264,30 @@ def population_layers(model: nn.Module) -> list[PopulationLayer]:
                 f"{name}.out_proj".strip(".") + f" is a {type(module.out_proj).__name__}; expected a plain "
                 "linear layer there: nn.MultiheadAttention reads its weights and ignores the masses."
             )
-    layers = [module for module in model.modules() if isinstance(module, PopulationLayer)]
+    layers = [module for module in model.modules() if has_masses(module)]
     if not layers:
         raise ValueError(
             f"model is {type(model).__name__} without a population layer; expected at least one: "
-            "build it with PopulationLinear or population_mlp."
+            "build it with PopulationLinear or population_mlp, or call populate."
         )
-    return layers
+    return layers  # type: ignore[return-value]
+
+
+def has_masses(module: nn.Module) -> bool:
+    """Tell whether a module is a population layer, or one that `populate` gave masses."""
+    return isinstance(module, PopulationLayer) or population_of(module) is not None
+
+
+def populations(model: nn.Module) -> dict[PopulationLayer, str]:
+    """Return what is asked about the groups of each module with masses, and the module's name.
+
+    A population layer answers itself; for another module ``module.population`` does: masses, groups,
+    group_axis, kind, observer and the groups' own parameters.
+
+    Raises
+    ------
+    ValueError
+        As `population_layers`.
+    """
+    names = {module: name or "model" for name, module in model.named_modules()}
+    return {layer.population: names[layer] for layer in population_layers(model)}

@@ -199,5 +199,5 @@ def _size_without(model: nn.Module, index: int | None, example: torch.Tensor, by
         layer.masses.fill_(1.0)
         if k == index:
             layer.masses[-1] = 0.0
-    size: int = getattr(cost(compact(twin), example[:1], repeats=1), by)
+    size: int = getattr(cost(compact(twin, example[:1]), example[:1], repeats=1), by)
     return size

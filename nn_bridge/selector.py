@@ -15,7 +15,8 @@ from evodyn.core import validation
 from evodyn.model.dynamics import SCHEMES, Scheme
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate.extinction import emptied
-from nn_bridge.layers import Observer, PopulationLayer, population_layers, probe
+from nn_bridge.layers import PopulationLayer, populations
+from nn_bridge.population import Observer, probe
 from nn_bridge.ranks import over_ranks
 from nn_bridge.signals import Signal, relative
 from nn_bridge.soundness import all_finite, chosen
@@ -138,13 +139,13 @@ class Selector:
                 f"extinction is {extinction!r}; expected evodyn.Extinction(threshold, 'absorb'): what else "
                 "is to happen at an extinction, the training loop decides, which sees selector.masses."
             )
-        layers = population_layers(model)
+        self._names = populations(model)
+        layers = list(self._names)
         kinds = list(dict.fromkeys(layer.kind for layer in layers))
         self.scope = validation.choice(
             "scope", ("kind" if len(kinds) > 1 else "global") if scope is None else scope, SCOPES
         )
         self.layers: list[PopulationLayer] = layers
-        self._names = {module: name or "model" for name, module in model.named_modules()}
         self.sizes = tuple(layer.groups for layer in layers)
         blocks = {
             "global": (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,23 +12,23 @@ from torch import nn
 
 from evodyn.core import validation
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear
+from nn_bridge.population import population_of
+from nn_bridge.removal.optimizers import Slices, repoint
 from nn_bridge.removal.prune import checked_masses
+from nn_bridge.removal.shrink import shrink
 from nn_bridge.removal.trace import chain, flat_names
 
 __all__ = ["compact"]
 
-_Slices = dict[torch.Tensor, tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]]
-"""Old parameter -> (new parameter, what slices a tensor of the old one's shape to the new one's)."""
 
-
-@torch.no_grad()
 def compact(
     model: nn.Module,
+    example_inputs: Any = None,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     *,
     round_to: int = 1,
-) -> nn.Sequential:
-    """Return a new, smaller network without the groups of mass 0, masses folded into plain layers.
+) -> nn.Module:
+    """Return a new, smaller network without the groups of mass 0, masses folded into plain modules.
 
     Its outputs are those of `model` up to rounding. Where the activation does not map 0 to 0, what the
     removed groups sent on is folded into the next bias.
@@ -36,8 +36,10 @@ def compact(
     Parameters
     ----------
     model : torch.nn.Module
-        A chain (`nn.Sequential`, nested or not) of population layers, plain linear layers and
-        element-wise modules; it is left as it is.
+        A network with masses; it is left as it is.
+    example_inputs : Tensor, tuple or dict, optional
+        What the model is called with, see `populate`. A chain (`nn.Sequential`, nested or not) of linear
+        layers and element-wise modules needs none; the optimiser may then be given in its place.
     optimizer : torch.optim.Optimizer or sequence of them, optional
         The optimisers of `model`, all of them, to go on training with. They are *re-pointed*, in place
         (learning-rate schedulers hold on to them), to the parameters of the new network; their state,
@@ -49,22 +51,60 @@ def compact(
 
     Returns
     -------
-    torch.nn.Sequential
-        Layers with the names of the old ones, dots replaced by underscores.
+    torch.nn.Module
+        With an example, a model of the same class with the same names, whose modules are smaller; code
+        that computes with a number of heads gets the new one in its attribute, or becomes a
+        `torch.fx.GraphModule`. Without one, `nn.Sequential` of layers with the names of the old ones, dots
+        replaced by underscores.
 
     Raises
     ------
     ValueError
-        If a module cannot be traced (named), or a layer has no living group or masses that are negative or
-        not finite. If an optimiser holds parameters that are not the model's, or state that cannot be sliced
-        (LBFGS, Adafactor), or a parameter that requires a gradient is in none of the optimisers: they are
-        then as they were.
+        If the groups of a layer cannot be removed because of a module that cannot be traced (named), or a
+        layer has no living group or masses that are negative or not finite. If an optimiser holds parameters
+        that are not the model's, or state that cannot be sliced (LBFGS, Adafactor), or a parameter that
+        requires a gradient is in none of the optimisers: they are then as they were. If the outputs of the
+        smaller network differ on the example.
+
+    Notes
+    -----
+    A group of mass 0 that shares its place with living ones, a channel of a residual link say, stays, with
+    weights of 0, until all of them are at 0.
+
+    Examples
+    --------
+    >>> import nn_bridge as nb
+    >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
+    >>> images = torch.ones(1, 1, 6, 6)
+    >>> report = nb.prune_to_sparsity(nb.populate(model, images), 0.5)
+    >>> compact(model, images)[0]
+    Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
     """
     validation.count("round_to", round_to)
+    if optimizer is None and _are_optimizers(example_inputs):
+        example_inputs, optimizer = None, example_inputs
     given = [] if optimizer is None else optimizer
     optimizers = [given] if isinstance(given, torch.optim.Optimizer) else list(given)
+    if example_inputs is None and any(population_of(module) for module in model.modules()):
+        first = next(part for _, part in chain(model) if isinstance(part, nn.Linear | PopulationLinear))
+        draw = torch.Generator().manual_seed(0)
+        example_inputs = torch.randn(2, first.in_features, generator=draw).to(first.weight)
+    if example_inputs is None:
+        return _compact_chain(model, optimizers, round_to)
+    return shrink(model, example_inputs, optimizers, round_to)
+
+
+def _are_optimizers(value: object) -> bool:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return bool(parts) and all(isinstance(part, torch.optim.Optimizer) for part in parts)
+
+
+@torch.no_grad()
+def _compact_chain(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], round_to: int
+) -> nn.Sequential:
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    slices: _Slices = {}
+    slices: Slices = {}
     kept: torch.Tensor | None = None  # indices of the inputs that are left; None: all
     constant: torch.Tensor | None = None  # what the removed inputs send on, shape (inputs,)
     links = chain(model)
@@ -89,7 +129,7 @@ def compact(
             )
         else:
             part = copy.deepcopy(module)
-            if constant is not None and not isinstance(module, nn.Dropout):
+            if constant is not None and not isinstance(module, nn.modules.dropout._DropoutNd):
                 constant = module(constant)
         part.train(module.training)
         parts[flat] = part
@@ -101,7 +141,7 @@ def compact(
     small = nn.Sequential(parts)
     small.training = model.training
     if optimizers:
-        _repoint(model, small, optimizers, slices)
+        repoint(model, small, optimizers, slices)
     return small
 
 
@@ -128,7 +168,7 @@ def _smaller(
     rows: torch.Tensor | None,
     columns: torch.Tensor | None,
     constant: torch.Tensor | None,
-) -> tuple[nn.Linear, _Slices]:
+) -> tuple[nn.Linear, Slices]:
     weight = module.weight
 
     def sliced(matrix: torch.Tensor) -> torch.Tensor:
@@ -152,7 +192,7 @@ def _smaller(
     out_features, in_features = new_weight.shape
     part = empty_linear(in_features, out_features, with_bias, device=weight.device, dtype=weight.dtype)
     part.weight.copy_(new_weight)
-    mapping: _Slices = {weight: (part.weight, sliced)}
+    mapping: Slices = {weight: (part.weight, sliced)}
     if with_bias:
         part.bias.copy_(sliced_bias((offset * mass).to(weight.dtype)))
         if module.bias is not None:
@@ -160,75 +200,3 @@ def _smaller(
     for old, (new, _) in mapping.items():
         new.requires_grad_(old.requires_grad)
     return part, mapping
-
-
-def _repoint(
-    model: nn.Module, small: nn.Module, optimizers: Sequence[torch.optim.Optimizer], slices: _Slices
-) -> None:
-    """Point the optimisers to the parameters of the new network, all of them or none."""
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    states = [_sliced_state(optimizer, slices, names) for optimizer in optimizers]
-    held = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    left = [names[old] for old in slices if old.requires_grad and old not in held]
-    if left:
-        raise ValueError(
-            f"optimizer does not hold {', '.join(left)}; expected every parameter that requires a gradient: "
-            "pass all optimisers of the model as a list, and freeze what is not trained with "
-            "requires_grad_(False)."
-        )
-    new_names: dict[torch.Tensor, str] = {p: name for name, p in small.named_parameters()}
-    for optimizer, state in zip(optimizers, states, strict=True):
-        for group in optimizer.param_groups:
-            group["params"] = [slices[parameter][0] for parameter in group["params"]]
-            if "param_names" in group:
-                group["param_names"] = [new_names[parameter] for parameter in group["params"]]
-        optimizer.state.clear()
-        optimizer.state.update(state)
-
-
-def _sliced_state(
-    optimizer: torch.optim.Optimizer, slices: _Slices, names: Mapping[torch.Tensor, str]
-) -> dict[torch.Tensor, dict[str, Any]]:
-    """Return an optimiser's state for the new parameters; refuse by name what cannot be carried over."""
-    kind = type(optimizer).__name__
-    remedy = "make a new optimiser of the compacted network."
-    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    if not (held | optimizer.state.keys()) <= slices.keys():
-        raise ValueError(
-            "optimizer holds parameters that are not the model's; expected an optimiser of this model alone."
-        )
-    for name, value in vars(optimizer).items():
-        if name not in ("param_groups", "state", "defaults") and _refers_to(value, held):
-            raise ValueError(
-                f"optimizer is {kind}, which refers to the parameters in {name} as well; expected parameter "
-                f"groups and state alone: {remedy}"
-            )
-
-    def carried(old: torch.Tensor, key: str, value: Any) -> Any:
-        if torch.is_tensor(value) and value.shape == old.shape:
-            return slices[old][1](value)
-        if (
-            value is None
-            or isinstance(value, int | float | str)
-            or (torch.is_tensor(value) and not value.ndim)
-        ):
-            return value
-        shape = f"of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"
-        raise ValueError(
-            f"optimizer is {kind}, which keeps {key!r} of {names[old]}, {shape}; expected a number or the "
-            f"parameter's shape, {tuple(old.shape)}, of which the part that is left is known: {remedy}"
-        )
-
-    return {
-        slices[old][0]: {key: carried(old, key, value) for key, value in state.items()}
-        for old, state in optimizer.state.items()
-    }
-
-
-def _refers_to(value: object, parameters: Collection[torch.Tensor]) -> bool:
-    """Tell whether an attribute is another optimiser, or parameters in a container or by themselves."""
-    if isinstance(value, Mapping):
-        return any(_refers_to(item, parameters) for pair in value.items() for item in pair)
-    if isinstance(value, list | tuple | set):
-        return any(_refers_to(item, parameters) for item in value)
-    return isinstance(value, torch.optim.Optimizer) or (torch.is_tensor(value) and value in parameters)

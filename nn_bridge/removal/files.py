@@ -17,7 +17,7 @@ from torch import nn
 
 from evodyn.core.atomic import replacing
 from evodyn.core.extras import extra
-from nn_bridge.layers import PopulationLayer, empty_linear
+from nn_bridge.layers import empty_linear, has_masses
 from nn_bridge.modes import evaluation_mode
 from nn_bridge.removal.trace import ELEMENTWISE, chain, flat_names
 
@@ -46,6 +46,10 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "approximate": (lambda v: v in ("none", "tanh"), "'none' or 'tanh'"),
     "beta": (lambda v: _is_real(v) and v != 0, "a finite number, not 0"),
     "threshold": (_is_real, "a finite number"),
+    "min_val": (_is_real, "a finite number"),
+    "max_val": (_is_real, "a finite number"),
+    "lambd": (_is_real, "a finite number"),
+    "value": (_is_real, "a finite number"),
     "p": (lambda v: _is_real(v) and 0 <= v <= 1, "a probability"),
 }
 
@@ -54,7 +58,7 @@ def _architecture(model: nn.Module) -> list[dict[str, Any]]:
     description: list[dict[str, Any]] = []
     links = chain(model)
     for (name, module), flat in zip(links, flat_names(links), strict=True):
-        if isinstance(module, PopulationLayer):
+        if has_masses(module):
             raise ValueError(
                 f"{name or 'model'} still has masses; expected a compacted network: call compact first."
             )

@@ -182,7 +182,7 @@ def _remove(
             stacklevel=3,
         )
     living = tuple(int((layer.masses > 0).sum()) for layer in layers)
-    groups = sum(layer.groups for layer in layers)
+    groups = sum(len(mass) for mass in masses)
     return PruneReport(epsilon, groups, groups - sum(living), living, tuple(protected))
 
 

@@ -15,12 +15,25 @@ ELEMENTWISE: dict[type[nn.Module], tuple[str, ...]] = {
     nn.ReLU6: (),
     nn.LeakyReLU: ("negative_slope",),
     nn.ELU: ("alpha",),
+    nn.CELU: ("alpha",),
+    nn.SELU: (),
     nn.GELU: ("approximate",),
     nn.SiLU: (),
+    nn.Mish: (),
     nn.Tanh: (),
     nn.Sigmoid: (),
+    nn.LogSigmoid: (),
     nn.Softplus: ("beta", "threshold"),
+    nn.Softsign: (),
+    nn.Hardtanh: ("min_val", "max_val"),
+    nn.Hardsigmoid: (),
+    nn.Hardswish: (),
+    nn.Hardshrink: ("lambd",),
+    nn.Softshrink: ("lambd",),
+    nn.Tanhshrink: (),
+    nn.Threshold: ("threshold", "value"),
     nn.Dropout: ("p",),
+    nn.AlphaDropout: ("p",),
 }
 
 
@@ -35,7 +48,7 @@ def chain(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     raise ValueError(
         f"{name or 'model'} is a {type(module).__name__}; expected nn.Sequential of PopulationLinear, "
         f"nn.Linear, nn.Flatten and element-wise modules ({', '.join(k.__name__ for k in ELEMENTWISE)}): "
-        "what its groups feed cannot be traced through it."
+        "what its groups feed cannot be traced through it without example_inputs."
     )
 
 

@@ -170,7 +170,7 @@ def test_outputs_are_those_of_the_masked_network(activation: nn.Module, bias: bo
 
 def test_a_network_without_absent_groups_keeps_its_size() -> None:
     model = network()
-    small = compact(model)
+    small: Any = compact(model)
     assert [m.out_features for m in small if isinstance(m, nn.Linear)] == [12, 8, 5]
     torch.testing.assert_close(small(inputs()), model(inputs()), atol=1e-6, rtol=1e-5)
 
@@ -178,7 +178,7 @@ def test_a_network_without_absent_groups_keeps_its_size() -> None:
 def test_widths_can_be_rounded_up() -> None:
     model = network((20, 12, 8, 5))
     set_masses(model, [1.0] * 5 + [0.0] * 7 + [0.5] * 7 + [0.0])
-    small = compact(model, round_to=4)
+    small: Any = compact(model, round_to=4)
     assert [m.out_features for m in small if isinstance(m, nn.Linear)] == [8, 8, 5]
     torch.testing.assert_close(small(inputs()), model(inputs()), atol=1e-6, rtol=1e-5)
     # Never wider than it was.
