@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,6 +13,8 @@ from nn_bridge.modes import evaluation_mode
 from nn_bridge.selector import Selector
 
 __all__ = ["accuracy", "loader_generator", "shuffled", "train_epoch"]
+
+_log = logging.getLogger(__name__)
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -61,10 +63,10 @@ def train_epoch(
         Before the first step, if there are not as many labels as images, at least one, or `batch_size` is
         not positive.
 
-    Warns
+    Notes
     -----
-    UserWarning
-        At the end, if the selector skipped steps: what it measured was not finite.
+    At the end the logger ``nn_bridge.training`` warns if the selector skipped steps: what it measured was not
+    finite.
     """
     minibatches = _minibatches(images, labels, batch_size)
     skipped = None if selector is None else selector.skipped
@@ -83,10 +85,11 @@ def train_epoch(
         total += value.detach() * len(x)
     if selector is not None and skipped is not None and (lost := int(selector.skipped - skipped)):
         steps = -(-len(images) // batch_size)
-        warnings.warn(
-            f"{lost} of {steps} steps of the selector were skipped, since the signal, fitness or a mass was "
-            "not finite: masses stayed as they were. Look at the loss, or take smaller steps.",
-            stacklevel=2,
+        _log.warning(
+            "%d of %d steps of the selector were skipped, since the signal, fitness or a mass was not "
+            "finite: masses stayed as they were. Look at the loss, or take smaller steps.",
+            lost,
+            steps,
         )
     return float(total) / len(images)
 
