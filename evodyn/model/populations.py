@@ -84,8 +84,8 @@ class Populations(Dynamics):
         for member in given if isinstance(given, tuple) else (given,):
             if not isinstance(member, Dynamics) or isinstance(member, Populations):
                 raise ValueError(
-                    f"dynamics is {member!r}; expected Replicator, NormalizedGrowth, SelectionMutation or "
-                    "Selection (blocks are not nested: list all of them in sizes)."
+                    f"dynamics is {member!r}; expected a dynamics such as Replicator() or several, one "
+                    "per block (blocks are not nested: list all of them in sizes)."
                 )
         self._set(sizes=sizes, dynamics=given)
         for member, size in zip(self._members, sizes, strict=True):
@@ -195,6 +195,18 @@ class Populations(Dynamics):
         xp = array_namespace(masses)
         parts = [
             m._exponential_step(masses[..., s], fitness[..., s], growth[..., s], step_size, time=time)
+            for s, m in self.blocks(0)
+        ]
+        return xp.concat(parts, axis=-1)
+
+    def _ratio_step(self, masses: Array, fitness: Array) -> Array:
+        parts = [m._ratio_step(masses[..., s], fitness[..., s]) for s, m in self.blocks(0)]
+        return array_namespace(masses).concat(parts, axis=-1)
+
+    def mutation_losses(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
+        xp = array_namespace(masses)
+        parts = [
+            m.mutation_losses(masses[..., s], fitness[..., s], time=time) + xp.zeros_like(masses[..., s])
             for s, m in self.blocks(0)
         ]
         return xp.concat(parts, axis=-1)
