@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +161,11 @@ def test_negative_fitness_is_refused_where_it_is_evaluated() -> None:
         result: FloatArray = C - t + 0 * masses
         return result
 
-    for run in (
+    runs: list[Callable[[], ed.Run]] = [
         lambda: ed.solve(MUTATING, falling, P0, (0.0, 4.0)),
         lambda: ed.iterate(MUTATING, falling, P0, 40, 0.1),
-    ):
+    ]
+    for run in runs:
         with pytest.raises(ed.SolveError, match="expected fitness >= 0") as caught:
             run()
         assert 0.4 < caught.value.time < 0.7

@@ -68,12 +68,7 @@ class Populations(Dynamics):
     sizes: tuple[int, ...]  # any sequence of whole numbers on construction
 
     def __post_init__(self) -> None:
-        requested: Any = self.sizes
-        if not isinstance(requested, Iterable) or isinstance(requested, str):
-            raise ValueError(f"sizes is {requested!r}; expected a sequence of whole numbers, one per block.")
-        sizes = tuple(validation.count(f"sizes[{k}]", size) for k, size in enumerate(requested))
-        if not sizes:
-            raise ValueError("sizes is empty; expected at least one block.")
+        sizes = block_sizes(self.sizes)
         given: Any = self.dynamics
         if isinstance(given, Iterable) and not isinstance(given, Dynamics):
             given = tuple(given)
@@ -216,6 +211,22 @@ class Populations(Dynamics):
             return masses
         xp = array_namespace(masses)
         return xp.concat([m._capped(masses[..., s]) for s, m in self.blocks(0)], axis=-1)
+
+
+def block_sizes(value: Any) -> tuple[int, ...]:
+    """Return `value` as the numbers of groups of one block or more.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise ValueError(f"sizes is {value!r}; expected a sequence of whole numbers, one per block.")
+    sizes = tuple(validation.count(f"sizes[{k}]", size) for k, size in enumerate(value))
+    if not sizes:
+        raise ValueError("sizes is empty; expected at least one block.")
+    return sizes
 
 
 class Segments:
