@@ -52,6 +52,16 @@ def test_matching_pennies_turn_round_a_neutral_point() -> None:
     np.testing.assert_allclose(conserved, conserved[0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("scale", "totals"), [(3.0, None), (1.0, [5.0, 0.1]), (0.2, [2.0, 7.0])])
+def test_pennies_of_any_worth_are_neutral(scale: float, totals: list[float] | None) -> None:
+    dynamics, game = bimatrix(scale * PENNIES, 2.0 - PENNIES)
+    point = ed.equilibrium(dynamics, game, total_mass=totals)
+    assert point.stability is ed.Stability.NEUTRAL
+    # Without that much as a constraint, two who both want to match come together.
+    both = ed.equilibrium(*bimatrix(scale * PENNIES, PENNIES), total_mass=totals, support=[0, 1, 2, 3])
+    assert both.stability is ed.Stability.UNSTABLE
+
+
 def test_the_battle_of_the_sexes_has_two_strict_corners() -> None:
     dynamics, game = bimatrix(*SEXES)
     points = ed.all_equilibria(dynamics, game)

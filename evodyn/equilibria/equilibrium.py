@@ -173,8 +173,8 @@ def all_equilibria(
 
     Of a continuum of rest points with the same support one is returned, and named NEUTRAL. Fitness that is
     not affine in the masses may have several isolated rest points with the same support; then one of them
-    is returned. Where mutants are born in proportion to masses (`ReplicatorMutator`), every support from
-    which no mutant leaves is searched from many starts, and all rest points that were found are returned.
+    is returned. Where inflow depends on masses (`ReplicatorMutator`) or is not said to be steady, every
+    support that feeds no other group is searched from many starts, and all rest points found are returned.
 
     Parameters
     ----------
@@ -335,6 +335,12 @@ def _verdict(
         face = problem.present | (absent & (np.abs(invasion) <= 1e-9 * scale))
         basis = affine.tangent(face)
         slope = basis.T @ affine.slope[np.ix_(face, face)] @ basis
+        verdict = classify(spectrum, invasion[absent], scale=scale, slope=slope)
+        if verdict is not Stability.INDETERMINATE or len(problem.blocks) == 1:
+            return verdict
+        # The function that falls, or is constant, may weigh blocks differently: by what each does to another.
+        weighted = affine.balanced(face)[:, None] * affine.slope[np.ix_(face, face)]
+        slope = basis.T @ weighted @ basis
     return classify(spectrum, invasion[absent], scale=scale, slope=slope)
 
 
