@@ -132,9 +132,9 @@ class AffineFitness(Specification):
             weights[first], waiting = 1.0, [first]
             while waiting:
                 a = waiting.pop()
-                for b in np.flatnonzero((weights == 0) & (sizes[a] > 0) & (sizes[:, a] > 0)):
-                    weights[b] = weights[a] * sizes[a, b] / sizes[b, a]
-                    waiting.append(int(b))
+                for other in np.flatnonzero((weights == 0) & (sizes[a] > 0) & (sizes[:, a] > 0)).tolist():
+                    weights[other] = weights[a] * sizes[a, other] / sizes[other, a]
+                    waiting.append(other)
         return np.repeat(weights, [len(groups) for groups in blocks])
 
     def _on(self, alive: BoolArray) -> tuple[FloatArray, FloatArray]:
