@@ -79,7 +79,7 @@ class Populations(Dynamics):
         for member in given if isinstance(given, tuple) else (given,):
             if not isinstance(member, Dynamics) or isinstance(member, Populations):
                 raise ValueError(
-                    f"dynamics is {member!r}; expected a dynamics such as Replicator() or several, one "
+                    f"dynamics is {member!r}; expected Replicator() or another dynamics, or several, one "
                     "per block (blocks are not nested: list all of them in sizes)."
                 )
         self._set(sizes=sizes, dynamics=given)
