@@ -12,6 +12,7 @@ from evodyn.equilibria.stability import Stability
 from evodyn.files.load import load
 from evodyn.model.dynamics import Dynamics, mean_fitness
 from evodyn.model.equations import NormalizedGrowth, Replicator, Selection, SelectionMutation
+from evodyn.model.mutation import ReplicatorMutator
 from evodyn.model.populations import Populations
 from evodyn.simulate.ensemble import Ensemble
 from evodyn.simulate.events import Event
@@ -36,6 +37,7 @@ __all__ = [
     "NormalizedGrowth",
     "Populations",
     "Replicator",
+    "ReplicatorMutator",
     "Run",
     "Selection",
     "SelectionMutation",

@@ -14,6 +14,7 @@ callables on either side included. A landscape may also define
   points in closed form or climb a function, as the methods of `Landscape` say.
 """
 
+from evodyn.model.block_games import BlockGame
 from evodyn.model.fitness import (
     Landscape,
     LandscapeFunction,
@@ -30,6 +31,7 @@ from evodyn.model.normal_form import NormalForm, Swing
 from evodyn.model.structure import DiagonalPlusLowRank
 
 __all__ = [
+    "BlockGame",
     "Constant",
     "DiagonalPlusLowRank",
     "Entropic",

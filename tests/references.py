@@ -200,6 +200,16 @@ def fitness(landscape: Any, t: float, p: Numbers) -> Numbers:
             mpmath.fsum(mpmath.mpf(float(landscape.payoff[i, j])) * p[j] / total for j in range(n))
             for i in range(n)
         ]
+    if isinstance(landscape, landscapes.BlockGame):
+        ends = np.cumsum(landscape.sizes)
+        values = [mpmath.mpf(0)] * n
+        for (a, b), payoff in landscape.payoffs:
+            rivals = range(ends[b] - landscape.sizes[b], ends[b])
+            total = mpmath.fsum(p[j] for j in rivals) or 1
+            for own in range(landscape.sizes[a]):
+                earned = [mpmath.mpf(float(payoff[own, k])) * p[j] / total for k, j in enumerate(rivals)]
+                values[ends[a] - landscape.sizes[a] + own] += mpmath.fsum(earned)
+        return values
     if isinstance(landscape, landscapes.Redundancy):
         c, s = exact(landscape.contribution), landscape.similarity
         return [

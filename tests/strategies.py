@@ -135,13 +135,24 @@ def single_landscapes(draw: st.DrawFn, n: int) -> landscapes.Landscape:
         return landscapes.Seasonal(
             c, draw(vectors(n, -2.0, 2.0)), draw(st.floats(0.5, 20.0)), draw(vectors(n, -3.0, 3.0))
         )
+    if kind == "BlockGame":
+        sizes = draw(partitions(n))
+        pairs = [(a, b) for a in range(len(sizes)) for b in range(len(sizes))]
+        payoffs = {
+            (a, b): draw(vectors(sizes[a] * sizes[b], -3.0, 3.0)).reshape(sizes[a], sizes[b])
+            for a, b in pairs
+            if (a, b) == pairs[0] or draw(st.booleans())
+        }
+        return landscapes.BlockGame(payoffs, sizes)
     rows = draw(st.integers(1, 4))
     extra = draw(st.booleans())
     record = draw(vectors(n * (rows + extra), -3.0, 3.0)).reshape(rows + extra, n)
     return landscapes.Recorded(np.linspace(0.0, 10.0, rows + 1), record, strength)
 
 
-LANDSCAPES = ["Constant", "LinearDecay", "Entropic", "MatrixGame", "Redundancy", "Seasonal", "Recorded"]
+LANDSCAPES = [
+    *("Constant", "LinearDecay", "Entropic", "MatrixGame", "BlockGame", "Redundancy", "Seasonal", "Recorded")
+]
 
 
 @st.composite

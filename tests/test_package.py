@@ -184,7 +184,8 @@ def test_importing_evodyn_takes_under_half_a_second_beyond_scipy() -> None:
 
 def test_public_names_are_there_and_documented() -> None:
     contract = {
-        *("Replicator", "NormalizedGrowth", "SelectionMutation", "Selection", "Populations"),
+        *("Replicator", "NormalizedGrowth", "SelectionMutation", "ReplicatorMutator", "Selection"),
+        "Populations",
         *("solve", "iterate", "extend", "load", "solve_ensemble", "equilibrium", "sweep", "landscapes"),
         *("Extinction", "Solver", "Run", "Termination", "SolveError"),
     }
@@ -194,7 +195,8 @@ def test_public_names_are_there_and_documented() -> None:
     for name in evodyn.__all__:
         assert (getattr(evodyn, name).__doc__ or "").strip(), name
     landscapes = {
-        *("Constant", "LinearDecay", "Entropic", "MatrixGame", "Redundancy", "Seasonal", "Recorded"),
+        *("Constant", "LinearDecay", "Entropic", "MatrixGame", "BlockGame", "Redundancy", "Seasonal"),
+        "Recorded",
         "contributions",
     }
     assert landscapes <= set(evodyn.landscapes.__all__)

@@ -139,6 +139,7 @@ def price_decomposition(run: Run | xarray.Dataset, trait: Trait) -> PriceDecompo
         masses = np.exp(logs)
         growth = dynamics.growth_rates(masses, phi, time=float(t))
         inflow = dynamics.inflow(masses, phi, time=float(t)) + np.zeros(n)
+        losses = dynamics.mutation_losses(masses, phi, time=float(t)) + np.zeros(n)
         z = _finite(fitness_at_log_masses(function, float(t), logs), masses)
         change = _derivative(function, record, float(t), logs, growth, inflow, masses)
         rows = []
@@ -147,7 +148,8 @@ def price_decomposition(run: Run | xarray.Dataset, trait: Trait) -> PriceDecompo
             shares = masses[block] / total
             mean = float(shares @ z[block])
             mutation = (inflow[block] @ z[block] - inflow[block].sum() * mean) / total
-            selection = shares @ (growth[block] * (z[block] - mean))
+            mutation -= shares @ (losses[block] * (z[block] - mean))
+            selection = shares @ ((growth[block] + losses[block]) * (z[block] - mean))
             rows.append([mean, float(selection), float(shares @ change[block]), float(mutation)])
         parts.append(rows)
     return PriceDecomposition(*(record.shaped(part) for part in np.moveaxis(np.array(parts), 2, 0)))
@@ -259,10 +261,10 @@ def mass_budget(run: Run | xarray.Dataset) -> MassBudget:
     for row, (t, masses, phi) in enumerate(zip(record.t, record.masses, fitness, strict=True)):
         for k, (block, member) in enumerate(members):
             own = masses[block]
-            rate = member.mutation_rate_at(float(t))
+            losses = member.mutation_losses(own, phi[block], time=float(t)) * (own > 0)
             growth = member.growth_rates(own, phi[block], time=float(t))
             inflow = np.sum(member.inflow(own, phi[block], time=float(t)) + np.zeros(len(own)))
-            parts[:, row, k] = own.sum(), own @ (growth + rate * (own > 0)), inflow, rate * own.sum()
+            parts[:, row, k] = own.sum(), own @ (growth + losses), inflow, own @ losses
             if own.sum() >= cap_of(member) * (1 - 1e-12):
                 # At its cap a block loses what selection would add.
                 parts[1, row, k] = min(parts[1, row, k], 0.0)

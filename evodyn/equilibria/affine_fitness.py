@@ -111,6 +111,32 @@ class AffineFitness(Specification):
             alive = alive ^ wrong
         return None
 
+    def balanced(self, present: BoolArray) -> FloatArray:
+        """Return weights of the groups `present` with which every two blocks act equally on each other.
+
+        It is the same within a block, and 1 where blocks do not act on each other. Zero-sum games whose
+        payoffs or total masses differ in scale are antisymmetric with these weights.
+        """
+        # Across the mean of each block nothing matters but differences.
+        blocks = [np.flatnonzero(present[block]) + block.start for block in self.blocks]
+        sizes = np.zeros((len(blocks), len(blocks)))
+        for a, rows in enumerate(blocks):
+            for b, columns in enumerate(blocks):
+                part = self.slope[np.ix_(rows, columns)]
+                part = part - part.mean(axis=0)
+                sizes[a, b] = np.linalg.norm(part - part.mean(axis=1, keepdims=True))
+        weights = np.zeros(len(blocks))
+        for first in range(len(blocks)):
+            if weights[first]:
+                continue
+            weights[first], waiting = 1.0, [first]
+            while waiting:
+                a = waiting.pop()
+                for other in np.flatnonzero((weights == 0) & (sizes[a] > 0) & (sizes[:, a] > 0)).tolist():
+                    weights[other] = weights[a] * sizes[a, other] / sizes[other, a]
+                    waiting.append(other)
+        return np.repeat(weights, [len(groups) for groups in blocks])
+
     def _on(self, alive: BoolArray) -> tuple[FloatArray, FloatArray]:
         """Return masses, of any sign, at which the groups `alive` are equally fit, and all φ_i - ν."""
         matrix, right = self._bordered(alive)

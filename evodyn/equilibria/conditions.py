@@ -15,7 +15,7 @@ from evodyn.core.arrays import FloatArray, real
 from evodyn.equilibria.affine_fitness import AffineFitness, affine_fitness, fitted
 from evodyn.equilibria.probing import EPS, BoolArray, check_autonomous, fixed_totals, size_of
 from evodyn.equilibria.stability import ComplexArray, tangent_basis
-from evodyn.model.dynamics import Dynamics, clip_acts, inflow_targets, mean_fitness
+from evodyn.model.dynamics import DomainError, Dynamics, clip_acts, inflow_targets, mean_fitness
 from evodyn.model.fitness import LandscapeFunction, Separable, fitness_at_log_masses, linearization, separable
 
 __all__ = ["RestPointProblem"]
@@ -118,6 +118,10 @@ class RestPointProblem:
         fitness = real(self.landscape(0.0, masses))
         return self.dynamics.growth_rates(masses, fitness) if self.general else fitness
 
+    def fed_by(self, present: BoolArray) -> BoolArray:
+        """Return the groups that have mass sooner or later if those `present` have it."""
+        return _Feeding(self.dynamics, self.landscape, self.n, self.steady).fed_by(present)
+
     def equal_start(self) -> FloatArray:
         """Return the mutation target, and equal masses for present groups that it does not feed."""
         guess = inflow_targets(self.dynamics, self.n)
@@ -130,11 +134,14 @@ class RestPointProblem:
     # The flow at a point, in the logarithms of the present masses.
 
     def rates(self, logs: FloatArray) -> FloatArray:
-        """Return d ln p_i/dt of the present groups."""
+        """Return d ln p_i/dt of the present groups; NaN where the dynamics is not defined."""
         log_masses = self.everywhere(logs)
         masses = np.exp(log_masses)
         fitness = real(fitness_at_log_masses(self.landscape, 0.0, log_masses))
-        growth: FloatArray = self.dynamics.growth_rates(masses, fitness)[self.present]
+        try:
+            growth: FloatArray = self.dynamics.growth_rates(masses, fitness)[self.present]
+        except DomainError:
+            return np.full(len(logs), math.nan)
         return growth + self.inflow_rates(logs, masses, fitness)
 
     def everywhere(self, logs: FloatArray) -> FloatArray:
@@ -304,7 +311,8 @@ class _Feeding:
             masses = np.where(present, 1.0, 0.0)
             with np.errstate(all="ignore"):
                 fitness = real(self.landscape(0.0, masses))
-            inflow = self.dynamics.inflow(masses, np.where(present, fitness, 0.0)) + np.zeros(self.n)
+            # At other masses than those of the run the sign of fitness says nothing.
+            inflow = self.dynamics.inflow(masses, np.where(present, abs(fitness), 0.0)) + np.zeros(self.n)
             further = present | (inflow > 0)
             if np.array_equal(further, present):
                 return present

@@ -21,7 +21,7 @@ from evodyn.core.specifications import Specification
 from evodyn.equilibria.conditions import RestPointProblem
 from evodyn.equilibria.newton import NoRestPointError, Solution, UndecidedError
 from evodyn.equilibria.probing import BoolArray, size_of
-from evodyn.equilibria.search import solution
+from evodyn.equilibria.search import several_solutions, solution
 from evodyn.equilibria.stability import ComplexArray, Stability, classify
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction, Separable, fitness_at_log_masses
@@ -186,7 +186,8 @@ def all_equilibria(
 
     Of a continuum of rest points with the same support one is returned, and named NEUTRAL. Fitness that is
     not affine in the masses may have several isolated rest points with the same support; then one of them
-    is returned.
+    is returned. Where inflow depends on masses (`ReplicatorMutator`) or is not said to be steady, every
+    support that feeds no other group is searched from many starts, and all rest points found are returned.
 
     Parameters
     ----------
@@ -200,8 +201,8 @@ def all_equilibria(
     Raises
     ------
     ValueError
-        As for `equilibrium`; also with more than 12 groups, and under mutation unless the rest point is
-        known to be unique (constant or density-regulated fitness).
+        As for `equilibrium`; also with more than 12 groups, and under mutation towards a target unless the
+        rest point is known to be unique (constant or density-regulated fitness).
 
     Warns
     -----
@@ -223,7 +224,7 @@ def all_equilibria(
             f"total_mass is {total_mass!r}, and the dynamics does not conserve total mass; expected no "
             "total_mass (NaN for a block among others), for every rest point has its own."
         )
-    if problem.mutates:
+    if problem.mutates and problem.steady is not None:
         if problem.separable is None or problem.general or problem.clipped:
             raise ValueError(
                 "dynamics has mutation and the landscape is not constant or density-regulated; expected "
@@ -242,9 +243,12 @@ def all_equilibria(
             support[list(chosen)] = True
             if not all(support[block].any() for block, _ in problem.blocks):
                 continue
+            if problem.mutates and not np.array_equal(problem.fed_by(support), support):
+                continue
             candidate = dataclasses.replace(problem, present=support, exact=True)
             try:
-                found.append(judged(candidate, solution(candidate), "auto"))
+                all_there = several_solutions(candidate) if problem.mutates else [solution(candidate)]
+                found += [judged(candidate, one, "auto") for one in all_there]
             except UndecidedError:
                 open_questions.append(list(chosen))
             except NoRestPointError:
@@ -342,6 +346,12 @@ def _verdict(
         face = problem.present | (absent & (np.abs(invasion) <= 1e-9 * scale))
         basis = affine.tangent(face)
         slope = basis.T @ affine.slope[np.ix_(face, face)] @ basis
+        verdict = classify(spectrum, invasion[absent], scale=scale, slope=slope)
+        if verdict is not Stability.INDETERMINATE or len(problem.blocks) == 1:
+            return verdict
+        # The function that falls, or is constant, may weigh blocks differently: by what each does to another.
+        weighted = affine.balanced(face)[:, None] * affine.slope[np.ix_(face, face)]
+        slope = basis.T @ weighted @ basis
     return classify(spectrum, invasion[absent], scale=scale, slope=slope)
 
 

@@ -23,7 +23,7 @@ from evodyn.simulate.run import Run
 from evodyn.simulate.solve import solve
 from evodyn.simulate.status import Termination
 
-__all__ = ["solution"]
+__all__ = ["several_solutions", "solution"]
 
 _FEW_STEPS = 50  # from a random start, or near the end of a flow
 
@@ -36,6 +36,10 @@ _STEPS = 2000  # in one stage; a flow that takes more is cycling
 _SETTLED = 1e-7  # how near, relative to total mass, the flow must have come to the rest point
 
 _STARTS = 12  # of Newton's iteration, beside the first at equal masses
+
+_MANY_STARTS = 32  # where several rest points are expected
+
+_SAME = 1e-6  # relative to total mass, within which two rest points are one
 
 _SMALL = 3  # groups, in whose simplex so many starts leave no large gaps
 
@@ -81,6 +85,26 @@ def solution(problem: RestPointProblem) -> Solution:
     if problem.start is not None:
         return _end_of_flow(problem, problem.start)
     return _from_several_starts(problem)
+
+
+def several_solutions(problem: RestPointProblem) -> list[Solution]:
+    """Return the rest points that Newton's iteration finds from many starts, or else that of `solution`."""
+    rng = np.random.default_rng(0)
+    first = problem.equal_start() * problem.present
+    starts = [first, *(first * (np.eye(problem.n)[k] + 1e-2) for k in np.flatnonzero(problem.present))]
+    starts += [first * (rng.gamma(0.5, size=problem.n) + 1e-6) for _ in range(_MANY_STARTS)]
+    found: list[Solution] = []
+    for start in starts:
+        for inside, total in problem.conserved():
+            block = np.flatnonzero(problem.present)[inside]
+            start[block] *= total / start[block].sum()
+        try:
+            one = newton(problem, start, steps=_FEW_STEPS)
+        except NoRestPointError:
+            continue
+        if all(np.abs(one.masses - other.masses).max() > _SAME * one.masses.sum() for other in found):
+            found.append(one)
+    return found or [solution(problem)]
 
 
 def _rests(problem: RestPointProblem, found: Solution) -> bool:
@@ -426,6 +450,8 @@ def _staying(
     for block, _ in problem.blocks:
         shares[block] = masses[block] / (masses[block].sum() or 1.0)
     staying = (alive & (rates > -1.0 / elapsed) | (shares > _COMMON)) & (masses > 0)
+    if problem.mutates:
+        staying |= problem.fed_by(staying) & (masses > 0)  # never gone, however rare
     return staying, staying & (shares <= _RARE) & (rates < 0)
 
 

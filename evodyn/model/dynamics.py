@@ -26,13 +26,20 @@ from evodyn.core import validation
 from evodyn.core.arrays import Array, FloatArray, array_namespace, float64, is_foreign, like
 from evodyn.core.specifications import Specification
 
-__all__ = ["Dynamics", "Scheme", "mean_fitness"]
+__all__ = ["DomainError", "Dynamics", "Scheme", "mean_fitness"]
 
-Scheme = Literal["euler", "exponential"]
+Scheme = Literal["euler", "exponential", "ratio"]
 
 SCHEMES = ("euler", "exponential")
+"""The maps that approach the flow as their step goes to 0."""
+
+MAPS = (*SCHEMES, "ratio")
 
 EPS = 2.0**-52
+
+
+class DomainError(ValueError):
+    """A dynamics is not defined for the fitness it was given."""
 
 
 def mean_fitness(masses: Array, fitness: Array) -> Array:
@@ -68,6 +75,40 @@ def weighted_mean(xp: Any, masses: Array, fitness: Array) -> Array:
 def _total(xp: Any, masses: Array) -> Array:
     """Return the sum over the last axis, which is kept; NumPy's own without its wrapper for other arrays."""
     return (np.add.reduce if xp is np else xp.sum)(masses, axis=-1, keepdims=True)
+
+
+def offspring(masses: Array, fitness: Array) -> Array:
+    """Return p_i φ_i, 0 for absent groups: the offspring of every group.
+
+    Raises
+    ------
+    DomainError
+        If fitness in NumPy arrays is negative where there is mass.
+    """
+    fitness = array_namespace(masses).where(masses > 0, fitness, 0.0)
+    if not is_foreign(masses) and (fitness < 0).any():
+        group = int(np.argwhere(fitness < 0)[0][-1])
+        raise DomainError(
+            f"fitness is {float(fitness[fitness < 0][0]):g} for group {group}; expected fitness >= 0, the "
+            "rate at which a group has offspring: add a constant to the landscape, which weakens selection "
+            "and makes mutation faster."
+        )
+    return masses * fitness
+
+
+def next_generation(masses: Array, births: Array) -> Array:
+    """Return the masses of a generation in proportion to `births`, with the total of the last.
+
+    Raises
+    ------
+    DomainError
+        If there is no birth in NumPy arrays that have mass.
+    """
+    xp = array_namespace(masses)
+    total, born = xp.sum(masses, axis=-1, keepdims=True), xp.sum(births, axis=-1, keepdims=True)
+    if not is_foreign(masses) and ((total > 0) & (born == 0)).any():
+        raise DomainError("fitness is 0 for all groups with mass; expected one that has offspring.")
+    return births * (total / xp.where(total > 0, born, 1.0))
 
 
 def _check_shapes(masses: Array, fitness: Array) -> None:
@@ -145,7 +186,7 @@ class Dynamics(_Plain, Specification, ABC):
         # What a base says of its flow holds no longer where the flow is another.
         grows_otherwise = "growth_rates" in own or "rates_against" in own
         if grows_otherwise or "inflow" in own:
-            for name in {"autonomous", "mass_law", "steady_inflow"} - set(own):
+            for name in {"_ratio_step", "autonomous", "mass_law", "steady_inflow"} - set(own):
                 setattr(cls, name, getattr(Dynamics, name))
             if "autonomous" not in own:
                 cls.autonomous = None
@@ -228,14 +269,16 @@ class Dynamics(_Plain, Specification, ABC):
         masses, fitness : array, shape (..., N)
             As for `velocity`.
         step_size : float
-            η_p >= 0, in units of 1/fitness.
+            η_p >= 0, in units of 1/fitness; 1 for the scheme "ratio".
         time : float, optional
             Time at the start of the step, for mutation rates that depend on it.
-        scheme : {"euler", "exponential"}, optional
+        scheme : {"euler", "exponential", "ratio"}, optional
             "euler" is the paper's p + η_p·velocity. "exponential" is p exp(η_p g), followed by the exact
             linear mutation: positive for every step size, and for frozen fitness the exact flow up to
             the scalar that restores the total mass. It is not restored: exp is convex, so that every
-            step adds mass, of the order of the variance of fitness times η_p².
+            step adds mass, of the order of the variance of fitness times η_p². "ratio" is p_i φ_i/φ̄, one
+            generation that does not overlap with the next, for fitness >= 0 that is not 0 for all; it
+            conserves total mass. `ReplicatorMutator` has it too, and nothing else that mutates or clips.
 
         Returns
         -------
@@ -246,7 +289,9 @@ class Dynamics(_Plain, Specification, ABC):
         Raises
         ------
         ValueError
-            If the shapes do not agree, `step_size` is negative or not finite, or `scheme` is unknown.
+            If the shapes do not agree, `step_size` is negative or not finite, or `scheme` is unknown. With
+            "ratio" also if the dynamics has no such map, `step_size` is not 1, or fitness in NumPy arrays
+            is negative, or 0 for all groups with mass.
 
         Notes
         -----
@@ -254,10 +299,17 @@ class Dynamics(_Plain, Specification, ABC):
         η_p (φ̄ - φ_i + μ(1 - m_i/p_i)) <= 1; the projection, which creates mass, acts only beyond that.
         With a signal clip κ and no mutation or binding cap, masses stay within p_i(0) (1 ± η_p κ)^n.
         """
-        validation.choice("scheme", scheme, SCHEMES)
+        validation.choice("scheme", scheme, MAPS)
         if not is_foreign(step_size):
             step_size = validation.non_negative("step_size", step_size)
         masses, fitness = self._prepared(masses, fitness)
+        if scheme == "ratio":
+            if step_size != 1:
+                raise ValueError(
+                    f"step_size is {step_size!r}; expected 1, for a step of the scheme 'ratio' is a "
+                    "generation: the power φ**w of fitness is selection of strength w."
+                )
+            return self._capped(self._ratio_step(masses, fitness))
         growth = self.growth_rates(masses, fitness, time=time)
         if scheme == "euler":
             new = masses + step_size * (masses * growth + self.inflow(masses, fitness, time=time))
@@ -282,6 +334,13 @@ class Dynamics(_Plain, Specification, ABC):
             exponent == 0, 1.0, xp.expm1(exponent) / xp.where(exponent == 0, 1.0, exponent)
         )
         return grown + step_size * inflow * mean_growth
+
+    def _ratio_step(self, masses: Array, fitness: Array) -> Array:
+        """Return the masses of the next generation, in proportion to offspring."""
+        raise ValueError(
+            f"scheme is 'ratio', and {self!r} has no such map; expected Replicator or NormalizedGrowth "
+            "without a clip, or ReplicatorMutator: use 'euler' or 'exponential'."
+        )
 
     def _capped(self, masses: Array) -> Array:
         return masses
@@ -310,6 +369,10 @@ class Dynamics(_Plain, Specification, ABC):
     def mutation_rate_at(self, time: float) -> float:
         """Return the per-capita rate μ at which mutation takes mass away, a part of the growth rates."""
         return 0.0
+
+    def mutation_losses(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
+        """Return the per-capita rates at which mutation takes mass away, where groups differ in them."""
+        return self.mutation_rate_at(time)
 
     def target_masses(self, masses: Array) -> Array | float:
         """Return the masses m_i towards which mutation leads: its inflow is μm_i."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import Array, FloatArray, array_namespace, is_foreign, like
-from evodyn.model.dynamics import EPS, Dynamics, clip_acts, weighted_mean
+from evodyn.model.dynamics import EPS, Dynamics, clip_acts, next_generation, offspring, weighted_mean
 
 __all__ = ["MeanComparison", "NormalizedGrowth", "Replicator", "Selection", "SelectionMutation"]
 
@@ -38,6 +38,13 @@ class MeanComparison(Dynamics):
 
     def mass_law(self, n: int) -> tuple[float, float] | None:
         return None if clip_acts(self) else (0.0, 0.0)
+
+    def _ratio_step(self, masses: Array, fitness: Array) -> Array:
+        return (
+            super()._ratio_step(masses, fitness)
+            if clip_acts(self)
+            else next_generation(masses, offspring(masses, fitness))
+        )
 
     def rates_against(self, fitness: Array, mean: Array | float, *, time: float = 0.0) -> Array:
         """Return the growth rates of groups with finite `fitness`, given the mean fitness."""

@@ -68,12 +68,7 @@ class Populations(Dynamics):
     sizes: tuple[int, ...]  # any sequence of whole numbers on construction
 
     def __post_init__(self) -> None:
-        requested: Any = self.sizes
-        if not isinstance(requested, Iterable) or isinstance(requested, str):
-            raise ValueError(f"sizes is {requested!r}; expected a sequence of whole numbers, one per block.")
-        sizes = tuple(validation.count(f"sizes[{k}]", size) for k, size in enumerate(requested))
-        if not sizes:
-            raise ValueError("sizes is empty; expected at least one block.")
+        sizes = block_sizes(self.sizes)
         given: Any = self.dynamics
         if isinstance(given, Iterable) and not isinstance(given, Dynamics):
             given = tuple(given)
@@ -84,8 +79,8 @@ class Populations(Dynamics):
         for member in given if isinstance(given, tuple) else (given,):
             if not isinstance(member, Dynamics) or isinstance(member, Populations):
                 raise ValueError(
-                    f"dynamics is {member!r}; expected Replicator, NormalizedGrowth, SelectionMutation or "
-                    "Selection (blocks are not nested: list all of them in sizes)."
+                    f"dynamics is {member!r}; expected Replicator() or another dynamics, or several, one "
+                    "per block (blocks are not nested: list all of them in sizes)."
                 )
         self._set(sizes=sizes, dynamics=given)
         for member, size in zip(self._members, sizes, strict=True):
@@ -207,11 +202,39 @@ class Populations(Dynamics):
         ]
         return xp.concat(parts, axis=-1)
 
+    def _ratio_step(self, masses: Array, fitness: Array) -> Array:
+        parts = [m._ratio_step(masses[..., s], fitness[..., s]) for s, m in self.blocks(0)]
+        return array_namespace(masses).concat(parts, axis=-1)
+
+    def mutation_losses(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
+        xp = array_namespace(masses)
+        parts = [
+            m.mutation_losses(masses[..., s], fitness[..., s], time=time) + xp.zeros_like(masses[..., s])
+            for s, m in self.blocks(0)
+        ]
+        return xp.concat(parts, axis=-1)
+
     def _capped(self, masses: Array) -> Array:
         if not self._has_cap:
             return masses
         xp = array_namespace(masses)
         return xp.concat([m._capped(masses[..., s]) for s, m in self.blocks(0)], axis=-1)
+
+
+def block_sizes(value: Any) -> tuple[int, ...]:
+    """Return `value` as the numbers of groups of one block or more.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise ValueError(f"sizes is {value!r}; expected a sequence of whole numbers, one per block.")
+    sizes = tuple(validation.count(f"sizes[{k}]", size) for k, size in enumerate(value))
+    if not sizes:
+        raise ValueError("sizes is empty; expected at least one block.")
+    return sizes
 
 
 class Segments:

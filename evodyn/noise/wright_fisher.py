@@ -11,14 +11,22 @@ import scipy.stats
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host, real
 from evodyn.core.generators import member_rng, seed_of
-from evodyn.model.dynamics import Dynamics
+from evodyn.model.dynamics import MAPS, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.noise.runs import StochasticRuns, check_landscape, iterated
 from evodyn.simulate.problem import (
     check_kinds,
 )
 
-__all__ = ["fixation_probability", "wright_fisher", "wright_fisher_matrix"]
+__all__ = [
+    "checked_counts",
+    "checked_two_groups",
+    "expected_shares",
+    "fixation_probability",
+    "may_revive",
+    "wright_fisher",
+    "wright_fisher_matrix",
+]
 
 _NEUTRAL = 1e-290  # below it products with a share lose digits, and the answer is the share to rounding
 
@@ -34,17 +42,19 @@ def wright_fisher(
     step_size: float = 1.0,
     members: int = 1,
     save_every: int = 1,
+    scheme: Scheme = "exponential",
     rng: Any = None,
 ) -> StochasticRuns:
     """Sample a haploid Wright-Fisher population with selection and mutation.
 
     In every generation each of n individuals draws its parent's group; the expected shares are those
-    after one step of the exponential map of `dynamics` (selection by exp(step_size·φ), then mutation).
+    after one step of the map of `dynamics` (selection by exp(step_size·φ), then mutation).
 
     Parameters
     ----------
     dynamics : Dynamics
-        `Replicator`, or `SelectionMutation` with a target that sums to 1 (shares); not `Populations`.
+        `Replicator`, `ReplicatorMutator`, or `SelectionMutation` with a target that sums to 1 (shares); not
+        `Populations`.
     landscape : callable
         (t, shares) -> fitness, on arrays of shape (M, N). Masses are shares: total mass is 1.
     counts : array_like of int, shape (N,)
@@ -55,6 +65,8 @@ def wright_fisher(
         Duration of a generation, in units of 1/fitness.
     members, save_every, rng
         As for `noisy_iterate`.
+    scheme : {"exponential", "euler", "ratio"}, optional
+        The map, as in `evodyn.Dynamics.step`: with "ratio", parents are drawn in proportion to fitness.
 
     Returns
     -------
@@ -73,30 +85,26 @@ def wright_fisher(
     >>> runs.masses[:, -1].max(axis=1)      # drift fixes one of two neutral groups
     array([1., 1., 1., 1.])
     """
-    check_kinds(dynamics, landscape, None)
-    start = validation.finite_array("counts", counts, ndim=1, least=0.0)
-    _check_one_population(dynamics, len(start))
+    start = checked_counts(dynamics, landscape, counts)
     individuals = int(start.sum())
-    if (start != np.round(start)).any() or not individuals:
-        raise ValueError("counts has fractions, or is 0; expected whole numbers of individuals.")
-    shares = start / individuals
-    check_landscape(dynamics, landscape, 0.0, shares)
     members = validation.count("members", members)
     n_generations, save_every = (
         validation.count("n_generations", n_generations),
         validation.count("save_every", save_every),
     )
     step_size = validation.positive("step_size", step_size)
+    validation.choice("scheme", scheme, MAPS)
+    expected_shares(dynamics, landscape, start[None] / individuals, step_size, 0.0, scheme)
     seed = seed_of(rng)
     generators: list[np.random.Generator] = [member_rng(seed, k) for k in range(members)]
-    revivable = bool(np.any(np.asarray(dynamics.inflow(shares, np.asarray(landscape(0.0, shares)))) > 0))
+    revivable = may_revive(dynamics, landscape, start / individuals)
 
     def advance(k: int, shares: FloatArray, draws: FloatArray) -> FloatArray:
         t = k * step_size
         moving = np.arange(members) if revivable else np.flatnonzero(shares.max(axis=1) < 1)
         if not len(moving):
             return shares
-        expected = _expected_shares(dynamics, landscape, shares, step_size, t)[moving]
+        expected = expected_shares(dynamics, landscape, shares, step_size, t, scheme)[moving]
         new = shares.copy()
         for row, member in enumerate(moving):
             new[member] = generators[member].multinomial(individuals, expected[row]) / individuals
@@ -109,13 +117,18 @@ def wright_fisher(
 
 
 def wright_fisher_matrix(
-    dynamics: Dynamics, landscape: LandscapeFunction, individuals: int, *, step_size: float = 1.0
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    individuals: int,
+    *,
+    step_size: float = 1.0,
+    scheme: Scheme = "exponential",
 ) -> FloatArray:
     """Return the transition matrix of `wright_fisher` with two groups, for exact fixation and stationarity.
 
     Parameters
     ----------
-    dynamics, landscape, step_size
+    dynamics, landscape, step_size, scheme
         As for `wright_fisher`, constant in time: both are taken at time 0.
     individuals : int
         n.
@@ -139,14 +152,49 @@ def wright_fisher_matrix(
     >>> np.linalg.matrix_power(chain, 1000)[3, [0, 10]].round(6)
     array([0.7, 0.3])
     """
+    shares, n = checked_two_groups(dynamics, landscape, individuals), individuals
+    step_size = validation.positive("step_size", step_size)
+    expected = expected_shares(dynamics, landscape, shares, step_size, 0.0, scheme)
+    return np.asarray(scipy.stats.binom.pmf(np.arange(n + 1), n, expected[:, :1]))
+
+
+def checked_counts(dynamics: Dynamics, landscape: LandscapeFunction, counts: npt.ArrayLike) -> FloatArray:
+    """Return numbers of individuals with which a population can begin.
+
+    Raises
+    ------
+    ValueError
+        If they are none, or the dynamics or the landscape is not for them.
+    """
+    check_kinds(dynamics, landscape, None)
+    start = validation.finite_array("counts", counts, ndim=1, least=0.0)
+    _check_one_population(dynamics, len(start))
+    individuals = start.sum()
+    if (start != np.round(start)).any() or not individuals:
+        raise ValueError("counts has fractions, or is 0; expected whole numbers of individuals.")
+    check_landscape(dynamics, landscape, 0.0, start / individuals)
+    return start
+
+
+def checked_two_groups(dynamics: Dynamics, landscape: LandscapeFunction, individuals: int) -> FloatArray:
+    """Return the shares of two groups for every number of individuals in the first, shape (n + 1, 2).
+
+    Raises
+    ------
+    ValueError
+        If `individuals` is no number, or the dynamics or the landscape is not for two groups.
+    """
     check_kinds(dynamics, landscape, None)
     n = validation.count("individuals", individuals)
     _check_one_population(dynamics, 2)
     check_landscape(dynamics, landscape, 0.0, np.array([0.5, 0.5]))
     first = np.arange(n + 1) / n
-    shares = np.stack((first, 1 - first), axis=1)
-    expected = _expected_shares(dynamics, landscape, shares, validation.positive("step_size", step_size), 0.0)
-    return np.asarray(scipy.stats.binom.pmf(np.arange(n + 1), n, expected[:, :1]))
+    return np.stack((first, first[::-1]), axis=1)
+
+
+def may_revive(dynamics: Dynamics, landscape: LandscapeFunction, shares: FloatArray) -> bool:
+    """Tell whether mutation can bring a group back."""
+    return bool(np.any(np.asarray(dynamics.inflow(shares, np.asarray(landscape(0.0, shares)))) > 0))
 
 
 def _check_one_population(dynamics: Dynamics, n: int) -> None:
@@ -156,12 +204,17 @@ def _check_one_population(dynamics: Dynamics, n: int) -> None:
         raise ValueError("dynamics is Populations; expected one population: sample each by itself.")
 
 
-def _expected_shares(
-    dynamics: Dynamics, landscape: LandscapeFunction, shares: FloatArray, step_size: float, t: float
+def expected_shares(
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    shares: FloatArray,
+    step_size: float,
+    t: float,
+    scheme: Scheme,
 ) -> FloatArray:
     """Return the shares from which the next generation is drawn."""
     fitness = np.broadcast_to(real(landscape(t, shares)), shares.shape)
-    expected = host(dynamics.step(shares, fitness, step_size, time=t, scheme="exponential"))
+    expected = host(dynamics.step(shares, fitness, step_size, time=t, scheme=scheme))
     normalised: FloatArray = expected / expected.sum(axis=1, keepdims=True)
     return normalised
 

@@ -163,11 +163,13 @@ class Flow:
             if at_cap:
                 log_start = math.log(cap)
             known = (0.0, 0.0) if at_cap else member.mass_law(groups.stop - groups.start)
-            if known is not None and known[0] > 0 and start.removed[groups].any():
-                # What an absorbed group no longer receives is missing from the target.
+            if known is not None and start.removed[groups].any():
+                # What an absorbed group no longer receives is missing from the target, or lost to all.
                 steady = member.steady_inflow(groups.stop - groups.start)
-                reaching = None if steady is None else float(steady[~start.removed[groups]].sum())
-                known = None if reaching is None else (known[0], reaching / known[0])
+                if steady is None:
+                    known = None
+                elif known[0] > 0:
+                    known = known[0], float(steady[~start.removed[groups]].sum()) / known[0]
             blocks.append(_Block(groups, log_start, known, cap, at_cap))
             # A floor of zero (no mutation yet) needs some unit all the same.
             unit[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0)

@@ -12,7 +12,7 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, real
 from evodyn.core.progress import Progress, Report, reporting
 from evodyn.core.specifications import Specification
-from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
+from evodyn.model.dynamics import MAPS, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.simulate.events import event_table
 from evodyn.simulate.extinction import Extinction, Ledger, emptied
@@ -32,7 +32,7 @@ class MapSettings(Specification):
     ----------
     step_size : float
         η_p > 0.
-    scheme : {"euler", "exponential"}
+    scheme : {"euler", "exponential", "ratio"}
         See `Dynamics.step`.
     save_every : int
         Steps between saved states.
@@ -76,8 +76,8 @@ def iterate(
     save_every : int, optional
         Steps between saved states; the start and the end are always saved. A million steps need no more
         memory than what is saved.
-    scheme : {"euler", "exponential"}, optional
-        See `Dynamics.step`.
+    scheme : {"euler", "exponential", "ratio"}, optional
+        See `Dynamics.step`. With "ratio" a step is a generation and `step_size` is 1.
     t_start : float, optional
         Time of the first step.
 
@@ -105,7 +105,7 @@ def iterate(
     n_steps = validation.count("n_steps", n_steps)
     settings = MapSettings(
         validation.positive("step_size", step_size),
-        validation.choice("scheme", scheme, SCHEMES),  # type: ignore[arg-type]
+        validation.choice("scheme", scheme, MAPS),  # type: ignore[arg-type]
         validation.count("save_every", save_every),
         0,
         validation.finite("t_start", t_start),
@@ -115,6 +115,10 @@ def iterate(
     with np.errstate(divide="ignore"):
         logs = np.log(masses)
     check_start(dynamics, landscape, State(settings.t_start, logs, np.zeros(len(masses), dtype=bool)))
+    if settings.scheme == "ratio":  # not every dynamics has it, nor for every fitness
+        dynamics.step(
+            masses, real(landscape(settings.t_start, masses)), settings.step_size, scheme=settings.scheme
+        )
     ledger = Ledger(extinction, settings.t_start, logs)
     with reporting(progress, "Iterating") as report:
         return run_steps(
