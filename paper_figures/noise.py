@@ -164,8 +164,8 @@ def scatter(axes: Axes, data: xr.Dataset) -> None:
         residuals = growth - ratio[:, None] * replicator
         half = 1.96 * residuals.std(axis=1, ddof=1) / math.sqrt(growth.shape[1]) / replicator.mean(axis=1)
         axes.errorbar(places + shift, ratio, half, fmt=marker, color=colour, elinewidth=0.9, capsize=2)
-        last = np.flatnonzero(np.isfinite(ratio))[-1]
-        style.label_line(axes, places[last] + shift, ratio[last], f"λ = {decay:g}", colour, shift=(5, 6))
+        last, up = np.flatnonzero(np.isfinite(ratio))[-1], 6 if decay else -6
+        style.label_line(axes, places[last] + shift, ratio[last], f"λ = {decay:g}", colour, shift=(5, up))
     widest = max(0.02, 1.3 * max(abs(limit - 1) for limit in axes.get_ylim()))
     axes.set_xticks(places, ["none" if math.isinf(c) else f"{c:g}" for c in data.signal_clip.values])
     axes.set(xlabel="clip κ/σ", ylabel="scatter, Eq. 13 / Eq. 12", ylim=(1 - widest, 1 + widest))
