@@ -12,6 +12,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import NullFormatter
 
 import style
+from evodyn.plots.canvas import readable
 
 OUTCOMES = {0: "1.0", 1: "0.86", 2: "0.70", 3: "0.86"}
 """Shades of grey; where mass grows without end there were projections too."""
@@ -152,7 +153,7 @@ def doubling(axes: Axes, data: xr.Dataset) -> None:
         height = 1.17 if mark == "projection" else 1.08
         ha = {"flip": "center", "period 4": "left"}.get(str(mark), "right")
         style.label_line(axes, theory, height, str(mark), "black", shift=(0, 2), ha=ha, va="baseline")
-    axes.text(2.02, 0.08, "line: theory", color=colour, fontsize=7, va="bottom")
+    axes.text(2.02, 0.08, "line: theory", color=readable(colour), fontsize=7, va="bottom")
     axes.set(
         xlabel="normalised step size hλP/N",
         ylabel="share of one group",

@@ -36,8 +36,8 @@ def main() -> None:
             f"(b) Mean fitness of {groups} groups under Eq. 8 with a mutation rate of "
             f"{described['mutation_rate']:g}, one that falls from it as exp(-t/20), and none; dashed: the "
             "balance of selection and mutation at the falling rate of the moment.",
-            f"(c) {groups} groups with an accuracy and a cost, φ = a - λp - wk with λ = {decay:g}: mean "
-            "accuracy and mean cost of a unit of mass at the end, for eight weights w (numbers); the line is "
+            f"(c) {groups} groups with a benefit and a cost, φ = a - λp - wk with λ = {decay:g}: mean "
+            "benefit and mean cost of a unit of mass at the end, for eight weights w (numbers); the line is "
             "water filling for every weight between.",
             "(d) Two layers of two groups each, the first gaining by matching the second, which loses by it: "
             "share of the first group in either. Closed orbits run along the contours of the product of "
@@ -91,7 +91,7 @@ def schedules(axes: Axes, data: xr.Dataset) -> None:
 
 
 def objectives(axes: Axes, data: xr.Dataset) -> None:
-    """Draw mean accuracy against mean cost, for all weights."""
+    """Draw mean benefit (accuracy, say) against mean cost, for all weights."""
     axes.plot(data.mean_cost_curve, data.mean_accuracy_curve, color=style.GREY, zorder=1)
     for colour, weight in zip(style.shades(data.sizes["weight"]), data.weight.values, strict=True):
         cell = data.sel(weight=weight)
@@ -99,7 +99,7 @@ def objectives(axes: Axes, data: xr.Dataset) -> None:
         axes.plot(*place, "o", color=colour, markersize=5, **style.RIM)
         name = f"w = {weight:g}" if weight == data.weight.values[-1] else f"{weight:g}"
         style.label_line(axes, *place, name, "black", shift=(5, -3), va="top")
-    axes.set(xlabel="mean cost of a unit of mass", ylabel="mean accuracy of a unit of mass")
+    axes.set(xlabel="mean cost of a unit of mass", ylabel="mean benefit of a unit of mass")
     axes.margins(x=0.1, y=0.1)
 
 

@@ -142,8 +142,9 @@ def total_mass(axes: Axes, data: xr.Dataset) -> None:
     highest = float((cell.total_mass.mean("trial") + cell.total_mass.std("trial", ddof=1)).max())
     lowest = float((cell.total_mass.mean("trial") - cell.total_mass.std("trial", ddof=1)).min())
     room = highest - lowest
-    axes.text(-0.2, highest, "Eq. 12", color=colours[3], fontsize=7, va="top")
-    axes.text(-0.2, lowest - 0.1 * room, "Eq. 13, with its cap", color=colours[1], fontsize=7, va="top")
+    look: dict[str, Any] = {"va": "top", "shift": (0, 0)}
+    style.label_line(axes, -0.2, highest, "Eq. 12", colours[3], **look)
+    style.label_line(axes, -0.2, lowest - 0.1 * room, "Eq. 13, with its cap", colours[1], **look)
     axes.axhline(1.0, color=style.GREY, linewidth=0.6, zorder=0)
     axes.set_xticks(places, ["none" if math.isinf(c) else f"{c:g}" for c in data.signal_clip.values])
     ends = (lowest - 0.28 * room, highest + 0.08 * room)
@@ -163,10 +164,12 @@ def scatter(axes: Axes, data: xr.Dataset) -> None:
         residuals = growth - ratio[:, None] * replicator
         half = 1.96 * residuals.std(axis=1, ddof=1) / math.sqrt(growth.shape[1]) / replicator.mean(axis=1)
         axes.errorbar(places + shift, ratio, half, fmt=marker, color=colour, elinewidth=0.9, capsize=2)
-        style.note(axes, 0.04, 0.93 if decay == 0 else 0.07, f"λ = {decay:g}", colour, va="center")
+        last, up = np.flatnonzero(np.isfinite(ratio))[-1], 6 if decay else -6
+        style.label_line(axes, places[last] + shift, ratio[last], f"λ = {decay:g}", colour, shift=(5, up))
     widest = max(0.02, 1.3 * max(abs(limit - 1) for limit in axes.get_ylim()))
     axes.set_xticks(places, ["none" if math.isinf(c) else f"{c:g}" for c in data.signal_clip.values])
     axes.set(xlabel="clip κ/σ", ylabel="scatter, Eq. 13 / Eq. 12", ylim=(1 - widest, 1 + widest))
+    axes.set_xlim(right=places[-1] + 1.3)  # for the names
 
 
 def rescued(axes: Axes, data: xr.Dataset) -> None:

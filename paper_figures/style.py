@@ -308,4 +308,6 @@ def mark(figure: Figure) -> None:
     for legend in figure.legends:
         if legend.get_window_extent().y0 < strip * figure.bbox.height:
             legend.set_bbox_to_anchor((0, strip, 1, 1 - strip), transform=figure.transFigure)
-    figure.text(0.5, strip / 2, QUICK, ha="center", va="center", fontsize=7, color=PAPER, weight="bold")
+    figure.text(
+        0.5, strip / 2, QUICK, ha="center", va="center", fontsize=7, color=readable(PAPER), weight="bold"
+    )

@@ -1,4 +1,4 @@
-"""What a look at a figure would find: texts that overlap or leave it, axes without a name, tiny type."""
+"""What a look at a figure would find: texts that overlap, leave it or are pale, unnamed axes, tiny type."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from evodyn.plots.canvas import contrast
+
 SMALLEST = 5.5
 """Font size in points."""
+PALEST = 4.5
+"""Contrast of a text with white, from 1 to 21."""
 SLACK = 2.0
 """Pixels at 200 dpi by which two boxes may overlap: a box is as high as its highest possible letter."""
 
@@ -73,6 +77,8 @@ def problems(figure: Figure) -> list[str]:
             found.append(f"{text.get_text()!r} leaves the figure")
         if (size := float(text.get_fontsize())) < SMALLEST:
             found.append(f"{text.get_text()!r} is set in {size:g} points")
+        if 1.05 < (pale := contrast(text.get_color())) < PALEST:  # white is meant for dark ground
+            found.append(f"{text.get_text()!r} has a contrast of {pale:.1f}")
     for (one, box), (other, its) in combinations(zip(texts, boxes, strict=True), 2):
         depth = overlap(box, its)
         if depth > SLACK:

@@ -132,6 +132,11 @@ def test_the_checker_passes_a_good_figure_and_finds_each_fault() -> None:
     assert problems(figure) == []
 
     figure, axes = good()
+    axes.text(0.5, 0.5, "pale", color="limegreen")
+    (found,) = problems(figure)
+    assert found.startswith("'pale' has a contrast of 2.")
+
+    figure, axes = good()
     axes.text(0.5, 0.5, "small", fontsize=4)
     assert problems(figure) == ["'small' is set in 4 points"]
 

@@ -87,6 +87,8 @@ def extinct_fraction(
     else:
         times = np.union1d(result.t, np.linspace(start, end, _POINTS + 1))
         fractions = result.fraction_extinct(times)
+        known_to_some = np.isfinite(fractions).any(axis=0)
+        times, fractions = times[known_to_some], fractions[:, known_to_some]
         ax.plot(times, np.nanmean(fractions, axis=0), color=color, label=label)
         if band == "mean":
             low, high = mean_interval(fractions, deaths.shape[-1], level=level)
