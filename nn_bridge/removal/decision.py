@@ -98,7 +98,8 @@ class Facts:
 
     def _preserved(self, node: Node) -> None:
         for first, second in self.coupling.preserved[node.index]:
-            self._learn(second, self.fixed(first))
+            if all(value in self.whole or value == first[0] for value in node.inputs):
+                self._learn(second, self.fixed(first))
 
     def _product(self, node: Node) -> None:
         for contraction in self.coupling.contractions:

@@ -296,6 +296,24 @@ def test_what_does_not_run_is_refused_with_the_module_that_failed() -> None:
     untouched(model, before)
 
 
+class Sorting(nn.Sequential):
+    """Puts its neurons in an order that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        z = self[1](self[0](x))
+        return self[2](z.index_select(1, z.sum(0).argsort()))
+
+
+def test_an_order_that_depends_on_the_data_is_not_taken_for_that_of_the_example() -> None:
+    with pytest.raises(
+        ValueError, match=r"0 has no groups .* traced through (index_select|sum|argsort|sort)"
+    ):
+        nb.populate(Sorting(), torch.randn(3, 4), ["0"])
+
+
 def test_filters_that_are_normalised_together_are_left_alone() -> None:
     conv, norm, last = nn.Conv2d(1, 6, 3), nn.GroupNorm(2, 6), nn.Conv2d(6, 1, 3)
     with pytest.raises(ValueError, match=r"0 has no groups .* native_group_norm in 1, which mixes them"):
