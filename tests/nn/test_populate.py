@@ -13,7 +13,7 @@ from torch import nn
 
 import evodyn as ed
 import nn_bridge as nb
-from tests.nn.networks import NETWORKS, GroupedAttention, InvertedResidual, network
+from tests.nn.networks import NETWORKS, GroupedAttention, InvertedResidual, ResidualBlock, network
 
 pytestmark = pytest.mark.nn
 
@@ -294,6 +294,14 @@ def test_what_does_not_run_is_refused_with_the_module_that_failed() -> None:
         nb.populate(model, torch.randn(4, 1, 12, 12))
     del model.conv1.kind
     untouched(model, before)
+
+
+def test_weights_that_start_at_zero_are_not_dead() -> None:
+    block = ResidualBlock(4, 6)
+    nn.init.zeros_(block.down.weight)
+    nn.init.zeros_(block.down.bias)
+    model = nn.Sequential(nn.Linear(3, 4), block, nn.Linear(4, 2))
+    assert found(nb.populate(model, torch.randn(5, 3))) == {"1.up": ("neuron", 6)}
 
 
 class Sorting(nn.Sequential):
