@@ -198,6 +198,8 @@ class _Search:
     def sites(self) -> Iterator[_Site]:
         """Yield the sites, heads first: what is a head is not several neurons."""
         for name, module in self.modules.items():
+            if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.modules.conv._ConvTransposeNd):
+                self.reasons[name] = f"groups of {type(module).__name__} are not supported"
             if isinstance(module, nn.MultiheadAttention) and name in self.owned and not has_masses(module):
                 yield from self._heads_of_module(name, module)
         for node in self.recording.nodes:

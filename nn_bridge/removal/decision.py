@@ -28,6 +28,12 @@ class Facts:
         self.coupling, self.recording = coupling, coupling.recording
         self.slots: Masks = {}
         self.whole = set(range(len(self.recording.values))) - self.recording.made - self.recording.inputs
+        # Weights that happen to be 0 are not dead: they may be about to learn.
+        self._of_masses = {
+            value
+            for value, names in self.recording.names.items()
+            if any(name.rpartition(".")[2] == "masses" for name in names)
+        }
         self._observed: dict[tuple[Axis, bool], np.ndarray] = {}
         moves: dict[int, list[int]] = {}
         for k, move in enumerate(coupling.moves):
@@ -39,6 +45,8 @@ class Facts:
         for node in self.recording.nodes:
             if all(value in self.whole for value in node.inputs):
                 self.whole |= set(node.outputs)
+                if node.inputs and self._of_masses.issuperset(node.inputs):
+                    self._of_masses |= set(node.outputs)
             elif node.name == "cat":
                 self._pointwise(node)  # along the other axes
                 self._belonging(keyed.get(node.index, []))
@@ -69,8 +77,10 @@ class Facts:
         return self.slots.get(axis, np.zeros(self.coupling.size(axis), dtype=bool))
 
     def zero(self, axis: Axis) -> np.ndarray:
-        """Return which slots are 0, whatever the data are."""
+        """Return which slots are 0, whatever the data are, because a mass is 0."""
         fixed = self.fixed(axis)
+        if axis[0] in self.whole and axis[0] not in self._of_masses:
+            return np.zeros_like(fixed)
         return fixed & self._seen(axis, zero=True) if fixed.any() else fixed
 
     def uniform(self, axis: Axis) -> np.ndarray:
@@ -98,7 +108,8 @@ class Facts:
 
     def _preserved(self, node: Node) -> None:
         for first, second in self.coupling.preserved[node.index]:
-            self._learn(second, self.fixed(first))
+            if all(value in self.whole or value == first[0] for value in node.inputs):
+                self._learn(second, self.fixed(first))
 
     def _product(self, node: Node) -> None:
         for contraction in self.coupling.contractions:

@@ -61,6 +61,10 @@ class Relations:
         self.contractions: list[Contraction] = []
         self.mixed: list[tuple[Axis, Node | None, str]] = []
         self.preserved: dict[int, list[tuple[Axis, Axis]]] = collections.defaultdict(list)  # by node
+        self._data = set(recording.inputs)  # values that depend on the inputs
+        for node in recording.nodes:
+            if self._data & set(node.inputs):
+                self._data |= set(node.outputs)
         for node in _used(recording):
             self._relate(node)
         own = recording.made | recording.names.keys()
@@ -102,7 +106,7 @@ class Relations:
         name = node.name
         if not node.inputs:
             return
-        if name in MOVES:
+        if name in MOVES and (name in ("cat", "stack") or not self._data & set(node.inputs[1:])):
             self._move(node)
         elif handler := getattr(self, f"_of_{name}", None):
             handler(node)

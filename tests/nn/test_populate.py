@@ -13,7 +13,7 @@ from torch import nn
 
 import evodyn as ed
 import nn_bridge as nb
-from tests.nn.networks import NETWORKS, GroupedAttention, InvertedResidual, network
+from tests.nn.networks import NETWORKS, GroupedAttention, InvertedResidual, ResidualBlock, network
 
 pytestmark = pytest.mark.nn
 
@@ -251,7 +251,7 @@ class Branching(nn.Module):
         (["unused"], r"unused has no groups .* nothing computes with them"),
         (["last"], r"last has no groups .* removed from the outputs"),
         (["before"], r"before has no groups .* traced through \w*(rnn|lstm)\w* in recurrent"),
-        (["second", "recurrent"], r"recurrent has no groups"),
+        (["second", "recurrent"], r"recurrent has no groups .* groups of LSTM are not supported"),
     ],
 )
 def test_groups_without_effect_are_refused_by_name(groups: list[str], message: str) -> None:
@@ -294,6 +294,32 @@ def test_what_does_not_run_is_refused_with_the_module_that_failed() -> None:
         nb.populate(model, torch.randn(4, 1, 12, 12))
     del model.conv1.kind
     untouched(model, before)
+
+
+def test_weights_that_start_at_zero_are_not_dead() -> None:
+    block = ResidualBlock(4, 6)
+    nn.init.zeros_(block.down.weight)
+    nn.init.zeros_(block.down.bias)
+    model = nn.Sequential(nn.Linear(3, 4), block, nn.Linear(4, 2))
+    assert found(nb.populate(model, torch.randn(5, 3))) == {"1.up": ("neuron", 6)}
+
+
+class Sorting(nn.Sequential):
+    """Puts its neurons in an order that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        z = self[1](self[0](x))
+        return self[2](z.index_select(1, z.sum(0).argsort()))
+
+
+def test_an_order_that_depends_on_the_data_is_not_taken_for_that_of_the_example() -> None:
+    with pytest.raises(
+        ValueError, match=r"0 has no groups .* traced through (index_select|sum|argsort|sort)"
+    ):
+        nb.populate(Sorting(), torch.randn(3, 4), ["0"])
 
 
 def test_filters_that_are_normalised_together_are_left_alone() -> None:
