@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,16 @@ from tests.figure_checks import problems
 from tests.scripts import ROOT, call, module
 
 FOLDER = ROOT / "paper_figures"
-NOT_FIGURES = {"style", "tables"}
-
-
-def studies_of(script: Path) -> list[str]:
-    """Return the studies that a figure script reads."""
-    return sorted(set(re.findall(r'style\.read[a-z_]*\("(\w+)"', script.read_text())))
+INDEX = module("paper_figures/_index.py")
+SCRIPTS = {
+    path.stem: sorted({file.partition("/")[0] for file in INDEX.reads(path)})
+    for path in INDEX.FIGURES
+    if path.stem not in ("_index", "style", "tables")
+}
 
 
 def needs_torch(study: str) -> bool:
-    return "nn_bridge" in (ROOT / "studies" / f"{study}.py").read_text()
-
-
-SCRIPTS = {
-    path.stem: studies_of(path) for path in sorted(FOLDER.glob("*.py")) if path.stem not in NOT_FIGURES
-}
+    return bool(INDEX.needs_torch(ROOT / "studies" / f"{study}.py"))
 
 
 @pytest.fixture(scope="module")

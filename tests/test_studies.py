@@ -544,5 +544,5 @@ def test_all_studies_share_their_options(script: Path) -> None:
     )
     own = {argument.arg for argument in main.args.args}
     assert {"seed", "seeds"} <= own
-    assert set(SHARED.HOW) == {"out", "fresh", "smoke", "workers", "scheduler"}
+    assert set(SHARED.HOW) == {"out", "fresh", "smoke", "workers", "scheduler", "draw"}
     assert "study" in own or set(SHARED.HOW) <= own

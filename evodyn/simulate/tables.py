@@ -14,7 +14,6 @@ from evodyn.core.extras import extra
 if TYPE_CHECKING:
     import pandas
 
-    from evodyn.simulate.run import Run
 
 __all__ = ["contribution_of", "dataframe", "fraction_of", "rows_of", "shares_of_blocks"]
 
@@ -83,8 +82,8 @@ def shares_of_blocks(log_masses: FloatArray, blocks: Any) -> FloatArray:
     return shares
 
 
-def dataframe(run: Run) -> pandas.DataFrame:
-    """Return a table with one row for each group; see `Run.to_dataframe`."""
+def dataframe(run: Any) -> pandas.DataFrame:
+    """Return the table of a `Run` with one row for each group; see `Run.to_dataframe`."""
     with extra("tables", user="to_dataframe"):
         library: Any = importlib.import_module("pandas")
     n = len(run.extinction_time)
@@ -105,8 +104,8 @@ def dataframe(run: Run) -> pandas.DataFrame:
     return table
 
 
-def rows_of(run: Run) -> dict[str, object]:
-    """Return what a notebook shows of a run, by name."""
+def rows_of(run: Any) -> dict[str, object]:
+    """Return what a notebook shows of a `Run`, by name."""
     n = len(run.extinction_time)
     blocks = len(run.dynamics.blocks(n))
     extinct = int(np.count_nonzero(run.extinct_at_end))
