@@ -19,7 +19,6 @@ from evodyn.core.checksums import write_text
 from tests.figure_checks import problems
 from tests.scripts import ROOT, call, module
 
-FOLDER = ROOT / "paper_figures"
 INDEX = module("paper_figures/_index.py")
 SCRIPTS = {
     path.stem: sorted({file.partition("/")[0] for file in INDEX.reads(path)})

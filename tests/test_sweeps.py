@@ -109,6 +109,53 @@ def test_serial_and_parallel_results_are_equal_bit_for_bit_and_in_order(tmp_path
 
 
 @pytest.mark.slow
+def uphill(n: int) -> Any:
+    return np.arange(1.0, n + 1)
+
+
+def downhill(n: int) -> Any:
+    return -np.arange(1.0, n + 1)
+
+
+def decayed(point: Any) -> xr.Dataset:
+    c = point["fitness"](3)
+    label = ("mass", np.arange(point["groups"]), {"units": "1"})
+    return xr.Dataset({"value": ("mass", point["decay"] * c[: point["groups"]])}, coords={"mass": label})
+
+
+def test_a_grid_is_all_combinations_with_their_labels(tmp_path: Path) -> None:
+    grid: dict[str, Any] = {"decay": np.array([0.1, 0.5]), "fitness": [uphill, downhill], "groups": (2, 3)}
+    data = sweep(decayed, grid, tmp_path)
+    assert data.value.dims == ("decay", "fitness", "groups", "mass") and data.value.shape == (2, 2, 2, 3)
+    assert list(data.fitness.values) == ["uphill", "downhill"] and list(data.groups.values) == [2, 3]
+    points = [
+        {"decay": d, "fitness": f, "groups": n} for d in (0.1, 0.5) for f in grid["fitness"] for n in (2, 3)
+    ]
+    alone = sweep(decayed, points, tmp_path)  # the same points: nothing is computed again
+    for point, one in zip(points, alone, strict=True):
+        at = {"decay": point["decay"], "fitness": point["fitness"].__name__, "groups": point["groups"]}
+        found = data.value.sel(at).values
+        np.testing.assert_array_equal(found[: point["groups"]], one.value.values)
+        assert np.isnan(found[point["groups"] :]).all()  # of a group that this one does not have
+    assert json.loads(data.attrs["sweep"]) == [json.loads(one.attrs["sweep"]) for one in alone]
+    twice = sweep(decayed, {**grid, "fitness": [uphill, uphill]}, tmp_path)
+    assert list(twice.fitness.values) == [0, 1]  # names that tell nobody apart are numbers
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"decay": [], "fitness": [uphill], "groups": [2]}, r"points\['decay'\] is empty"),
+        ({"decay": "ab"}, r"points\['decay'\] is 'ab'; expected the values"),
+        ({"decay": 0.5}, r"points\['decay'\] is 0.5; expected the values"),
+        ({"decay": [0.5], "fitness": [uphill], "groups": [2], "mass": [1]}, "the name 'mass', and so have"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(grid: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        sweep(decayed, grid, tmp_path)
+
+
 def test_an_existing_dask_cluster_gives_the_same_bits(tmp_path: Path) -> None:
     distributed: Any = importlib.import_module("distributed")
     serial = sweep(random_walk, SEEDS, tmp_path / "serial")

@@ -78,9 +78,12 @@ class _Reader:
             return [type(value).__qualname__, sorted(json.dumps(self.described(item)) for item in value)]
         kind = type(value)
         owner = value if hasattr(value, "__qualname__") else kind
-        name = owner.__qualname__
-        if owner.__module__ != self.module:  # whose name does not count
-            name = f"{self._seen_from_here(owner.__module__)}:{name}"
+        name, module = (
+            owner.__qualname__,
+            getattr(owner, "__module__", None),
+        )  # built-in descriptors have none
+        if module != self.module:  # whose name does not count
+            name = f"{self._seen_from_here(module)}:{name}"
         if isinstance(value, tuple):  # whether equal ones are one object depends on how they were compiled
             return [name, *map(self.described, value)]
         if id(value) in self.seen:
@@ -88,7 +91,7 @@ class _Reader:
         self.seen[id(value)] = value
         return [name, *self._content(value)]
 
-    def _seen_from_here(self, module: str) -> str:
+    def _seen_from_here(self, module: str | None) -> str:
         """Return the name of another module, relative to the package of one's own if it belongs to that."""
         return str(module).removeprefix(self.beside)
 

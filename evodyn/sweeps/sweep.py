@@ -8,12 +8,13 @@ import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from evodyn.core import netcdf
 from evodyn.core.processes import held
 from evodyn.core.progress import counting
 from evodyn.sweeps.cluster import checked_workers, required
+from evodyn.sweeps.grid import Grid, columns_of, combinations, labelled_by
 from evodyn.sweeps.points import Point, points_of
 from evodyn.sweeps.workers import Task, check_name, outcomes
 
@@ -40,16 +41,38 @@ class SweepError(RuntimeError):
         self.failures = failures
 
 
+@overload
 def sweep(
     function: Task,
     points: Sequence[Any],
+    directory: str | os.PathLike[str],
+    *,
+    workers: int = ...,
+    scheduler: str | None = ...,
+    fresh: bool = ...,
+    progress: bool | Callable[[int, int], object] | None = ...,
+) -> list[xr.Dataset]: ...
+@overload
+def sweep(
+    function: Task,
+    points: Grid,
+    directory: str | os.PathLike[str],
+    *,
+    workers: int = ...,
+    scheduler: str | None = ...,
+    fresh: bool = ...,
+    progress: bool | Callable[[int, int], object] | None = ...,
+) -> xr.Dataset: ...
+def sweep(
+    function: Task,
+    points: Sequence[Any] | Grid,
     directory: str | os.PathLike[str],
     *,
     workers: int = 1,
     scheduler: str | None = None,
     fresh: bool = False,
     progress: bool | Callable[[int, int], object] | None = None,
-) -> list[xr.Dataset]:
+) -> list[xr.Dataset] | xr.Dataset:
     """Return ``function(point)`` for every point, from file where it was computed before.
 
     Every finished point is one NetCDF file in `directory`, written atomically by this process (never by
@@ -66,9 +89,10 @@ def sweep(
         ``function(point) -> xarray.Dataset``, defined by name at the top level of a module, script or
         notebook. Other processes import what belongs to a package; the code of a script, of a notebook and of
         files beside them travels to them. Give every random seed in the point.
-    points : sequence
+    points : sequence, or mapping of names to values
         Configurations: dataclasses or mappings of plain values (numbers, strings, lists, None), arrays,
-        named functions, and specifications such as ``Replicator()``.
+        named functions, and specifications such as ``Replicator()``. A mapping ``{name: values}`` is a grid:
+        its points are the dictionaries of all combinations.
     directory : path-like
         Where the files go; made if missing. One sweep at a time may use it.
     workers : int, optional
@@ -84,9 +108,9 @@ def sweep(
 
     Returns
     -------
-    list of xarray.Dataset
-        The results in the order of `points`, as read from their files. Attribute ``sweep`` says in JSON
-        what each was computed from.
+    list of xarray.Dataset, or xarray.Dataset
+        The results in the order of `points`, as read from their files; those of a grid as one dataset with
+        a leading dimension for each name. Attribute ``sweep`` says in JSON what each was computed from.
 
     Raises
     ------
@@ -116,7 +140,22 @@ def sweep(
     >>> results = sweep(extinct, points, tempfile.mkdtemp())
     >>> [int(result.extinct.sum()) for result in results]
     [0, 7]
+    >>> grid = {"dynamics": [ed.Replicator()], "heterogeneity": [0.0, 0.1, 1.0]}
+    >>> sweep(extinct, grid, tempfile.mkdtemp()).extinct.sum("group").sel(heterogeneity=0.1).values
+    array([1])
     """
+    if isinstance(points, Mapping):
+        columns = columns_of(points)
+        found = sweep(
+            function,
+            combinations(columns),
+            directory,
+            workers=workers,
+            scheduler=scheduler,
+            fresh=fresh,
+            progress=progress,
+        )
+        return labelled_by(columns, found)
     workers = checked_workers(workers, scheduler)
     check_name(function)
     required("threadpoolctl")
