@@ -338,6 +338,18 @@ def test_kernels_are_compiled_in_a_process_of_their_own(
 OPTIONS: list[dict[str, Any]] = [{}, {"save_at": [1.0], "extinction": ed.Extinction(0.1, policy="absorb")}]
 
 
+def test_kernels_that_were_imported_too_early_are_imported_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("vectors", "kernels", "members"):
+        monkeypatch.setitem(sys.modules, f"evodyn.solvers.{name}", object())
+    monkeypatch.setattr(compilation, "folder", lambda: tmp_path / "kept")
+    assert not compilation.ready() and "evodyn.solvers.members" in sys.modules
+    (tmp_path / "kept").mkdir()
+    assert compilation.ready() and "evodyn.solvers.members" not in sys.modules
+    assert "evodyn.solvers.compilation" in sys.modules
+
+
 def test_what_runs_here_was_loaded_whatever_it_was_called_with() -> None:
     runs = [
         ed.solve(REPLICATOR, landscape, P0, (0.0, 2.0), solver=COMPILED, **options)

@@ -22,10 +22,8 @@ from typing import Any
 
 __all__ = ["SOURCES", "compiled", "folder", "prepare", "prepare_if_possible", "ready"]
 
-SOURCES = tuple(
-    f"{name}.py"
-    for name in ("compilation", "tableaus", "vectors", "kernels", "interpolants", "journeys", "members")
-)
+_KERNELS = ("tableaus", "vectors", "kernels", "interpolants", "journeys", "members")
+SOURCES = ("compilation.py", *(f"{name}.py" for name in _KERNELS))
 """The files of which compiled code is made."""
 
 
@@ -59,6 +57,9 @@ def ready() -> bool:
         return False
     if folder() not in _FOUND and folder().exists():
         _FOUND.add(folder())
+        # Kernels that were imported before it was there would be compiled in this process.
+        for name in _KERNELS:
+            sys.modules.pop(f"{__package__}.{name}", None)
     return folder() in _FOUND
 
 
