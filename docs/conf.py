@@ -16,6 +16,7 @@ version = release = __version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "matplotlib.sphinxext.plot_directive",
     "myst_parser",
 ]
@@ -38,10 +39,12 @@ plot_formats = [("png", 120)]
 plot_rcparams = {"font.size": 9}
 plot_apply_rcparams = True
 
-html_theme = "alabaster"
+html_theme = "furo"
 html_title = "evodyn"
+html_copy_source = False
 html_math_renderer = "mathml"  # browsers draw it themselves: no script, no font and no network is needed
-html_theme_options = {"fixed_sidebar": True, "page_width": "1080px", "sidebar_width": "240px"}
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 
 
 def keep_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
