@@ -1,6 +1,7 @@
 """Sphinx configuration: Markdown pages, and the reference from the docstrings."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -15,6 +16,7 @@ version = release = __version__
 
 extensions = [
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "matplotlib.sphinxext.plot_directive",
@@ -36,6 +38,7 @@ napoleon_use_ivar = True  # attributes are described where they are
 plot_include_source = True
 plot_html_show_source_link = plot_html_show_formats = False
 plot_formats = [("png", 120)]
+plot_working_directory = str(Path(__file__).parents[1])  # examples read data of the repository
 plot_rcparams = {"font.size": 9}
 plot_apply_rcparams = True
 
