@@ -6,6 +6,7 @@ from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.ext import autosummary
 
 from evodyn import __version__
 
@@ -30,6 +31,7 @@ exclude_patterns = ["_build"]
 autodoc_typehints = "none"  # numpydoc's parameter lists have them
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
+autosummary_generate = False  # its tables lead to the pages of capabilities
 autodoc_mock_imports = ["torch", "torchvision", "safetensors", "onnx", "onnxruntime"]
 napoleon_use_param = napoleon_use_rtype = False  # words of a type, such as groups, are no links
 napoleon_use_ivar = True  # attributes are described where they are
@@ -67,6 +69,7 @@ def as_mathml(display: str) -> Callable[[Any, nodes.math | nodes.math_block], No
 
 
 def setup(app: Any) -> None:
-    """Register what is done to docstrings and to formulas."""
+    """Register what is done to docstrings, to their first sentences and to formulas."""
+    autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Eqs.")  # behind which a sentence goes on
     app.add_html_math_renderer("mathml", (as_mathml("inline"), None), (as_mathml("block"), None))
     app.connect("autodoc-process-docstring", keep_bars)

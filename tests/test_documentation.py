@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import evodyn as ed
 
 pytest.importorskip("sphinx", reason="the documentation needs the docs group")
 pytest.importorskip("furo", reason="the documentation needs the docs group")
@@ -55,3 +58,14 @@ def test_formulas_are_mathml_and_not_tex(pages: dict[str, str]) -> None:
         assert bool(blocks) or "$" not in text or 'display="inline"' in page, name
         assert not re.search(r"\\(frac|varphi|lambda|sum|\(|\[)", page), name
     assert "<mi>&#x003BB;</mi>" in pages["equilibria"]  # λ
+
+
+def test_the_reference_lists_every_public_name_once() -> None:
+    (bridge,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse((DOCS.parent / "nn_bridge" / "__init__.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    names = [f"evodyn.{name}" for name in ed.__all__] + [f"nn_bridge.{name}" for name in bridge]
+    listed = re.findall(r"(?m)^   ((?:evodyn|nn_bridge)\.\w+)$", SOURCES["reference"].read_text())
+    assert sorted(listed) == sorted(names)
