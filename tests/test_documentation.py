@@ -69,3 +69,14 @@ def test_the_reference_lists_every_public_name_once() -> None:
     names = [f"evodyn.{name}" for name in ed.__all__] + [f"nn_bridge.{name}" for name in bridge]
     listed = re.findall(r"(?m)^   ((?:evodyn|nn_bridge)\.\w+)$", SOURCES["reference"].read_text())
     assert sorted(listed) == sorted(names)
+
+
+def test_the_gallery_shows_every_plot_and_every_study_figure() -> None:
+    text = SOURCES["gallery"].read_text()
+    assert set(re.findall(r"ed\.plots\.(\w+)\(", text)) == set(ed.plots.__all__)
+    figures = {script.stem for script in (DOCS.parent / "paper_figures").glob("*.py")} - {
+        "_index",
+        "style",
+        "tables",
+    }
+    assert set(re.findall(r"images/(\w+)\.png", text)) == figures
