@@ -165,7 +165,8 @@ endif
 # Files are shared out whole: within one, tests share what a study computed once.
 PARALLEL := -n $(WORKERS) --dist loadfile --durations 20
 
-CORE := -m "not nn" --ignore=tests/nn --ignore=docs/network.md
+CORE := -m "not nn" --ignore=tests/nn --ignore=docs/network.md \
+  --ignore=docs/learn/prune_your_network.md
 # Another Python or other releases can break what the core calls, not what it computes: there, its own tests run
 # with a fifth of their cases and examples and without what is slow (tests/conftest.py), in two minutes.
 BRIEF := $(CORE) --brief --ignore-glob='tests/test_stud*' --ignore=tests/test_figures.py --ignore=tests/test_make.py \

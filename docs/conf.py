@@ -1,10 +1,12 @@
 """Sphinx configuration: Markdown pages, and the reference from the docstrings."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.ext import autosummary
 
 from evodyn import __version__
 
@@ -15,7 +17,9 @@ version = release = __version__
 
 extensions = [
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "matplotlib.sphinxext.plot_directive",
     "myst_parser",
 ]
@@ -27,6 +31,7 @@ exclude_patterns = ["_build"]
 autodoc_typehints = "none"  # numpydoc's parameter lists have them
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
+autosummary_generate = False  # its tables lead to the pages of capabilities
 autodoc_mock_imports = ["torch", "torchvision", "safetensors", "onnx", "onnxruntime"]
 napoleon_use_param = napoleon_use_rtype = False  # words of a type, such as groups, are no links
 napoleon_use_ivar = True  # attributes are described where they are
@@ -35,13 +40,16 @@ napoleon_use_ivar = True  # attributes are described where they are
 plot_include_source = True
 plot_html_show_source_link = plot_html_show_formats = False
 plot_formats = [("png", 120)]
+plot_working_directory = str(Path(__file__).parents[1])  # examples read data of the repository
 plot_rcparams = {"font.size": 9}
 plot_apply_rcparams = True
 
-html_theme = "alabaster"
+html_theme = "furo"
 html_title = "evodyn"
+html_copy_source = False
 html_math_renderer = "mathml"  # browsers draw it themselves: no script, no font and no network is needed
-html_theme_options = {"fixed_sidebar": True, "page_width": "1080px", "sidebar_width": "240px"}
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 
 
 def keep_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -61,6 +69,7 @@ def as_mathml(display: str) -> Callable[[Any, nodes.math | nodes.math_block], No
 
 
 def setup(app: Any) -> None:
-    """Register what is done to docstrings and to formulas."""
+    """Register what is done to docstrings, to their first sentences and to formulas."""
+    autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Eqs.")  # behind which a sentence goes on
     app.add_html_math_renderer("mathml", (as_mathml("inline"), None), (as_mathml("block"), None))
     app.connect("autodoc-process-docstring", keep_bars)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ _ENTRIES = {
 # Checkpoints of earlier releases lack the first, those of runs without schedulers and the like the second.
 _OPTIONAL = frozenset({"optimizer_class", "parts"})
 
-Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+# In quotes, so that the documentation can be built without torch.
+Optimizers: TypeAlias = "torch.optim.Optimizer | Sequence[torch.optim.Optimizer]"
 
 
 class Run:

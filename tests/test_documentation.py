@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -10,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
+import evodyn as ed
+
 pytest.importorskip("sphinx", reason="the documentation needs the docs group")
+pytest.importorskip("furo", reason="the documentation needs the docs group")
 DOCS = Path(__file__).parents[1] / "docs"
+SOURCES = {
+    str(page.relative_to(DOCS).with_suffix("")): page
+    for page in DOCS.rglob("*.md")
+    if "_build" not in page.parts
+}
 
 LOADED = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=[\"']([^\"']*)")
 REMOTE = re.compile(r"url\([\"']?(\w+:)?//|@import [\"']?(\w+:)?//")  # in style sheets
@@ -21,18 +30,20 @@ REMOTE = re.compile(r"url\([\"']?(\w+:)?//|@import [\"']?(\w+:)?//")  # in style
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """All pages and style sheets, without the reference from the docstrings, which takes most of the time."""
     source, built = (tmp_path_factory.mktemp(name) for name in ("source", "built"))
-    shutil.copytree(DOCS / "images", source / "images")
-    for page in DOCS.glob("*.md"):
-        (source / page.name).write_text(re.sub(r"(?m)^\.\. automodule::.*$", "", page.read_text()))
+    shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("_build"), dirs_exist_ok=True)
+    for name, page in SOURCES.items():
+        (source / f"{name}.md").write_text(re.sub(r"(?m)^\.\. auto.*::.*$", "", page.read_text()))
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(DOCS), str(source), str(built)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     styles = {str(style): style.read_text() for style in built.rglob("*.css")}
-    return styles | {page.stem: page.read_text() for page in built.glob("*.html")}
+    return styles | {
+        str(page.relative_to(built).with_suffix("")): page.read_text() for page in built.rglob("*.html")
+    }
 
 
 def test_nothing_is_loaded_from_the_network(pages: dict[str, str]) -> None:
-    assert {page.stem for page in DOCS.glob("*.md")} <= pages.keys()
+    assert SOURCES.keys() <= pages.keys() and "learn/first_extinction" in SOURCES
     loaded = [address for page in pages.values() for address in LOADED.findall(page)]
     assert any(".css" in address for address in loaded) and any(".js" in address for address in loaded)
     assert [address for address in loaded if re.match(r"(\w+:)?//", address)] == []
@@ -40,10 +51,32 @@ def test_nothing_is_loaded_from_the_network(pages: dict[str, str]) -> None:
 
 
 def test_formulas_are_mathml_and_not_tex(pages: dict[str, str]) -> None:
-    for source in DOCS.glob("*.md"):
-        text, page = source.read_text(), pages[source.stem]
+    for name, source in SOURCES.items():
+        text, page = source.read_text(), pages[name]
         blocks = re.findall(r"(?s)\$\$.+?\$\$", text)
-        assert page.count('display="block"') == len(blocks), source.name
-        assert bool(blocks) or "$" not in text or 'display="inline"' in page, source.name
-        assert not re.search(r"\\(frac|varphi|lambda|sum|\(|\[)", page), source.name
+        assert page.count('display="block"') == len(blocks), name
+        assert bool(blocks) or "$" not in text or 'display="inline"' in page, name
+        assert not re.search(r"\\(frac|varphi|lambda|sum|\(|\[)", page), name
     assert "<mi>&#x003BB;</mi>" in pages["equilibria"]  # λ
+
+
+def test_the_reference_lists_every_public_name_once() -> None:
+    (bridge,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse((DOCS.parent / "nn_bridge" / "__init__.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    names = [f"evodyn.{name}" for name in ed.__all__] + [f"nn_bridge.{name}" for name in bridge]
+    listed = re.findall(r"(?m)^   ((?:evodyn|nn_bridge)\.\w+)$", SOURCES["reference"].read_text())
+    assert sorted(listed) == sorted(names)
+
+
+def test_the_gallery_shows_every_plot_and_every_study_figure() -> None:
+    text = SOURCES["gallery"].read_text()
+    assert set(re.findall(r"ed\.plots\.(\w+)\(", text)) == set(ed.plots.__all__)
+    figures = {script.stem for script in (DOCS.parent / "paper_figures").glob("*.py")} - {
+        "_index",
+        "style",
+        "tables",
+    }
+    assert set(re.findall(r"images/(\w+)\.png", text)) == figures
