@@ -142,6 +142,8 @@ class Ensemble(Result):
             NaN after the end of a member that ended early.
         """
         fractions: FloatArray = tables.fraction_of(self.extinction_time, t)
+        if set(self.termination) == {Termination.COMPLETED}:
+            return fractions  # without the runs, which may not be there yet
         ends = np.array([run.t_span[1] for run in self.runs])
         early = ends < max(self.t[-1], ends.max())
         fractions[(early & (np.asarray(t)[..., None] > ends)).T] = np.nan
