@@ -43,7 +43,7 @@ def main() -> None:
         style.label_line(panels[0], *place, name, style.GREY, shift=(-3, up), ha="right", va=va)
         reach = max(reach, abs(limit[-1] - 1))
     panels[0].set_ylim(1 - 1.15 * reach, 1 + 1.15 * reach)
-    style.letter(panels[0], "a", "Masses within the clip")
+    style.letter(panels[0], "a", "Read literally, masses hardly move")
     bands(panels[1], replicator, enlarged=True)
     style.letter(panels[1], "b", "The same, enlarged")
     histograms(panels[2], data)

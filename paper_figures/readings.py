@@ -22,6 +22,22 @@ VERDICTS = {
 }
 
 
+WORDS = {
+    "literal": "literal",
+    "memory": "gradients kept",
+    "EMA": "averaged",
+    "raw": "pixels in [0, 1]",
+    "fresh": "signal after the update",
+    "bias unscaled": "biases unscaled",
+    "loader order": "DataLoader's order",
+    "sum loss": "summed loss",
+    "by layer": "within layers",
+    "/mean": "over the mean",
+    "/max": "over the maximum",
+}
+"""What the names of readings are made of, in words; a number that follows stays, 1 goes without saying."""
+
+
 def main() -> None:
     """Draw the figure from results/paper_readings, or from the folder given as argument."""
     readings = style.read_rows("paper_readings", "readings.csv")
@@ -52,9 +68,11 @@ def main() -> None:
             f"Readings of the paper's section 8, {sum(summary['runs'].values())} trainings.",
             f"(a) The {min(SHOWN, len(readings))} readings of {len(readings)} whose replicator masses are "
             "nearest to the printed ones, and the literal one: the largest distance of a threshold (unit "
-            "0.005) or a sparsity (unit one percentage point). At 1 all masses are reproduced.",
+            "0.005) or a sparsity (unit one percentage point). At 1 all masses are reproduced. Gradients "
+            "kept: never zeroed from step to step; averaged: the signal, by a moving average with that "
+            "factor.",
             f"(b) Every distinct printed number by what reproduces it; best single reading: "
-            f"{summary['best']}, with {counted['masses'][0]} of {counted['masses'][1]} masses and "
+            f"{in_words(summary['best'])}, with {counted['masses'][0]} of {counted['masses'][1]} masses and "
             f"{counted['accuracies'][0]} of {counted['accuracies'][1]} accuracies that the clip floor does "
             f"not give away. An accuracy is reproduced inside the 95 % prediction interval of "
             f"{summary['seeds']} seeds.",
@@ -74,10 +92,20 @@ def scores(axes: Axes, readings: list[dict[str, str]]) -> None:
     axes.axvline(1.0, color=style.PAPER, linewidth=1.0)
     place = (1.0, len(chosen) + 0.2)
     style.label_line(axes, *place, "1: all masses reproduced", style.PAPER, shift=(4, 0))
-    axes.set_yticks(places, [name for _, name in chosen], fontsize=7)
+    axes.set_yticks(places, [in_words(name) for _, name in chosen], fontsize=7)
     axes.set(xscale="log", xlabel="largest distance of a mass, in tolerances", ylim=(len(chosen) + 0.9, -0.7))
     axes.set_ylabel("reading")
     axes.set_xlim(0.8, 1.6 * chosen[-1][0])
+
+
+def in_words(reading: str) -> str:
+    """Return the name of a reading in words."""
+    parts = []
+    for part in reading.split(", "):
+        word, _, number = part.rpartition(" ")
+        known = WORDS.get(part) or (f"{WORDS[word]} ({number})" if word in WORDS else part)
+        parts.append(known.removesuffix(" (1)"))
+    return ", ".join(parts)
 
 
 def verdicts(axes: Axes, cells: list[dict[str, str]]) -> None:

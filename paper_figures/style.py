@@ -36,6 +36,7 @@ __all__ = [
     "label_line",
     "letter",
     "note",
+    "quick",
     "read",
     "read_json",
     "read_rows",
@@ -99,6 +100,11 @@ class Source:
 
 # What was read since the last figure: a script reads, draws and saves, and the caption names the sources.
 _sources: list[Source] = []
+
+
+def quick() -> bool:
+    """Tell whether something read for the figure in the making comes from a smoke run."""
+    return any(source.quick for source in _sources)
 
 
 def _short(revision: str | None) -> str:

@@ -88,6 +88,24 @@ def test_a_figure_has_no_overlap_nothing_clipped_and_every_axis_named(
     assert figure.get_figwidth() <= 7.2
 
 
+@pytest.mark.nn
+def test_a_quick_run_is_not_drawn_beside_the_printed_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smoke_run: Any
+) -> None:
+    smoke_run("mnist_bridge")
+    figure = drawn("paper_tables", tmp_path, monkeypatch)
+    paper = module("paper_figures/paper_tables.py").style.PAPER
+    assert not [line for axes in figure.axes for line in axes.lines if line.get_color() == paper]
+    assert "printed numbers are left out" in (tmp_path / "quick" / "paper_tables.txt").read_text()
+
+
+def test_readings_are_named_in_words() -> None:
+    in_words = module("paper_figures/readings.py").in_words
+    assert in_words("EMA 0.95, memory 1, raw") == "averaged (0.95), gradients kept, pixels in [0, 1]"
+    assert in_words("memory 0.9, bias unscaled") == "gradients kept (0.9), biases unscaled"
+    assert in_words("z-score") == "z-score"
+
+
 def test_the_ten_figures_are_there() -> None:
     ten = {
         *("trajectories", "extinction", "phase_diagram", "simplex", "discrete_vs_continuous", "noise"),
