@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,14 @@ def test_the_stationary_law_is_the_left_eigenvector(matrix: Any) -> None:
     values, vectors = scipy.linalg.eig(chain.T)
     law = vectors[:, np.argmax(values.real)].real
     np.testing.assert_allclose(stochastic.stationary_law(chain), law / law.sum(), rtol=1e-8, atol=1e-14)
+
+
+def test_runs_say_what_was_run_and_are_saved(tmp_path: Path) -> None:
+    for process in (stochastic.moran, stochastic.wright_fisher):
+        runs = process(REPLICATOR, CONSTANT, [3, 3], 5, members=2, rng=0)
+        assert runs.dynamics is REPLICATOR and runs.landscape is CONSTANT
+        runs.save(tmp_path / "runs.nc")
+        assert ed.load(tmp_path / "runs.nc").same_as(runs)
 
 
 def test_with_mutation_runs_have_the_stationary_law() -> None:

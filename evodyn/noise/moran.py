@@ -9,16 +9,10 @@ import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
-from evodyn.core.generators import member_rng, seed_of
-from evodyn.model.dynamics import MAPS, Dynamics, Scheme
+from evodyn.model.dynamics import Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
-from evodyn.noise.runs import StochasticRuns, iterated
-from evodyn.noise.wright_fisher import (
-    checked_counts,
-    checked_two_groups,
-    expected_shares,
-    may_revive,
-)
+from evodyn.noise.runs import StochasticRuns
+from evodyn.noise.wright_fisher import checked_two_groups, expected_shares, sampled
 
 __all__ = ["moran", "moran_fixation_probability", "moran_matrix", "stationary_law"]
 
@@ -63,40 +57,31 @@ def moran(
     >>> runs.masses[:, -1].max(axis=1)      # drift fixes one of two neutral groups
     array([1., 1., 1., 1.])
     """
-    start = checked_counts(dynamics, landscape, counts)
-    n, individuals = len(start), int(start.sum())
-    members = validation.count("members", members)
-    n_generations = validation.count("n_generations", n_generations)
-    save_every = validation.count("save_every", save_every)
-    step_size = validation.positive("step_size", step_size)
-    validation.choice("scheme", scheme, MAPS)
-    expected_shares(dynamics, landscape, start[None] / individuals, step_size, 0.0, scheme)
-    seed = seed_of(rng)
-    generators: list[np.random.Generator] = [member_rng(seed, k) for k in range(members)]
-    revivable = may_revive(dynamics, landscape, start / individuals)
 
-    def advance(k: int, shares: FloatArray, draws: FloatArray) -> FloatArray:
-        moving = np.arange(members) if revivable else np.flatnonzero(shares.max(axis=1) < 1)
-        if not len(moving):
-            return shares
-        numbers = np.rint(shares[moving] * individuals)
-        chances = np.stack([generators[member].random((individuals, 2)) for member in moving], axis=1)
-        rows = np.arange(len(moving))
+    def generation(shares: FloatArray, k: int, generators: list[np.random.Generator], n: int) -> FloatArray:
+        numbers, rows = np.rint(shares * n), np.arange(len(shares))
+        chances = np.stack([generator.random((n, 2)) for generator in generators], axis=1)
         for event, (births, deaths) in enumerate(np.moveaxis(chances, 2, 1)):
-            t = (k + event / individuals) * step_size
-            born = _drawn(
-                expected_shares(dynamics, landscape, numbers / individuals, step_size, t, scheme), births
-            )
-            dead = _drawn(numbers / individuals, deaths)
+            t = (k + event / n) * step_size
+            born = _drawn(expected_shares(dynamics, landscape, numbers / n, step_size, t, scheme), births)
+            dead = _drawn(numbers / n, deaths)
             numbers[rows, born] += 1
             numbers[rows, dead] -= 1
-        new = shares.copy()
-        new[moving] = numbers / individuals
-        return new
+        return numbers / n
 
-    model = f"Moran process of {individuals} individuals"
-    masses = np.tile(start / individuals, (members, 1)).reshape(members, n)
-    return iterated(masses, n_generations, save_every, step_size, None, seed, model, advance, normal=False)
+    return sampled(
+        "Moran process",
+        generation,
+        dynamics,
+        landscape,
+        counts,
+        n_generations,
+        step_size=step_size,
+        members=members,
+        save_every=save_every,
+        scheme=scheme,
+        rng=rng,
+    )
 
 
 def _drawn(shares: FloatArray, uniform: FloatArray) -> npt.NDArray[np.intp]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,7 @@ from evodyn.core.generators import member_rng, seed_of
 from evodyn.model.dynamics import MAPS, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.noise.runs import StochasticRuns, check_landscape, iterated
-from evodyn.simulate.problem import (
-    check_kinds,
-)
+from evodyn.simulate.problem import check_kinds
 
 __all__ = [
     "checked_counts",
@@ -24,6 +23,7 @@ __all__ = [
     "expected_shares",
     "fixation_probability",
     "may_revive",
+    "sampled",
     "wright_fisher",
     "wright_fisher_matrix",
 ]
@@ -85,13 +85,51 @@ def wright_fisher(
     >>> runs.masses[:, -1].max(axis=1)      # drift fixes one of two neutral groups
     array([1., 1., 1., 1.])
     """
+
+    def generation(shares: FloatArray, k: int, generators: list[np.random.Generator], n: int) -> FloatArray:
+        expected = expected_shares(dynamics, landscape, shares, step_size, k * step_size, scheme)
+        drawn = [generator.multinomial(n, row) for generator, row in zip(generators, expected, strict=True)]
+        return np.array(drawn) / n
+
+    return sampled(
+        "Wright-Fisher sampling",
+        generation,
+        dynamics,
+        landscape,
+        counts,
+        n_generations,
+        step_size=step_size,
+        members=members,
+        save_every=save_every,
+        scheme=scheme,
+        rng=rng,
+    )
+
+
+Generation = Callable[[FloatArray, int, list[np.random.Generator], int], FloatArray]
+"""What becomes of shares, shape (members, N), in generation k, with a generator for each member and n."""
+
+
+def sampled(
+    name: str,
+    generation: Generation,
+    dynamics: Dynamics,
+    landscape: LandscapeFunction,
+    counts: npt.ArrayLike,
+    n_generations: int,
+    *,
+    step_size: float,
+    members: int,
+    save_every: int,
+    scheme: Scheme,
+    rng: Any,
+) -> StochasticRuns:
+    """Iterate the generations of a population of individuals; members in which one group is left rest."""
     start = checked_counts(dynamics, landscape, counts)
     individuals = int(start.sum())
     members = validation.count("members", members)
-    n_generations, save_every = (
-        validation.count("n_generations", n_generations),
-        validation.count("save_every", save_every),
-    )
+    n_generations = validation.count("n_generations", n_generations)
+    save_every = validation.count("save_every", save_every)
     step_size = validation.positive("step_size", step_size)
     validation.choice("scheme", scheme, MAPS)
     expected_shares(dynamics, landscape, start[None] / individuals, step_size, 0.0, scheme)
@@ -100,18 +138,15 @@ def wright_fisher(
     revivable = may_revive(dynamics, landscape, start / individuals)
 
     def advance(k: int, shares: FloatArray, draws: FloatArray) -> FloatArray:
-        t = k * step_size
         moving = np.arange(members) if revivable else np.flatnonzero(shares.max(axis=1) < 1)
         if not len(moving):
             return shares
-        expected = expected_shares(dynamics, landscape, shares, step_size, t, scheme)[moving]
         new = shares.copy()
-        for row, member in enumerate(moving):
-            new[member] = generators[member].multinomial(individuals, expected[row]) / individuals
+        new[moving] = generation(shares[moving], k, [generators[member] for member in moving], individuals)
         return new
 
     masses = np.tile(start / individuals, (members, 1))
-    model = f"Wright-Fisher sampling of {individuals} individuals"
+    model = f"{name} of {individuals} individuals"
     course = (masses, n_generations, save_every, step_size, None, seed, model, advance)
     return iterated(*course, normal=False, dynamics=dynamics, landscape=landscape)
 
