@@ -83,6 +83,21 @@ def test_members_integrated_together_are_what_they_are_alone(kind: str, save_at:
     assert len(ensemble) == 3 and "3 members, 4 groups" in repr(ensemble)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"solver": "RK45"}, r"solver is 'RK45'; expected Solver"),
+        ({"landscape": []}, "landscape is empty; expected one landscape for each member"),
+        ({"landscape": [LANDSCAPE, ed.landscapes.LinearDecay([1.0, 0.0], 0.1)]}, "is made for 2 groups"),
+        ({"landscape": [LANDSCAPE, 3]}, "landscape is 3; expected a callable"),
+    ],
+)
+def test_what_no_member_can_be_is_named(change: dict[str, Any], message: str) -> None:
+    asked: dict[str, Any] = {"dynamics": REPLICATOR, "landscape": LANDSCAPES, "p0": P0, "t_span": (0.0, 1.0)}
+    with pytest.raises(ValueError, match=message):
+        ed.solve_ensemble(**(asked | change))
+
+
 def test_the_member_that_fails_is_raised_with_what_it_reached() -> None:
     short = ed.Solver(max_steps=3)
     with pytest.raises(ed.SolveError, match="step limit") as caught:

@@ -18,6 +18,7 @@ from evodyn.simulate.flow import State
 __all__ = [
     "check_kinds",
     "check_memory",
+    "check_size",
     "check_start",
     "validated_masses",
     "validated_save_times",
@@ -112,12 +113,17 @@ def check_kinds(dynamics: object, landscape: object, extinction: object) -> None
         raise ValueError(f"extinction is {extinction!r}; expected Extinction(threshold=...) or None.")
 
 
-def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) -> None:
-    """Raise `ValueError` if the landscape or the dynamics is wrong at the start."""
-    n = len(state.log_masses)
+def check_size(landscape: LandscapeFunction, n: int) -> None:
+    """Raise `ValueError` if a landscape says that it is for another number of groups."""
     groups = getattr(landscape, "groups", None)
     if isinstance(groups, int) and groups != n:
         raise ValueError(f"landscape is made for {groups} groups and p0 has {n}; expected the same number.")
+
+
+def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) -> None:
+    """Raise `ValueError` if the landscape or the dynamics is wrong at the start."""
+    n = len(state.log_masses)
+    check_size(landscape, n)
     try:
         with np.errstate(all="ignore"):
             fitness = fitness_at_log_masses(landscape, state.t, state.log_masses)

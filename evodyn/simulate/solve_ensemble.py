@@ -25,7 +25,7 @@ from evodyn.simulate.ensemble import Ensemble
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.members import integrated_together
 from evodyn.simulate.method import Solver
-from evodyn.simulate.problem import check_memory, validated_save_times, validated_span
+from evodyn.simulate.problem import check_memory, check_size, validated_save_times, validated_span
 from evodyn.simulate.run import Run, interrupted
 from evodyn.simulate.solve import solve
 from evodyn.simulate.status import Termination
@@ -123,6 +123,10 @@ def solve_ensemble(
     check_memory(len(times), initial.shape[-1], number)
     if landscapes is None:
         landscapes = [landscape] * number  # type: ignore[list-item]
+    for one in landscapes:
+        check_size(one, initial.shape[-1])
+    if not isinstance(solver, Solver | None):
+        raise ValueError(f"solver is {solver!r}; expected Solver(method=...) or None.")
     rows = initial if initial.ndim == 2 else np.broadcast_to(initial, (number, len(initial)))
     task = functools.partial(
         solve,
@@ -218,6 +222,8 @@ def _landscapes(
 ) -> tuple[list[LandscapeFunction] | None, Seed | None]:
     """Return one landscape per member, or None if they share one, and what they were drawn from."""
     if isinstance(landscape, Sequence):
+        if not len(landscape):
+            raise ValueError("landscape is empty; expected one landscape for each member.")
         return list(landscape), None
     if not callable(landscape):
         raise ValueError(
