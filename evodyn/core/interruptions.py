@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import signal
+import importlib
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from evodyn.core.processes import ENDING
 
 __all__ = ["postponed"]
+
+_SIGNAL: Any = importlib.import_module("_signal")
+"""What `signal` is made of: looking for the names of handlers takes longer than setting them."""
 
 
 @contextlib.contextmanager
@@ -40,13 +44,13 @@ def postponed() -> Iterator[None]:
     def wait(number: int, frame: FrameType | None) -> None:
         came.append((number, frame))
 
-    handlers = {number: handler for number in ENDING if callable(handler := signal.getsignal(number))}
+    handlers = {number: handler for number in ENDING if callable(handler := _SIGNAL.getsignal(number))}
     try:
         for number in handlers:
-            signal.signal(number, wait)
+            _SIGNAL.signal(number, wait)
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            _SIGNAL.signal(number, handler)
     for number, frame in came[:1]:
         handlers[number](number, frame)

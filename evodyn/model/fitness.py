@@ -342,9 +342,10 @@ def breakpoints(source: object, t_span: tuple[float, float]) -> FloatArray:
     array([1.])
     """
     method: Any = getattr(source, "breakpoints", None)
-    if method is None:
+    declared = () if method is None else method(t_span)
+    if isinstance(declared, tuple) and not declared:
         return np.empty(0)
-    times = np.unique(np.asarray(method(t_span), dtype=np.float64))
+    times = np.unique(np.asarray(declared, dtype=np.float64))
     return times[(times > t_span[0]) & (times < t_span[1])]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import importlib
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
-from evodyn.model.fitness import kernel
 from evodyn.model.normal_form import NormalForm
 from evodyn.simulate.flow import Flow
 from evodyn.simulate.method import Solver
@@ -104,19 +104,28 @@ class Passages:
 
     def __getitem__(self, member: int) -> Passage:
         found, filled = self.found, int(self.found.rows[member])
-        own = slice(*np.searchsorted(found.members, (member, member + 1)).tolist())
-        columns = found.times[own], found.groups[own], found.directions[own]
+        crossings: list[tuple[float, int, int]] = []
+        if len(found.members):
+            own = slice(*np.searchsorted(found.members, (member, member + 1)).tolist())
+            columns = found.times[own], found.groups[own], found.directions[own]
+            crossings = list(zip(*(column.tolist() for column in columns), strict=True))
         return Passage(
             Ending(found.endings[member]),
             float(found.t[member]),
             self.y[member],
             float(found.steps[member]),
             self.states[member] if filled == self.states.shape[1] else self.states[member, :filled].copy(),
-            list(zip(*(column.tolist() for column in columns), strict=True)),
+            crossings,
             int(found.explicit[member]),
             int(found.implicit[member]),
             int(found.evaluations[member]),
         )
+
+
+def _solvers(name: str) -> Any:
+    """Return a module of compiled code; to ask for its import takes longer than to look."""
+    full = f"evodyn.solvers.{name}"
+    return sys.modules.get(full) or importlib.import_module(full)
 
 
 def work_of_a_step(forms: Any) -> int:
@@ -161,11 +170,10 @@ def travel(
     level, below, halts
         ln of the threshold, -inf without; who starts below it, shape (M, n); whether the first fall ends it.
     """
-    compiled: Any = importlib.import_module("evodyn.solvers.members")
     forms = forms._replace(contribution=_apart(forms.contribution))  # which are changed in place
     y, states = _apart(u), _room((len(u), len(times), u.shape[1]))
     longest, tolerance = solver.max_step, solver.tolerance
-    found = compiled.travel_all(
+    found = _solvers("members").travel_all(
         forms, y, t, stop, first, longest, most, tolerance, times, states, level, below, halts
     )
     return Passages(found, y, states)
@@ -178,9 +186,8 @@ def part_of(forms: Any, members: slice) -> Any:
     return forms._replace(interaction=shared, **{name: getattr(forms, name)[members] for name in lead})
 
 
-def compiled_form(flow: Flow) -> Any:
+def compiled_form(flow: Flow, fitness: NormalForm | None) -> Any:
     """Return the `Forms` in which compiled methods know a flow by itself, or None if they do not."""
-    fitness = kernel(flow.landscape, flow.start.t, len(flow.start.log_masses))
     if fitness is None:
         return None
     return compiled_forms(flow, [fitness], np.array([[block.log_start for block in flow.blocks]]))
@@ -203,39 +210,40 @@ def compiled_forms(flow: Flow, members: Sequence[NormalForm], log_totals: FloatA
     swings = len(members[0].swings)
     if inflow is None or interaction is None or any(len(member.swings) != swings for member in members):
         return None
-    starts = np.searchsorted(living, [*(block.groups.start for block in flow.blocks), n])
-    laws = np.array([block.relaxation for block in flow.blocks], dtype=np.float64)
-    alive = np.flatnonzero(np.diff(starts))
+    starts = np.array([*(block.groups.start for block in flow.blocks), n])
+    laws = np.array([block.relaxation for block in flow.blocks], dtype=np.float64).T
     number, rows = len(members), slice(None) if flow.full else living
+    if not flow.full:
+        starts = np.searchsorted(living, starts)
+        alive = np.flatnonzero(np.diff(starts))
+        starts, laws, log_totals = np.append(starts[alive], len(living)), laws[:, alive], log_totals[:, alive]
+    inflow = inflow[rows]
 
-    def of_swings(part: str) -> FloatArray:
+    def of_swings(part: str, *shape: int) -> FloatArray:
         values = [[getattr(swing, part) for swing in member.swings] for member in members]
-        return np.array(values, dtype=np.float64)
+        return np.array(values, dtype=np.float64).reshape(number, swings, *shape)
 
-    module: Any = importlib.import_module("evodyn.solvers.members")
-    return module.Forms(
-        np.append(starts[alive], len(living)),
-        np.array([member.contribution[rows] for member in members], dtype=np.float64),
+    return _solvers("members").Forms(
+        starts,
+        _stacked([member.contribution[rows] for member in members]),
         np.array([member.decay for member in members], dtype=np.float64),
         np.array([member.temperature for member in members], dtype=np.float64),
-        np.array([[s.frequency for s in m.swings] for m in members], dtype=np.float64).reshape(
-            number, swings
-        ),
-        _apart(of_swings("sines").reshape(number, swings, n)[..., rows]),
-        _apart(of_swings("cosines").reshape(number, swings, n)[..., rows]),
-        _apart(interaction[0]),
+        of_swings("frequency"),
+        _apart(of_swings("sines", n)[..., rows]),
+        _apart(of_swings("cosines", n)[..., rows]),
+        interaction[0],
         interaction[1],
-        _apart(inflow[living] if inflow[living].any() else np.zeros(0)),
-        np.ascontiguousarray(log_totals[:, alive]),
-        np.array(laws[alive, 0]),
-        np.array(laws[alive, 1]),
+        _apart(inflow if inflow.any() else inflow[:0]),
+        np.ascontiguousarray(log_totals),
+        np.array(laws[0]),
+        np.array(laws[1]),
         start.t,
     )
 
 
 def _room(shape: tuple[int, ...]) -> FloatArray:
     """Return memory for an array, with a gap behind it; see `evodyn.solvers.vectors.room`."""
-    gap: int = importlib.import_module("evodyn.solvers.vectors").GAP
+    gap: int = _solvers("vectors").GAP
     size = math.prod(shape)
     return np.empty(size + gap)[:size].reshape(shape)
 
@@ -245,6 +253,14 @@ def _apart(values: FloatArray) -> FloatArray:
     copy = _room(values.shape)
     copy[...] = values
     return copy
+
+
+def _stacked(rows: list[FloatArray]) -> FloatArray:
+    """Return a copy of rows, one below the other, with a gap behind it."""
+    stack = _room((len(rows), *rows[0].shape))
+    for row, values in zip(stack, rows, strict=True):
+        row[...] = values
+    return stack
 
 
 def _interactions(
@@ -269,8 +285,10 @@ def _interactions(
         if matrix is not None and not (matrices and matrix is matrices[-1]):
             matrices.append(matrix)
     if not matrices:
-        return np.zeros((1, 0, 0)), False
+        return _room((1, 0, 0)), False
     if len(matrices) not in (1, len(members)):
         return None
-    living = np.ix_(flow.log_living, flow.log_living)
-    return np.array([matrix[living] for matrix in matrices]), of_shares
+    if not flow.full:
+        living = np.ix_(flow.log_living, flow.log_living)
+        matrices = [matrix[living] for matrix in matrices]
+    return _stacked(matrices), of_shares

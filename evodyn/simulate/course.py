@@ -10,6 +10,7 @@ import numpy.typing as npt
 from evodyn.core.progress import Report
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction, breakpoints
+from evodyn.model.normal_form import NormalForm
 from evodyn.simulate.changes import SampledTimes
 from evodyn.simulate.compiled import Passage
 from evodyn.simulate.dense import DenseOutput
@@ -29,7 +30,8 @@ class Course:
     """The course of one integration, from `begin` to `end`.
 
     Its method may change where the problem turns out to be stiff, its stops grow by the changes in time that
-    are found, and it counts. What compiled methods make of its beginning may be known, as its `passage`.
+    are found, and it counts. The kernel of its landscape at the start is `form`. What compiled methods make of the
+    beginning may be known, as its `passage`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Course:
         reason: str,
         occasions: Occasions,
         *,
+        form: NormalForm | None = None,
         passage: Passage | None = None,
         settle: float | None = None,
         report: Report | None = None,
@@ -58,6 +61,7 @@ class Course:
         self.solver = solver
         self.method = self.begun_with = method
         self.reason = reason
+        self.form = form
         self.passage = passage
         self.steps = self.evaluations = self.phases = 0
         self.occasions = occasions
@@ -66,14 +70,15 @@ class Course:
         self.dense = dense
         # What the compiled methods do not know of.
         known = dense is None and not occasions.functions and ledger.one_level is not None
-        self.may_compile = solver.compiles and known
-        if solver.compiles and not known:
+        compiles = solver.compiles
+        self.may_compile = compiles and known
+        if compiles and not known:
             self.reason += "; the compiled methods have no dense output, own events or several thresholds"
         self.travelled: list[str] = []
         span = (begin.t, end)
-        declared = np.union1d(breakpoints(landscape, span), breakpoints(dynamics, span))
-        due = [t for t, _ in occasions.times if begin.t < t < end]
-        self.stops: list[float] = [*np.union1d(declared, due).tolist(), end]
+        due = {t for t, _ in occasions.times if begin.t < t < end}
+        due.update(breakpoints(landscape, span).tolist(), breakpoints(dynamics, span).tolist())
+        self.stops: list[float] = [*sorted(due), end]
         self.receives = self._receivers(begin)
 
     @functools.cached_property

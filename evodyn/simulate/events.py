@@ -116,6 +116,13 @@ def value_of(k: int, when: Condition, t: float, masses: FloatArray) -> float:
 
 def event_table(rows: Sequence[tuple[int, float]]) -> EventTable:
     """Return occurrences as a table."""
+    return _table(rows) if rows else _NOTHING
+
+
+def _table(rows: Sequence[tuple[int, float]]) -> EventTable:
     table = np.array(list(rows), dtype=_COLUMNS)
     table.flags.writeable = False
     return table.view(np.recarray)
+
+
+_NOTHING = _table([])

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
 from evodyn.core.progress import Progress, reporting
+from evodyn.model.fitness import kernel
 from evodyn.simulate.events import Event, event_table, validated_events
 from evodyn.simulate.extinction import Ledger
 from evodyn.simulate.flow import State
@@ -120,6 +121,7 @@ def extend(
             t_end,
             ledger,
             run.settings,
+            form=kernel(run.landscape, start, len(state.log_masses)),
             throw=throw,
             events=planned,
             dense=run.dense_output is not None,

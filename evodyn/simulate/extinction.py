@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Literal, cast
 
@@ -127,18 +128,22 @@ class Ledger:
         self.extinction = extinction
         if extinction is not None:
             extinction.check(n)
-        level = extinction.log_threshold if extinction else -math.inf
-        self.one_level = float(level) if np.ndim(level) == 0 else None
+        self._level = extinction.log_threshold if extinction else -math.inf
+        self.one_level = None if isinstance(self._level, np.ndarray) else self._level
         """The logarithm of the threshold, where all groups have the same."""
-        self.levels: FloatArray = np.broadcast_to(level, n)
         # Without a threshold, extinct means exactly zero.
         self.below: npt.NDArray[np.bool_] = (
-            log_masses < self.levels if extinction else np.isneginf(log_masses)
+            log_masses < self._level if extinction else log_masses == -math.inf
         )
         self.first = np.where(self.below, t, math.inf)
         self.absorbed_mass = np.zeros(n)
         self.removed = np.zeros(n, dtype=bool)
         self.parts: list[Crossings] = []
+
+    @functools.cached_property
+    def levels(self) -> FloatArray:
+        """The logarithms of the thresholds, shape (N,)."""
+        return np.broadcast_to(self._level, len(self.first))
 
     @property
     def watching(self) -> bool:

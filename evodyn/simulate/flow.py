@@ -151,19 +151,19 @@ class Flow:
     ) -> Flow:
         """Choose coordinates for the phase that begins at `start`."""
         n = len(start.log_masses)
-        masses = np.exp(start.log_masses)
-        living = np.isfinite(start.log_masses) & ~start.removed
-        low = inflow & ((masses < floor) | ~living)
+        living, absent = np.isfinite(start.log_masses), start.removed.any()
+        if absent:
+            living &= ~start.removed
+        flows_in = bool(inflow.any())
         blocks = []
         unit = np.where(floor > 0, floor, 1.0)
         for (groups, member), at_cap in zip(dynamics.blocks(n), capped, strict=True):
             log_start = float(log_sum_exp(start.log_masses[groups])[0])
-            total = math.exp(log_start) if math.isfinite(log_start) else 0.0
             cap = cap_of(member)
             if at_cap:
                 log_start = math.log(cap)
             known = (0.0, 0.0) if at_cap else member.mass_law(groups.stop - groups.start)
-            if known is not None and start.removed[groups].any():
+            if absent and known is not None and start.removed[groups].any():
                 # What an absorbed group no longer receives is missing from the target, or lost to all.
                 steady = member.steady_inflow(groups.stop - groups.start)
                 if steady is None:
@@ -171,20 +171,19 @@ class Flow:
                 elif known[0] > 0:
                     known = known[0], float(steady[~start.removed[groups]].sum()) / known[0]
             blocks.append(_Block(groups, log_start, known, cap, at_cap))
-            # A floor of zero (no mutation yet) needs some unit all the same.
-            unit[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0)
-        reviving = np.flatnonzero(low)
+            if flows_in:
+                # A floor of zero (no mutation yet) needs some unit all the same.
+                total = math.exp(log_start) if math.isfinite(log_start) else 0.0
+                unit[groups] = np.where(floor[groups] > 0, floor[groups], 1e-3 * total or 1.0)
+        reviving = np.empty(0, dtype=np.intp)
+        if flows_in:
+            low = inflow & ((np.exp(start.log_masses) < floor) | ~living)
+            living &= ~low
+            reviving = low.nonzero()[0]
         return cls(
-            dynamics,
-            landscape,
-            start,
-            np.flatnonzero(living & ~low),
-            reviving,
-            unit[reviving],
-            tuple(blocks),
-            bool(inflow.any()),
-            last_time,
-        )
+            dynamics, landscape, start, living.nonzero()[0], reviving, unit[reviving], tuple(blocks),
+            flows_in, last_time,
+        )  # fmt: skip
 
     @functools.cached_property
     def plain(self) -> bool:
@@ -217,6 +216,8 @@ class Flow:
     def initial(self) -> FloatArray:
         """The state vector at the start of the phase."""
         logs = self.start.log_masses
+        if self.plain and self.full:
+            return logs - self.blocks[0].log_start
         u = logs - self._log_starts()
         return np.concatenate((u[self.log_living], np.exp(logs[self.reviving]) / self.unit))
 
@@ -239,6 +240,10 @@ class Flow:
     @functools.cached_property
     def _totals(self) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
         """Each block's ln P at the start, 0 if it is dead, rate and target; whether its total is known."""
+        if self.plain and self.full:
+            only = self.blocks[0]
+            rate, target = only.relaxation or (0.0, 0.0)
+            return (*np.array([[only.log_start], [rate], [target]]), np.ones(1, dtype=bool))
         starts = np.array([block.log_start for block in self.blocks])
         alive = np.isfinite(starts)
         relaxations = np.array([block.relaxation or (0.0, 0.0) for block in self.blocks])
@@ -287,6 +292,11 @@ class Flow:
 
     def log_masses(self, t: Any, y: FloatArray) -> FloatArray:
         """Return ln p_i, shape (..., N), for states `y` of shape (..., n) at times `t` of shape (...)."""
+        if y.ndim == 1 and self.plain and self.full:
+            # The same as below without masks.
+            alone: FloatArray = y - np.maximum.reduce(y)
+            alone += float(self.log_totals(t)[0]) - math.log(np.add.reduce(np.exp(alone)))
+            return alone
         logs = self._relative(y)
         segments, (log_starts, _, _, known) = self._segments, self._totals
         if known.any():

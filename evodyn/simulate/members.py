@@ -115,6 +115,7 @@ class Members:
             self.span[1],
             ledger,
             self.solver,
+            form=kernel(self.landscapes[member], self.span[0], len(masses)),
             throw=throw,
             known=passage,
         )

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from evodyn.core.arrays import FloatArray
 from evodyn.model.dynamics import cap_of, clip_acts
+from evodyn.model.fitness import kernel
+from evodyn.model.normal_form import NormalForm
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.changes import SEEN, first_jump, overlooked
 from evodyn.simulate.compiled import compiled_form
@@ -102,6 +104,8 @@ class Phase:
     ) -> FloatArray:
         """Return the revival floors from `t` on, with an eye on ten steps ahead."""
         course = self.course
+        if not inflow.any():
+            return np.zeros(len(log_masses))
         times = np.array([t]) if course.dynamics.autonomous else _ahead(t, step, last_time)
         return revival_floor(course.dynamics, course.landscape, t, log_masses, inflow, times)
 
@@ -124,12 +128,19 @@ class Phase:
         try:
             if self.rests(rhs, self.state.t, y):
                 return self.state, Termination.SETTLED
-            form = compiled_form(flow) if course.compiles else None
+            form = compiled_form(flow, self._kernel()) if course.compiles else None
             ended = self._steps(rhs, y) if form is None else travelled(self, form, rhs)
         finally:
             course.evaluations += rhs.evaluations
             self.flush()
         return self.state, ended
+
+    def _kernel(self) -> NormalForm | None:
+        """Return the kernel of the landscape, which is known at the start of the run."""
+        course, t = self.course, self.state.t
+        if t == course.start:
+            return course.form
+        return kernel(course.landscape, t, len(self.state.log_masses))
 
     def rests(self, rhs: RightHandSide, t: float, y: FloatArray) -> bool:
         """Tell whether the run has come to rest, if that would end it."""
@@ -279,8 +290,10 @@ class Phase:
             return
         t, y = self.latest
         if self.kept:
-            times = np.concatenate([times for times, _ in self.kept])
-            states = np.concatenate([states for _, states in self.kept])
+            times, states = self.kept[0]
+            if len(self.kept) > 1:
+                times = np.concatenate([times for times, _ in self.kept])
+                states = np.concatenate([states for _, states in self.kept])
             saved = self.course.saved
             first = int(saved.times.searchsorted(times[0])) if len(times) else 0
             rows = slice(first, first + len(times))

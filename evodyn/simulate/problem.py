@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 
@@ -12,6 +13,7 @@ from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host
 from evodyn.model.dynamics import Dynamics, cap_of
 from evodyn.model.fitness import LandscapeFunction, fitness_at_log_masses, kernel
+from evodyn.model.normal_form import NormalForm
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.flow import State
 
@@ -73,11 +75,12 @@ def validated_save_times(save_at: npt.ArrayLike | None, start: float, end: float
     times = validation.finite_array("save_at", save_at, ndim=1)
     if not times.size:
         raise ValueError("save_at is empty; expected at least one time (or None for 101 of them).")
-    # Times made by arithmetic may miss an end by rounding.
-    rounding = 8 * np.spacing(max(abs(start), abs(end)))
-    times = np.where((times < start) & (times >= start - rounding), start, times)
-    times = np.where((times > end) & (times <= end + rounding), end, times)
-    if not (np.diff(times) > 0).all():
+    if times[0] < start or times[-1] > end:
+        # Times made by arithmetic may miss an end by rounding.
+        rounding = 8 * np.spacing(max(abs(start), abs(end)))
+        times = np.where((times < start) & (times >= start - rounding), start, times)
+        times = np.where((times > end) & (times <= end + rounding), end, times)
+    if not (times[1:] > times[:-1]).all():
         k = int(np.argmin(np.diff(times)))
         raise ValueError(
             f"save_at is {float(times[k])!r} then {float(times[k + 1])!r} at index {k + 1}; expected "
@@ -92,15 +95,21 @@ def validated_save_times(save_at: npt.ArrayLike | None, start: float, end: float
 def check_memory(rows: int, n: int, members: int = 1) -> None:
     """Raise `MemoryError` if a trajectory and what is derived from it exceed the machine's memory."""
     needed = 3 * 8 * rows * n * members
-    try:
-        installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every platform tells
-        return
+    installed = _installed_memory()
     if needed > installed:
         raise MemoryError(
             f"saving {rows} times of {n} groups for {members} member(s) needs about "
             f"{needed / 2**30:.1f} GiB and this machine has {installed / 2**30:.1f} GiB: save fewer times."
         )
+
+
+@functools.cache
+def _installed_memory() -> float:
+    """Return the machine's memory in bytes, infinite where the platform does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def check_kinds(dynamics: object, landscape: object, extinction: object) -> None:
@@ -120,8 +129,14 @@ def check_size(landscape: LandscapeFunction, n: int) -> None:
         raise ValueError(f"landscape is made for {groups} groups and p0 has {n}; expected the same number.")
 
 
-def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) -> None:
-    """Raise `ValueError` if the landscape or the dynamics is wrong at the start."""
+def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) -> NormalForm | None:
+    """Return the kernel of the landscape, if it has one.
+
+    Raises
+    ------
+    ValueError
+        If the landscape or the dynamics is wrong at the start.
+    """
     n = len(state.log_masses)
     check_size(landscape, n)
     try:
@@ -135,7 +150,7 @@ def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) 
             f"{n} groups: call landscape(t, masses) by itself to see where."
         ) from error
     try:
-        if np.iscomplexobj(fitness):
+        if getattr(fitness, "dtype", None) != np.float64 and np.iscomplexobj(fitness):
             raise TypeError
         values = host(fitness)
     except (TypeError, ValueError) as error:
@@ -146,14 +161,14 @@ def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) 
         raise ValueError(
             f"landscape returned shape {values.shape} at t = {state.t:g}; expected {(n,)}, one per group."
         )
-    bad = ~np.isfinite(values) & np.isfinite(state.log_masses)
-    if bad.any():
+    finite = np.isfinite(values)
+    if not finite.all() and (bad := ~finite & np.isfinite(state.log_masses)).any():
         k = int(np.flatnonzero(bad)[0])
         raise ValueError(
             f"landscape returned fitness {float(values[k])!r} for group {k} at t = {state.t:g}; expected "
             "finite fitness for every group with positive mass."
         )
-    kernel(landscape, state.t, n)
+    form = kernel(landscape, state.t, n)
     with np.errstate(all="ignore"):
         # Mutation rates and general selection are functions too.
         velocity = host(dynamics.velocity(np.exp(state.log_masses), values, time=state.t))
@@ -162,11 +177,12 @@ def check_start(dynamics: Dynamics, landscape: LandscapeFunction, state: State) 
             f"dynamics returned velocities of shape {velocity.shape} at t = {state.t:g}; expected "
             f"{(n,)}, one per group."
         )
-    wrong = ~np.isfinite(velocity)
-    if wrong.any():
-        k = int(np.flatnonzero(wrong)[0])
+    finite = np.isfinite(velocity)
+    if not finite.all():
+        k = int(np.flatnonzero(~finite)[0])
         raise ValueError(
             f"dynamics returned a velocity of {float(velocity[k])!r} for group {k} at t = {state.t:g}, where "
             f"fitness is finite; expected finite growth rates: look at what {type(dynamics).__name__} "
             "makes of these masses."
         )
+    return form

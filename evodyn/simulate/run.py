@@ -59,7 +59,7 @@ class EndState(Specification):
     removed: npt.NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        freeze(self)
+        freeze(self, ("log_masses", "masses", "removed"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from evodyn.core.arrays import FloatArray
 from evodyn.core.progress import Progress, Report, reporting
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.fitness import LandscapeFunction, kernel
+from evodyn.model.fitness import LandscapeFunction
+from evodyn.model.normal_form import NormalForm
 from evodyn.simulate import closed_form
 from evodyn.simulate.compiled import Passage
 from evodyn.simulate.course import Course
@@ -37,6 +38,8 @@ from evodyn.simulate.trajectory import Outcome, Table, Trajectory
 from evodyn.solvers.scipy_methods import METHODS
 
 __all__ = ["run_from", "solve"]
+
+_DEFAULT = Solver()
 
 
 def solve(
@@ -133,7 +136,7 @@ def solve(
     """
     if not isinstance(solver, Solver | None):
         raise ValueError(f"solver is {solver!r}; expected Solver(method=...) or None.")
-    solver = solver or Solver()
+    solver = solver or _DEFAULT
     check_kinds(dynamics, landscape, extinction)
     start, end = validated_span(t_span)
     masses = validated_masses(p0, dynamics)
@@ -141,14 +144,14 @@ def solve(
     check_memory(len(times), len(masses))
     with np.errstate(divide="ignore"):
         state = State(start, np.log(masses), np.zeros(len(masses), dtype=bool))
-    check_start(dynamics, landscape, state)
+    form = check_start(dynamics, landscape, state)
     ledger = Ledger(extinction, start, state.log_masses)
     settle = validated_settle(settle, dynamics, landscape, masses, (start, end))
     planned = validated_events(events, (start, end), masses)
     with reporting(progress, "Solving") as report:
         return run_from(
-            dynamics, landscape, state, masses, times, end, ledger, solver, throw=throw, settle=settle,
-            events=planned, dense=dense, report=report,
+            dynamics, landscape, state, masses, times, end, ledger, solver, form=form, throw=throw,
+            settle=settle, events=planned, dense=dense, report=report,
         )  # fmt: skip
 
 
@@ -162,6 +165,7 @@ def run_from(
     ledger: Ledger,
     solver: Solver,
     *,
+    form: NormalForm | None,
     throw: bool,
     known: Passage | None = None,
     settle: float | None = None,
@@ -171,7 +175,8 @@ def run_from(
 ) -> Run:
     """Solve from `state` to `end` by the closed form or by integration, and assemble the result.
 
-    What compiled methods make of the beginning may be `known`.
+    `form` is the kernel of the landscape at the start. What compiled methods make of the beginning may be
+    `known`.
     """
     start = state.t
     saved = Trajectory(times, [block for block, _ in dynamics.blocks(len(masses))])
@@ -191,13 +196,16 @@ def run_from(
             method, reason = chosen_method(dynamics, len(masses), solver)
             course = Course(
                 dynamics, landscape, state, end, saved, ledger, solver, method, reason, occasions,
-                passage=known, settle=settle, report=report, dense=output,
+                form=form, passage=known, settle=settle, report=report, dense=output,
             )  # fmt: skip
             outcome = integrate(course, state)
     if outcome.termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: the rest of the run is known.
         outcome.state = dataclasses.replace(outcome.state, t=end)
     run = _result(dynamics, landscape, start, saved, ledger, solver, outcome, occasions, settle, output)
+    # After Ctrl-C nothing is done that may take long.
+    if outcome.termination is not Termination.INTERRUPTED and form is None:
+        run.mean_fitness  # noqa: B018 - what a function of a user's raises is raised here
     if throw and isinstance(outcome.cause, KeyboardInterrupt):
         raise interrupted(outcome.cause, run)
     if throw and not run.succeeded:
@@ -237,7 +245,7 @@ def _result(
     table = Table(dynamics, landscape, times, shares, partial=partial)
     with np.errstate(over="ignore"):
         last_masses = np.exp(final.log_masses)
-    run = Run.with_pending(
+    return Run.with_pending(
         {
             "native": table.native,
             "total_mass": table.total_mass,
@@ -251,7 +259,7 @@ def _result(
         t_span=(start, final.t),
         t=table.times,
         extinction_time=ledger.first,
-        extinct_at_end=ledger.below if ledger.watching else np.isneginf(final.log_masses),
+        extinct_at_end=ledger.below if ledger.watching else final.log_masses == -np.inf,
         crossings=ledger.crossings,
         absorbed_mass=ledger.absorbed_mass,
         termination=outcome.termination,
@@ -270,7 +278,3 @@ def _result(
         settle=settle,
         dense_output=output,
     )
-    # After Ctrl-C nothing is done that may take long.
-    if outcome.termination is not Termination.INTERRUPTED and kernel(landscape, start, saved.groups) is None:
-        run.mean_fitness  # noqa: B018 - what a function of a user's raises is raised here
-    return run
