@@ -24,7 +24,9 @@ def main() -> None:
     data = style.read("mnist_bridge", "trajectories.nc")
     experiment = style.specification(data)["experiment"]
     first = int(data.seed.values.min())
-    data = data.isel(run=np.flatnonzero(data.seed.values == first))
+    reading = str(data.reading.values[0])
+    data = data.isel(run=np.flatnonzero((data.seed.values == first) & (data.reading.values == reading)))
+    read = "read literally" if reading == "literal" else f"read as “{reading}”"
     samples = experiment["train_samples"] or SAMPLES
     steps = data.epoch.values * math.ceil(samples / experiment["batch_size"])
     clip = experiment["step_size"] * experiment["signal_clip"]
@@ -43,7 +45,8 @@ def main() -> None:
         style.label_line(panels[0], *place, name, style.GREY, shift=(-3, up), ha="right", va=va)
         reach = max(reach, abs(limit[-1] - 1))
     panels[0].set_ylim(1 - 1.15 * reach, 1 + 1.15 * reach)
-    style.letter(panels[0], "a", "Read literally, masses hardly move")
+    title = "Read literally, masses hardly move" if reading == "literal" else f"Masses, reading “{reading}”"
+    style.letter(panels[0], "a", title)
     bands(panels[1], replicator, enlarged=True)
     style.letter(panels[1], "b", "The same, enlarged")
     histograms(panels[2], data)
@@ -53,12 +56,14 @@ def main() -> None:
         "network",
         [
             f"Masses of the {data.sizes['group']} neurons of the paper's network while it trains on MNIST, "
-            f"seed {first}, the signal read literally.",
+            f"seed {first}, the signal {read}.",
             "(a) Range, 90 % and 50 % of the masses under the replicator between the floor and the ceiling "
             "that the clip of the signal sets, (1 ± ηκ) to the power of the number of steps. (b) The same "
             "with the axis enlarged.",
             "(c) Final masses under the three dynamics; replicator and normalised growth coincide, and "
-            "mutation to 1/N draws all masses towards nothing.",
+            "mutation to 1/N draws all masses towards nothing."
+            if reading == "literal"
+            else "(c) Final masses under the three dynamics.",
         ],
     )
 

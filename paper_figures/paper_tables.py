@@ -13,6 +13,14 @@ from evodyn.analysis.intervals import interval
 MARKERS = {"replicator": "o", "normalized": "s", "mutation": "^"}
 SHIFTS = {"replicator": -1.0, "normalized": 0.0, "mutation": 1.0}
 """Side by side, in units of a sixth of the distance between levels: two of the three coincide."""
+COLOURS = (style.OURS, "#4a9ad4", "0.45")
+"""Of the readings, the first one dark."""
+NAMES = {"literal": "here, literal", "paper": "here, fitting"}
+SAID = {
+    "literal": "with the signal read literally",
+    "paper": "in the reading that gives its masses (gradients of the masses never zeroed, pixels in [0, 1], "
+    "biases not scaled; fitting)",
+}
 
 
 def main() -> None:
@@ -20,20 +28,23 @@ def main() -> None:
     first = style.read_rows("mnist_bridge", "table1.csv")
     second = style.read_rows("mnist_bridge", "table2.csv")
     seeds = len({row["seed"] for row in first})
+    readings = list(dict.fromkeys(row["reading"] for row in first))[: len(COLOURS)]
+    colours = dict(zip(readings, COLOURS, strict=False))
+    said = " and ".join(SAID.get(reading, f"read as “{reading}”") for reading in readings)
 
     style.start()
     figure, panels = plt.subplots(2, 2, figsize=(style.WIDTH, 4.6))
     (thresholds, accuracies), (sparsities, pruned) = panels
-    compare(thresholds, first, "sparsity_percent", "epsilon")
+    compare(thresholds, first, "sparsity_percent", "epsilon", colours)
     thresholds.set(xlabel="groups removed (%)", ylabel="threshold ε (mass)")
     style.letter(thresholds, "a", "Table 1: threshold")
-    compare(accuracies, first, "sparsity_percent", "accuracy")
+    compare(accuracies, first, "sparsity_percent", "accuracy", colours)
     accuracies.set(xlabel="groups removed (%)", ylabel="test accuracy")
     style.letter(accuracies, "b", "Table 1: accuracy")
-    compare(sparsities, second, "epsilon", "sparsity_percent")
+    compare(sparsities, second, "epsilon", "sparsity_percent", colours)
     sparsities.set(xlabel="threshold ε (mass)", ylabel="groups removed (%)")
     style.letter(sparsities, "c", "Table 2: sparsity")
-    compare(pruned, second, "epsilon", "accuracy")
+    compare(pruned, second, "epsilon", "accuracy", colours)
     pruned.set(xlabel="threshold ε (mass)", ylabel="test accuracy")
     style.letter(pruned, "d", "Table 2: accuracy")
     figure.legend(
@@ -43,10 +54,10 @@ def main() -> None:
                 for name, marker in MARKERS.items()
             ),
             *([] if style.quick() else [symbol("paper", style.PAPER, "white")]),
-            symbol("here", style.OURS, style.OURS),
+            *(symbol(NAMES.get(name, name), colour, colour) for name, colour in colours.items()),
         ],
         loc="outside upper right",
-        ncols=5,
+        ncols=4 + len(colours),
         frameon=False,
         fontsize=7,
     )
@@ -54,11 +65,11 @@ def main() -> None:
         figure,
         "paper_tables",
         [
-            "The experiment of the paper's two tables, with the signal read literally, at reduced sizes: the "
-            "printed numbers are left out."
+            f"The experiment of the paper's two tables, {said}, at reduced sizes: the printed numbers are "
+            "left out."
             if style.quick()
-            else "The paper's two tables as printed (open symbols, one run) and the same experiment here, "
-            "with the signal read literally (filled).",
+            else f"The paper's two tables as printed (open symbols, one run) and the same experiment here "
+            f"(filled), {said}.",
             f"Here: means over {seeds} seeds; bars are 95 % prediction intervals of one further run, by "
             "which a single printed run is to be judged."
             if seeds > 1
@@ -75,7 +86,9 @@ def symbol(label: str, colour: str, face: str) -> Line2D:
     return Line2D([], [], color=colour, marker="D", mfc=face, linestyle="none", label=label)
 
 
-def compare(axes: Axes, rows: list[dict[str, str]], level: str, quantity: str) -> None:
+def compare(
+    axes: Axes, rows: list[dict[str, str]], level: str, quantity: str, colours: dict[str, str]
+) -> None:
     """Draw a column of a table: the paper's numbers open, ours filled with prediction intervals."""
     levels = sorted({float(row[level]) for row in rows})
     shift = (levels[1] - levels[0]) / 6
@@ -85,16 +98,17 @@ def compare(axes: Axes, rows: list[dict[str, str]], level: str, quantity: str) -
             if not cell:
                 continue
             at = x + SHIFTS[dynamics] * shift
-            values = [float(row[f"ours_{quantity}"]) for row in cell]
-            half = None
-            if len(values) > 1:
-                found = interval(values)
-                half = found.of_next[1] - found.mean
-            axes.errorbar(at, np.mean(values), half, fmt=marker, color=style.OURS, capsize=2, elinewidth=0.9)
+            for reading, colour in colours.items():
+                values = [float(row[f"ours_{quantity}"]) for row in cell if row["reading"] == reading]
+                half = None
+                if len(values) > 1:
+                    found = interval(values)
+                    half = found.of_next[1] - found.mean
+                axes.errorbar(at, np.mean(values), half, fmt=marker, color=colour, capsize=2, elinewidth=0.9)
             if style.quick():
                 continue  # what is no result is not compared
             printed = float(cell[0][f"paper_{quantity}"])
-            axes.plot(at, printed, marker, color=style.PAPER, mfc="white", markeredgewidth=1.1)
+            axes.plot(at, printed, marker, color=style.PAPER, mfc="none", markersize=7, markeredgewidth=1.1)
     axes.set_xticks(levels)
     low, high = axes.get_ylim()
     least = 2.0 if quantity == "sparsity_percent" else 0.02  # less is told by no tick

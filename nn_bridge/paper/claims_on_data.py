@@ -63,6 +63,7 @@ def measured_claims(trials: list[Trial], final: list[Finalist]) -> list[Claim]:
         float(trial.result["mass"].min())
         for trial in trials
         if trial.result is not None and trial.experiment.clipped == "difference"
+        if not trial.experiment.trained_masses  # SGD takes them below
     )
     floor = clip_floor(trials[0].experiment)
     found.append(

@@ -15,19 +15,25 @@ from evodyn.core.specifications import Specification
 from nn_bridge.selector import Selector
 from nn_bridge.signals import Contribution
 
-__all__ = ["MUTATION_RATE", "SIGNAL_CLIP", "Experiment", "paper_dynamics"]
+__all__ = ["MUTATION_RATE", "SIGNAL_CLIP", "Experiment", "MutationTarget", "paper_dynamics"]
 
 SIGNAL_CLIP = 0.10
 MUTATION_RATE = 2e-3
+MutationTarget = Literal["uniform_share"] | float
+"""Of Eq. 8: 1/N as printed, or a mass for each group."""
 
 
-def paper_dynamics(groups: int = 768) -> dict[str, ed.Dynamics]:
+def paper_dynamics(
+    groups: int = 768, *, mutation_target: MutationTarget = "uniform_share"
+) -> dict[str, ed.Dynamics]:
     """Return Eqs. 12, 13 and 14 with the numbers of section 8, by the columns of the paper's tables.
 
     Parameters
     ----------
     groups : int, optional
         Number of groups; the cap on total mass is what they start with.
+    mutation_target : "uniform_share" or float, optional
+        Of Eq. 8: 1/N as printed, or another mass for each group.
 
     Examples
     --------
@@ -37,7 +43,7 @@ def paper_dynamics(groups: int = 768) -> dict[str, ed.Dynamics]:
     return {
         "replicator": ed.Replicator(SIGNAL_CLIP),
         "normalized": ed.NormalizedGrowth(float(groups), SIGNAL_CLIP),
-        "mutation": ed.SelectionMutation(MUTATION_RATE, signal_clip=SIGNAL_CLIP),
+        "mutation": ed.SelectionMutation(MUTATION_RATE, mutation_target, SIGNAL_CLIP),
     }
 
 
@@ -78,6 +84,9 @@ class Experiment(Specification):
         Measure the fitness at the updated weights, see `train_epoch`.
     scaled_bias : bool
         Whether masses scale the biases too, see `population_mlp`.
+    trained_masses : bool
+        Whether the masses are in the optimiser's list too: its steps move them like any weight, and those of
+        the selector come on top.
     shuffling : {"own", "loader"}
         Where the order of the samples comes from: a generator of its own, or, as in a script with one global
         seed, the one that drew the weights before, through a shuffling `DataLoader`.
@@ -114,6 +123,7 @@ class Experiment(Specification):
     scope: Literal["global", "layer"] = "global"
     fresh_gradients: bool = False
     scaled_bias: bool = True
+    trained_masses: bool = False
     shuffling: Literal["own", "loader"] = "own"
     pruning: Literal["global", "layer"] = "global"
     sparsities: tuple[float, ...] = (0.35, 0.40, 0.45, 0.50)

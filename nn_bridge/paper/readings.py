@@ -9,19 +9,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import nn
 
-import evodyn as ed
 from evodyn.analysis.intervals import interval
 from evodyn.core.labels import about
 from nn_bridge.layers import population_layers
 from nn_bridge.paper.cells import Cell, cells, mass_score
-from nn_bridge.paper.experiment import MUTATION_RATE, SIGNAL_CLIP, Experiment, paper_dynamics
+from nn_bridge.paper.experiment import Experiment, MutationTarget, paper_dynamics
 from nn_bridge.paper.runs import Training, accuracy_without, data_of, train
 from nn_bridge.removal.prune import prune_to_sparsity
 
@@ -36,6 +35,7 @@ __all__ = [
     "canonical",
     "judged",
     "measured",
+    "mutated",
     "name",
     "neighbours",
     "replicated",
@@ -109,6 +109,11 @@ FACTORS = (
         "scaled_bias", "masses scale weights and biases, or weights alone", {True: "", False: "bias unscaled"}
     ),
     Factor(
+        "trained_masses",
+        "masses outside the optimiser's list, or in it, so that SGD moves them too",
+        {False: "", True: "masses trained"},
+    ),
+    Factor(
         "shuffling",
         "order of the samples: own seed, or a DataLoader after the network",
         {"own": "", "loader": "loader order"},
@@ -118,7 +123,7 @@ FACTORS = (
 (`mutation_target`, 1/N as printed or 1), and which groups are removed at a given sparsity (the smallest of
 all, the smallest of each layer, and as a control random ones), all measured on the same trained network."""
 
-TARGETS: tuple[Literal["uniform_share"] | float, ...] = (1.0, "uniform_share")
+TARGETS: tuple[MutationTarget, ...] = (1.0, "uniform_share")
 BASES: tuple[Mapping[str, Any], ...] = ({}, {"smoothing": 0.99, "relative": "mean"}, {"memory": 1.0})
 """Where the search starts, one factor at a time: the literal reading; a smoothed relative one, the closest
 known before; and gradients that are never zeroed, a common slip with parameters outside the optimiser."""
@@ -158,6 +163,11 @@ def neighbours(experiment: Experiment, *, finer: bool = False) -> list[Experimen
             other = canonical(dataclasses.replace(experiment, **{factor.field: level}))
             found.setdefault(name(other), other)
     return list(found.values())[1:]
+
+
+def mutated(experiment: Experiment, target: MutationTarget = 1.0) -> Experiment:
+    """Return a reading with mutation (Eq. 8) at the paper's rate to a target."""
+    return dataclasses.replace(experiment, dynamics=paper_dynamics(mutation_target=target)["mutation"])
 
 
 # One run
@@ -345,17 +355,14 @@ def replicated(trial: Trial, carried_out: CarriedOut, seeds: int) -> Finalist | 
         Number of seeds.
     """
     experiment = trial.experiment
-    groups = sum(experiment.widths[1:-1])
-    mutations = [
-        dataclasses.replace(experiment, dynamics=ed.SelectionMutation(MUTATION_RATE, target, SIGNAL_CLIP))
-        for target in TARGETS
-    ]
+    mutations = [mutated(experiment, target) for target in TARGETS]
     stage = f"all dynamics: {name(experiment)}"
 
     def other_seeds(reading: Experiment) -> list[Experiment]:
         numbers = range(reading.seed + 1, reading.seed + seeds)
         return [dataclasses.replace(reading, seed=number) for number in numbers]
 
+    groups = sum(experiment.widths[1:-1])
     normalized = dataclasses.replace(experiment, dynamics=paper_dynamics(groups)["normalized"])
     *more, capped, one, other = carried_out(stage, [*other_seeds(experiment), normalized, *mutations])
     replicator = [result for result in (trial.result, *more) if result is not None]

@@ -140,7 +140,7 @@ def train(
     def note(history: dict[str, Any], loss: float) -> None:
         history["loss"].append(loss)
         history["accuracy"].append(accuracy(model, data.test_images, data.test_labels))
-        history["masses"].append(selector.masses.cpu())
+        history["masses"].append(selector.masses.detach().cpu())
 
     progress = None
     if checkpoint is not None:
@@ -170,6 +170,7 @@ def train(
             now = Progress(epoch, selector.steps, history)
             save_checkpoint(checkpoint, model, optimizer, selector, progress=now, **saved)
         _report(epoch, history, on_epoch)
+    _end(model)
     dataset = _dataset(experiment, model, data, history)
     provenance = {
         "seconds": round(sum(history["seconds"]), 3),
@@ -191,10 +192,19 @@ def _start(
 ) -> tuple[nn.Module, torch.optim.Optimizer, Selector, torch.Generator]:
     model = population_mlp(experiment.widths, seed=experiment.seed, scaled_bias=experiment.scaled_bias)
     model = model.to(device)
+    trained: list[torch.Tensor] = list(model.parameters())
+    if experiment.trained_masses:
+        trained += [layer.masses.requires_grad_() for layer in population_layers(model)]
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=experiment.learning_rate, momentum=experiment.momentum, fused=True
+        trained, lr=experiment.learning_rate, momentum=experiment.momentum, fused=True
     )
     return model, optimizer, experiment.selector(model), _order(experiment, model)
+
+
+def _end(model: nn.Module) -> None:
+    """Leave the masses as buffers that no optimiser moves any more."""
+    for layer in population_layers(model):
+        layer.masses.requires_grad_(False)
 
 
 def _order(experiment: Experiment, model: nn.Module) -> torch.Generator:
@@ -341,6 +351,7 @@ def trained_network(
         )
     if progress is None or progress.epoch < experiment.epochs:
         raise ValueError(f"{checkpoint} is no checkpoint of a finished run; expected one: run it first.")
+    _end(model)
     return model
 
 

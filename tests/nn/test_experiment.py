@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -16,16 +17,18 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from typer.testing import CliRunner
 
 import evodyn as ed
 from evodyn.core.netcdf import content_digest
 from evodyn.model.descriptions import decode, encode
 from evodyn.sweeps.sweep import SweepError
-from nn_bridge import load_mnist, population_layers
+from nn_bridge import Selector, load_mnist, population_layers
 from nn_bridge.paper.experiment import Experiment, paper_dynamics
 from nn_bridge.paper.reports import EpochReport, postbox
-from nn_bridge.paper.runs import Source, run_all, trained_network
+from nn_bridge.paper.runs import Source, run_all, train, trained_network
 from nn_bridge.paper.tables import BASELINE, comparison, printed_table
+from tests.scripts import module
 
 pytestmark = pytest.mark.nn
 
@@ -275,6 +278,84 @@ def test_reports_arrive_though_one_of_them_is_not_understood(capsys: pytest.Capt
         for index in range(4):
             send(index, EpochReport(0, 0.0, 0.0, 1.0, 1))
     assert seen == [0, 2, 3] and "shown nowhere" in capsys.readouterr().err
+
+
+# Masses in the optimiser's list
+
+
+def test_trained_masses_are_moved_by_the_optimiser_and_then_by_the_selector(source: Source) -> None:
+    settings = TINY | {"epochs": 1, "train_samples": 256, "relative": False, "smoothing": 0.0}
+    plain = {"momentum": 0.0, "decay": 0.0, "dynamics": ed.Replicator()}
+    experiment = Experiment(**settings | plain, trained_masses=True)
+    steps: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def listen(selector: Selector) -> None:
+        selector.listen(lambda c, masses: steps.append((c.numpy(), masses.detach().numpy().copy())))
+
+    model, result = train(experiment, source, on_selector=listen)
+    assert len(steps) == 2 and not any(layer.masses.requires_grad for layer in population_layers(model))
+    (first, before), (_, after) = steps
+    # Of the step of SGD on masses of 1 only the size is in the signal, |∂L/∂p|.
+    np.testing.assert_allclose(np.abs(before - 1), 0.05 * first, rtol=1e-4)
+    selected = before * (1 + 0.1 * (first - (before * first).sum() / before.sum()))
+    assert np.abs(after - selected).max() > 1e-5  # SGD moved them once more
+    np.testing.assert_allclose(np.abs(after - selected), 0.05 * steps[1][0], rtol=1e-3, atol=1e-9)
+    assert np.isfinite(result["mass"].values).all()
+
+
+def test_trained_masses_go_on_from_a_checkpoint(tmp_path: Path, source: Source) -> None:
+    whole = Experiment(**TINY | {"trained_masses": True})
+    file = tmp_path / "run.pt"
+
+    def stop(report: EpochReport) -> None:
+        if report.epoch == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(whole, source, checkpoint=file, on_epoch=stop)
+    resumed, straight = train(whole, source, checkpoint=file)[1], train(whole, source)[1]
+    assert content_digest(resumed) == content_digest(straight)
+    assert content_digest(straight) != content_digest(train(Experiment(**TINY), source)[1])
+
+
+# The study
+
+
+def test_the_study_prints_the_paper_beside_each_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = module("studies/mnist_bridge.py")
+    tiny = {"epochs": 1, "train_samples": 128, "test_samples": 100, "widths": (784, 12, 8, 10)}
+    monkeypatch.setattr(study, "SMOKE", tiny)
+    monkeypatch.setattr(study, "exported", lambda *arguments: None)  # seconds, and tested elsewhere
+    command = study._shared.command_line(study.main)
+
+    def run_study(*options: str) -> tuple[str, list[dict[str, str]]]:
+        done = CliRunner().invoke(command, ["--smoke", "--out", str(tmp_path), *options])
+        assert done.exit_code == 0, done.output
+        with (tmp_path / "table1.csv").open(newline="") as file:
+            return done.stdout, list(csv.DictReader(file))
+
+    printed, rows = run_study()
+    assert "ε paper  literal  fitting" in printed and "of the clip" in printed
+    assert max(len(line) for line in printed.splitlines()[:-1]) <= 80
+    assert [row["reading"] for row in rows] == ["literal"] * 12 + ["paper"] * 12
+    first = rows[0]
+    assert float(first["ours_epsilon"]) - float(first["paper_epsilon"]) == float(first["difference_epsilon"])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["reading"] for row in summary["masses"]] == ["literal", "paper"]
+    with xr.open_dataset(tmp_path / "trajectories.nc", engine="h5netcdf") as saved:
+        (run,) = np.flatnonzero((saved["reading"] == "literal") & (saved["dynamics"] == "replicator"))
+        masses = saved["mass"].values[run, -1]
+    assert summary["masses"][0]["lowest"] == masses.min() < 1 < masses.max()
+    used = np.abs(np.log(masses)).mean() / (5e-4 * 0.1)  # after one step
+    assert summary["masses"][0]["of_clip"] == pytest.approx(used)
+
+    printed, rows = run_study("--reading", "paper")
+    assert [row["reading"] for row in rows] == ["paper"] * 12 and "diff." in printed
+    assert "do not scale biases" in printed  # and so there is no smaller network
+    _, rows = run_study("--reading", "memory 1, raw", "--reading", "literal")
+    assert {row["reading"] for row in rows} == {"memory 1, raw", "literal"}
 
 
 # The printed tables

@@ -24,7 +24,8 @@ from nn_bridge.layers import PopulationWeights
 from nn_bridge.paper.cells import cells, half_widths, mass_score
 from nn_bridge.paper.claims import claims, clip_floor, duplicated, mass_bounds, mutation_floor, steps
 from nn_bridge.paper.experiment import Experiment
-from nn_bridge.paper.readings import FACTORS, canonical, measured, name, neighbours, search
+from nn_bridge.paper.named import reading
+from nn_bridge.paper.readings import FACTORS, canonical, measured, mutated, name, neighbours, search
 from nn_bridge.paper.runs import Source, Training, train
 from nn_bridge.paper.tables import printed_table
 from nn_bridge.training import loader_generator
@@ -183,6 +184,33 @@ def test_neighbours_differ_in_one_factor_and_are_told_apart() -> None:
         for other in fine:
             changed = [f.field for f in FACTORS if getattr(other, f.field) != getattr(experiment, f.field)]
             assert len(changed) == 1
+
+
+def test_every_reading_is_found_by_its_name() -> None:
+    for base in (Experiment(), Experiment(memory=0.97, trained_masses=True), Experiment(smoothing=0.98)):
+        for experiment in neighbours(base, finer=True):
+            found = reading(name(experiment))
+            assert found.experiments()["replicator"].same_as(experiment)
+            assert found.departures == found.name == name(experiment)
+    assert all(
+        e.dynamics.same_as(mutated(e, "uniform_share").dynamics) or column != "mutation"
+        for column, e in reading("literal").experiments().items()
+    )
+    fitting = reading("paper").experiments(seed=3)
+    assert {e.seed for e in fitting.values()} == {3}
+    assert name(fitting["normalized"]) == "memory 1, raw, bias unscaled"
+    assert fitting["mutation"].same_as(mutated(fitting["replicator"], 1.0))
+    assert (
+        reading(reading("paper").departures)
+        .experiments()["mutation"]
+        .same_as(reading("paper").experiments()["mutation"])
+    )
+
+
+@pytest.mark.parametrize("text", ["memory", "momentum 1", "raw, raw", "EMA 1.5", "", "memory 1, target -1"])
+def test_a_name_of_no_reading_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"reading is|smoothing is|target"):
+        reading(text).experiments()
 
 
 @pytest.mark.parametrize(
