@@ -1,5 +1,6 @@
 """Sphinx configuration: Markdown pages, and the reference from the docstrings."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from latex2mathml.converter import convert
 from sphinx.ext import autosummary
 
 from evodyn import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "evodyn"
 author = "The evodyn authors"
@@ -22,11 +25,12 @@ extensions = [
     "sphinx.ext.viewcode",
     "matplotlib.sphinxext.plot_directive",
     "myst_parser",
+    "notebooks",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 2
 suppress_warnings = ["ref.python"]  # many classes have masses: their name is no link
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_extensions", "**.ipynb_checkpoints"]
 
 autodoc_typehints = "none"  # numpydoc's parameter lists have them
 autodoc_member_order = "bysource"

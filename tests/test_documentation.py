@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -13,8 +14,8 @@ import pytest
 
 import evodyn as ed
 
-pytest.importorskip("sphinx", reason="the documentation needs the docs group")
-pytest.importorskip("furo", reason="the documentation needs the docs group")
+for part in ("sphinx", "furo", "nbclient", "ipykernel"):
+    pytest.importorskip(part, reason="the documentation needs the docs group")
 DOCS = Path(__file__).parents[1] / "docs"
 SOURCES = {
     str(page.relative_to(DOCS).with_suffix("")): page
@@ -69,6 +70,25 @@ def test_the_reference_lists_every_public_name_once() -> None:
     names = [f"evodyn.{name}" for name in ed.__all__] + [f"nn_bridge.{name}" for name in bridge]
     listed = re.findall(r"(?m)^   ((?:evodyn|nn_bridge)\.\w+)$", SOURCES["reference"].read_text())
     assert sorted(listed) == sorted(names)
+
+
+def test_notebooks_run_from_start_to_end_and_show_what_they_found(pages: dict[str, str]) -> None:
+    """A cell that fails ends the build; what the others put out is on the pages."""
+    files = sorted((DOCS / "notebooks").glob("*.ipynb"))
+    assert [file.stem for file in files] == ["forecast", "own_landscape"]
+    for file in files:
+        cells = [cell for cell in json.loads(file.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert not any(cell["outputs"] or cell["execution_count"] for cell in cells), "is saved as it ran"
+        page = pages[f"notebooks/{file.stem}"]
+        assert page.count("data:image/png") >= 2 and "Traceback" not in page and "Warning" not in page
+    own, forecast = pages["notebooks/own_landscape"], pages["notebooks/forecast"]
+    assert "<strong>Run</strong>" in own and "3 of 5 at the end" in own
+    assert "asymptotically stable" in own
+    # The sweep: where the resources are alike or tastes differ, both specialists live.
+    rows = re.findall(r"<th>(\d+\.\d+)</th>\s*<td>(\d)</td>\s*<td>(\d)</td>", own)
+    assert rows == [("0.25", "1", "2"), ("1.00", "2", "2"), ("4.00", "1", "2"), ("16.00", "1", "2")]
+    (held,) = re.findall(r"([\d.]+)% of \d+ intervals hold the truth", forecast)
+    assert 92 < float(held) < 98
 
 
 def test_the_gallery_shows_every_plot_and_every_study_figure() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,6 +71,23 @@ def test_lines_are_the_masses_and_crosses_the_extinctions() -> None:
     ]
     shares = ed.plots.masses(run, shares=True)
     np.testing.assert_array_equal(shares.lines[1].get_ydata(), run.shares[:, 1])
+
+
+def test_crosses_that_are_close_all_have_their_names() -> None:
+    fitness = landscapes.Constant([1.0, 0.32, 0.31, 0.305, 0.3, 0.0])
+    run = ed.solve(REPLICATOR, fitness, np.ones(6), (0.0, 20.0), extinction=ed.Extinction(1e-3))
+    names = ["left", "one", "two", "three", "four", "five"]
+    ax: Any = run.plot(names=names)
+    assert sorted(text.get_text() for text in ax.texts)[1:] == sorted(names)
+    assert problems(ax.figure) == []
+
+
+def test_a_threshold_that_nobody_comes_near_is_not_written_below_the_axes() -> None:
+    fitness = landscapes.Constant([1.0, 0.9])
+    run = ed.solve(REPLICATOR, fitness, np.ones(2), (0.0, 2.0), extinction=ed.Extinction(1e-6))
+    ax: Any = run.plot()
+    assert [text.get_text() for text in ax.texts] == ["1", "0"]
+    assert problems(ax.figure) == []
 
 
 def test_groups_with_thresholds_of_their_own_die_at_them() -> None:
@@ -266,6 +284,16 @@ SHOWN: dict[str, Callable[[], Axes]] = {
     "simplex": lambda: ed.plots.simplex(REPLICATOR, ROCK, names=["rock", "paper", "scissors"]),
     "network": lambda: ed.plots.network(a_run()),
 }
+
+
+def test_a_picture_for_a_notebook_needs_no_pyplot() -> None:
+    code = (
+        "import sys, evodyn as ed\n"
+        "run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1, 1], (0, 1))\n"
+        "assert 'data:image/png' in run._repr_html_()\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import style  # which only pyplot loads by itself
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,7 +33,7 @@ def image(draw: Callable[[Any, Axes], object], result: Any) -> str:
     >>> image(lambda result, ax: ax.plot(result), [1.0, 2.0])[:38]
     '<img width="340" alt="plot" src="data:'
     """
-    with mpl.style.context("default"), mpl.rc_context({"font.size": 8, "axes.linewidth": 0.6}):
+    with style.context("default"), mpl.rc_context({"font.size": 8, "axes.linewidth": 0.6}):
         figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
         draw(result, figure.subplots())
         content = io.BytesIO()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 
 from evodyn.core.arrays import FloatArray
 from evodyn.plots.canvas import GREY, TIME, axes_or_new, names_of, readable, shades
@@ -18,7 +19,7 @@ __all__ = ["draw_lives", "masses", "ranking"]
 
 _MOST = 300  # lines; more hide one another
 _NAMED = 10  # groups; more names find no room
-_LINE = 7.5  # height in points of a name
+_LINE = 1.15  # height of a name, in sizes of its letters
 
 
 def masses(
@@ -94,7 +95,8 @@ def masses(
     ax.set(xlabel=TIME, ylabel="share" if shares else "mass")
     ax.margins(x=0.01)
     _limits(ax, shown, None if thresholds is None else float(thresholds[chosen].min()), log)
-    if thresholds is not None and (thresholds == thresholds[0]).all():
+    visible = ax.get_ylim()[0]
+    if thresholds is not None and (thresholds == thresholds[0]).all() and thresholds[0] >= visible:
         threshold = float(thresholds[0])
         ax.axhline(threshold, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
         look: dict[str, Any] = {"color": GREY, "fontsize": "small", "va": "center", "annotation_clip": False}
@@ -183,26 +185,27 @@ def _name(
     names: list[str],
     colours: Any,
 ) -> None:
-    """Write names at the ends of the lines, moved apart, and beside the crosses where there is room."""
+    """Write names at the ends of the lines, moved apart, and above the crosses, in rows where they are close."""
     bottom, top = ax.get_ylim()
     scale = 72 / ax.figure.dpi
+    line = _LINE * FontProperties(size="small").get_size_in_points()
     ends = {k: values[-1, k] for k in chosen if bottom <= values[-1, k] <= top}
     at: dict[Any, float] = {}
     last = -np.inf
     for k in sorted(ends, key=lambda k: (float(ends[k]), float(values[0, k]))):
         height = float(ax.transData.transform((run.t[-1], ends[k]))[1]) * scale
-        at[k] = max(height, last + _LINE)
+        at[k] = max(height, last + line)
         last = at[k]
         place = (run.t[-1], ends[k]), (5, at[k] - height)
         look: dict[str, Any] = {"color": readable(colours[k]), "va": "center", "fontsize": "small"}
         ax.annotate(names[k], *place, "data", "offset points", annotation_clip=False, **look)
-    last = -np.inf
+    rows: list[float] = []  # where the names end that stand in each row above the crosses
     for k in sorted((k for k in chosen if k not in ends), key=lambda k: float(run.extinction_time[k])):
         if not np.isfinite(run.extinction_time[k]):
             continue
         across = float(ax.transData.transform((run.extinction_time[k], 1.0))[0]) * scale
-        if across > last + _LINE * max(1, 0.6 * len(names[k])):
-            last = across
-            place = (run.extinction_time[k], heights[k]), (3, 3)
-            look = {"color": readable(colours[k]), "fontsize": "small"}
-            ax.annotate(names[k], *place, "data", "offset points", **look)
+        row = next((row for row, end in enumerate(rows) if end < across), len(rows))
+        rows[row : row + 1] = [across + line * max(1, 0.6 * len(names[k]))]
+        place = (run.extinction_time[k], heights[k]), (3, 3 + line * row)
+        look = {"color": readable(colours[k]), "fontsize": "small"}
+        ax.annotate(names[k], *place, "data", "offset points", **look)
