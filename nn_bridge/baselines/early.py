@@ -64,7 +64,9 @@ def removed_early(
     """
     if not 0 < validation.count("until", until) < course.epochs:
         raise ValueError(f"until is {until!r}; expected an epoch before the last of {course.epochs}.")
-    lessons = Lessons(course, model, images, labels, seed=seed, optimizer=without_decay_of_gates(course, model))
+    lessons = Lessons(
+        course, model, images, labels, seed=seed, optimizer=without_decay_of_gates(course, model)
+    )
     moved = selector(model) if selector is not None else None
     pressure = (lambda: strength * penalty(model)) if strength else None
     for _ in range(until):

@@ -11,7 +11,7 @@ from nn_bridge.modes import evaluation_mode
 from nn_bridge.removal.prune import PruneReport, prune_to_sparsity
 from nn_bridge.signals import Magnitude
 
-__all__ = ["at_random", "by_gate", "by_magnitude", "by_sensitivity", "remove_lowest"]
+__all__ = ["at_random", "by_gate", "by_magnitude", "by_mass", "by_sensitivity", "remove_lowest"]
 
 
 def at_random(model: nn.Module, seed: int) -> torch.Tensor:
@@ -23,6 +23,11 @@ def at_random(model: nn.Module, seed: int) -> torch.Tensor:
 def by_magnitude(model: nn.Module) -> torch.Tensor:
     """Return the Euclidean norm of each group's incoming weights and bias, shape (groups,)."""
     return Magnitude().values(population_layers(model), torch.empty(0)).double()
+
+
+def by_mass(model: nn.Module) -> torch.Tensor:
+    """Return the masses, shape (groups,)."""
+    return torch.cat([layer.masses for layer in population_layers(model)])
 
 
 def by_gate(model: nn.Module) -> torch.Tensor:

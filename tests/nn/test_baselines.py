@@ -103,7 +103,9 @@ def test_folded_gates_give_the_same_outputs_and_the_same_smaller_network(kind: o
     torch.testing.assert_close(plain(x), model.eval()(x))
     torch.testing.assert_close(nb.compact(plain)(x), plain(x))
     assert sum(int((part.masses > 0).sum()) for part in nb.population_layers(plain)) <= 5
-    assert number(penalty(model)) < number(penalty(gated(nb.population_mlp(WIDTHS), kind))) or kind is KINDS[2]
+    assert (
+        number(penalty(model)) < number(penalty(gated(nb.population_mlp(WIDTHS), kind))) or kind is KINDS[2]
+    )
 
 
 def test_gates_start_from_the_weights_of_the_dense_network_and_leave_it_alone() -> None:
