@@ -1,281 +1,40 @@
 """How much accuracy a perceptron keeps as its neurons are removed: selection, other methods, and a control.
 
-Every method trains in the same loop, with the same samples and epochs. The control is a small dense network of the
-widths that selection ended with, trained from scratch: what a method gains is what it has over that one. Settings of
-the methods were chosen on training images that were left out of training (``--held-out``).
+Every method but the paper's own trains in the same loop, with the same samples, and all with as many epochs.
+The control is a small dense network of the widths that selection ended with, trained from scratch: what a
+method gains is what it has over that one. Settings of the methods were chosen on training images that were
+left out of training (``--held-out``).
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 import xarray as xr
 from rich.table import Table
-from torch import nn
 
 import _shared
-import evodyn as ed
 import nn_bridge as nb
 from _shared import Row
 from evodyn.analysis.intervals import interval
 from evodyn.core.checksums import read_text
-from evodyn.core.labels import about, labelled
-from nn_bridge.baselines import rankings
-from nn_bridge.baselines.d_gating import DGating
-from nn_bridge.baselines.early import removed_early
-from nn_bridge.baselines.gates import gated
-from nn_bridge.baselines.hard_concrete import HardConcrete
-from nn_bridge.baselines.slimming import Slimming
-from nn_bridge.paper.experiment import Experiment
-from nn_bridge.paper.runs import Source, train
+from evodyn.core.labels import labelled
+from nn_bridge.baselines import trials
+from nn_bridge.baselines.trials import Training, measured
 from nn_bridge.paper.tables import printed_table
 
 SCHEMA = 1
 WIDTHS = ["784,512,256,10", "784,500,300,10", "784,300,100,10"]
 FRACTIONS = (0.5, 0.8, 0.87, 0.92)
-DENSE = ("dense", "random", "magnitude", "taylor")
-"""What one dense training gives: the network itself, and removals from it without any further training."""
-STRENGTHS: dict[str, float] = {
-    "l0": 3e-4,
-    "slimming": 1e-3,
-    "d_gating_3": 3e-4,
-    "d_gating_4": 3e-4,
-    "exponentiated": 1.0,
-    "scratch_dropout": 0.1,
-}
-"""Penalties on the gates, step size of the masses, probability of dropout: by held-out images, one for all fractions."""
-EARLY = ("magnitude_early", "l0", "slimming", "d_gating_3", "d_gating_4", "exponentiated")
-"""Removal after `UNTIL` epochs, where selection ends at the latest too; what is left goes on to the last epoch."""
-UNTIL = 13
-CONTROLS = ("scratch", "scratch_dropout")
-READINGS: dict[str, Row] = {
-    "paper": {},
-    "paper_reading": {"memory": 1.0, "standardise": False, "scaled_bias": False},
-}
-METHODS = ["selection", *DENSE, *EARLY, *READINGS, *CONTROLS]
+METHODS = list(trials.METHODS)
 QUOTED = Path(__file__).parent / "data" / "pruned_mnist_perceptrons.csv"
 SMOKE: Row = {"epochs": 3, "until": 2, "train_samples": 1280, "test_samples": 500}
-
-
-# --- One training ---------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """One training, and the removals that belong to it."""
-
-    method: str
-    """One of `METHODS`; "dense" stands for all of `DENSE`."""
-    widths: tuple[int, ...]
-    seed: int
-    fractions: tuple[float | None, ...]
-    """What is to be removed; None: what the recipe finds by itself."""
-    course: nb.Course
-    until: int = UNTIL
-    strength: float = 0.0
-    dataset: str = "mnist"
-    data_root: str | None = None
-    held_out: int = 0
-    """Number of training images that take the place of the test images."""
-    train_samples: int | None = None
-    test_samples: int | None = None
-
-    def data(self) -> nb.Dataset:
-        """Return the samples."""
-        whole = loaded(self.dataset, self.data_root)
-        if self.held_out:
-            kept = len(whole.train_images) - self.held_out
-            whole = dataclasses.replace(
-                whole,
-                train_images=whole.train_images[:kept],
-                train_labels=whole.train_labels[:kept],
-                test_images=whole.train_images[kept:],
-                test_labels=whole.train_labels[kept:],
-            )
-        return whole.first(self.train_samples, self.test_samples)
-
-    def model(self) -> nn.Sequential:
-        """Return the network as it is at first."""
-        return nb.population_mlp(self.widths, seed=self.seed)
-
-
-@functools.lru_cache(maxsize=1)
-def loaded(dataset: str, data_root: str | None) -> nb.Dataset:
-    """Return a data set."""
-    return nb.load_dataset(dataset, data_root)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What came of one removal."""
-
-    method: str
-    asked: float
-    """Fraction that was to be removed; NaN where nobody asked."""
-    living: tuple[int, ...]
-    before: float
-    """Accuracy of the network with all groups, at the removal (at the end of training, where nothing was removed)."""
-    after: float
-    """Accuracy at the end of training, without those that were removed."""
-
-
-def measured(point: Training) -> xr.Dataset:
-    """Carry out one training and its removals, and return accuracies on the test images."""
-    torch.set_num_threads(1)
-    outcomes = list(TASKS[point.method](point))
-    by_removal = {
-        "asked": ([o.asked for o in outcomes], "fraction asked for"),
-        "accuracy_before": ([o.before for o in outcomes], "accuracy with all groups"),
-        "accuracy_after": ([o.after for o in outcomes], "accuracy without those that were removed"),
-    }
-    variables = labelled("removal", by_removal)
-    variables["living"] = ("removal", "layer"), [o.living for o in outcomes], about("groups that are left")
-    variables["method"] = "removal", [o.method for o in outcomes], about("method")
-    return xr.Dataset(variables)
-
-
-def widths_left(model: nn.Module) -> tuple[int, ...]:
-    """Return the widths of the hidden layers of a network of plain modules."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return tuple(layer.out_features for layer in layers[:-1])
-
-
-def selection(point: Training) -> Iterator[Outcome]:
-    """Train with the recipe, which removes while it trains."""
-    data = point.data()
-    for fraction in point.fractions:
-        recipe = nb.Recipe(fraction, course=point.course, stop=float(point.until))
-        trained = recipe.train(point.model(), data.train_images, data.train_labels, seed=point.seed)
-        before, after = (accuracy(model, data) for model in (trained.before, trained.model))
-        yield Outcome("selection", nan_if_none(fraction), trained.living, before, after)
-
-
-def dense(point: Training) -> Iterator[Outcome]:
-    """Train with all groups, and remove some at the end: random ones, small ones, and those of little effect."""
-    data, model = point.data(), point.model()
-    point.course.train(model, data.train_images, data.train_labels, seed=point.seed)
-    before = accuracy(model, data)
-    yield Outcome("dense", 0.0, point.widths[1:-1], before, before)
-    scores = {
-        "random": rankings.at_random(model, point.seed),
-        "magnitude": rankings.by_magnitude(model),
-        "taylor": rankings.by_sensitivity(model, data.train_images, data.train_labels),
-    }
-    for (name, values), fraction in itertools.product(scores.items(), point.fractions):
-        assert fraction is not None
-        living = rankings.remove_lowest(model, values, fraction).living
-        yield Outcome(name, fraction, living, before, accuracy(model, data))
-        for layer in nb.population_layers(model):
-            layer.masses.fill_(1.0)
-
-
-def early(point: Training) -> Iterator[Outcome]:
-    """Train under a penalty on gates (or another pressure), remove, and go on to the last epoch."""
-    data, model = point.data(), point.model()
-    kinds: dict[str, Callable[[Any], Any]] = {
-        "l0": functools.partial(HardConcrete, seed=point.seed),
-        "slimming": Slimming,
-        "d_gating_3": functools.partial(DGating, depth=3),
-        "d_gating_4": functools.partial(DGating, depth=4),
-    }
-    how: Row = {"scores": rankings.by_magnitude}
-    if point.method in kinds:
-        model = gated(model, kinds[point.method])
-        how = {"scores": rankings.by_gate, "strength": point.strength}
-    elif point.method == "exponentiated":
-        how = {"scores": rankings.by_mass, "selector": functools.partial(ascent, step_size=point.strength)}
-    fractions = [fraction for fraction in point.fractions if fraction is not None]
-    before = None
-    removals = removed_early(
-        model,
-        data.train_images,
-        data.train_labels,
-        fractions,
-        course=point.course,
-        until=point.until,
-        seed=point.seed,
-        **how,
-    )
-    for fraction, (middle, small) in zip(fractions, removals, strict=True):
-        before = accuracy(middle, data) if before is None else before
-        yield Outcome(point.method, fraction, widths_left(small), before, accuracy(small, data))
-
-
-def ascent(model: nn.Module, step_size: float) -> nb.Selector:
-    """Return exponentiated gradients: p ← p exp(-η ∂L/∂p), without cost, comparison, smoothing or extinction."""
-    return nb.Selector(
-        model,
-        ed.Selection(lambda masses, fitness: fitness),
-        nb.Benefit(),
-        step_size,
-        landscape=nb.Priced(0.0),
-        scheme="exponential",
-    )
-
-
-def reading(point: Training) -> Iterator[Outcome]:
-    """Carry out the paper's experiment, and remove the smallest masses of all."""
-    experiment = Experiment(
-        seed=point.seed,
-        dataset=point.dataset,  # type: ignore[arg-type]
-        widths=point.widths,
-        epochs=point.course.epochs,
-        train_samples=point.train_samples,
-        test_samples=point.test_samples,
-        sparsities=tuple(fraction for fraction in point.fractions if fraction is not None),
-        **READINGS[point.method],
-    )
-    model, found = train(experiment, Source(data_root=point.data_root))
-    masses = [layer.masses.clone() for layer in nb.population_layers(model)]
-    for k, fraction in enumerate(experiment.sparsities):
-        for layer, mass in zip(nb.population_layers(model), masses, strict=True):
-            layer.masses.copy_(mass)
-        living = nb.prune_to_sparsity(model, fraction, allow_empty=True).living
-        after = float(found["accuracy_at_sparsity"][k])
-        yield Outcome(point.method, fraction, living, float(found["accuracy"][-1]), after)
-
-
-def from_scratch(point: Training) -> Iterator[Outcome]:
-    """Train a dense network of the widths that are given."""
-    data, model = point.data(), point.model()
-    if point.strength:
-        parts = [
-            (part, nn.Dropout(point.strength)) if isinstance(part, nn.ReLU) else (part,) for part in model
-        ]
-        model = nn.Sequential(*itertools.chain(*parts))
-        torch.manual_seed(point.seed)
-    point.course.train(model, data.train_images, data.train_labels, seed=point.seed)
-    found = accuracy(model, data)
-    (fraction,) = point.fractions
-    yield Outcome(point.method, nan_if_none(fraction), point.widths[1:-1], found, found)
-
-
-TASKS: dict[str, Callable[[Training], Iterator[Outcome]]] = {
-    "selection": selection,
-    "dense": dense,
-    **dict.fromkeys(EARLY, early),
-    **dict.fromkeys(READINGS, reading),
-    **dict.fromkeys(CONTROLS, from_scratch),
-}
-
-
-def accuracy(model: nn.Module, data: nb.Dataset) -> float:
-    """Return the accuracy on the test images."""
-    return nb.accuracy(model, data.test_images, data.test_labels)
-
-
-def nan_if_none(value: float | None) -> float:
-    """Return NaN for None."""
-    return float("nan") if value is None else value
 
 
 # --- The study ------------------------------------------------------------------------------------------
@@ -315,15 +74,16 @@ def main(
     """Say how accurate networks are without part of their neurons, by selection and by other methods.
 
     Writes results/lossless/lossless.csv (a row for every run; accuracies are fractions),
-    lossless_summary.csv (means with 95 % intervals) and quoted.csv (what others print). Controls of the widths that
-    selection ends with need selection, which is run for them. Finished trainings are kept: what was interrupted goes on.
+    lossless_summary.csv (means with 95 % intervals) and quoted.csv (what others print). Controls of the
+    widths that selection ends with need selection, which is run for them. Finished trainings are kept: what
+    was interrupted goes on.
     """
     if unknown := set(method) - set(METHODS):
         raise ValueError(f"method is {', '.join(sorted(unknown))}; expected any of {', '.join(METHODS)}.")
-    if held_out and (printed := [name for name in method if name in READINGS]):
+    if held_out and (printed := [name for name in method if name in trials.READINGS]):
         raise ValueError(
-            f"method is {', '.join(printed)} with held_out {held_out}; expected others: the paper's experiment has "
-            "its own training and test images."
+            f"method is {', '.join(printed)} with held_out {held_out}; expected others: the paper's "
+            "experiment has its own training and test images."
         )
     for fraction in remove or ():
         if not 0 < fraction < 1:
@@ -340,24 +100,27 @@ def main(
     def training(
         name: str, layers: tuple[int, ...], number: int, removed: Sequence[float | None]
     ) -> Training:
-        force = STRENGTHS.get(name, 0.0) if strength is None or name not in STRENGTHS else strength
+        force = (
+            trials.STRENGTHS.get(name, 0.0) if strength is None or name not in trials.STRENGTHS else strength
+        )
         return Training(name, layers, number, tuple(removed), course, strength=force, **common)
 
     runs = list(itertools.product(networks, range(seed, seed + seeds)))
-    names = dict.fromkeys("dense" if name in DENSE else name for name in METHODS if name in method)
-    whole = [name for name in names if name not in ("selection", *CONTROLS)]
+    names = dict.fromkeys("dense" if name in trials.DENSE else name for name in METHODS if name in method)
+    whole = [name for name in names if name not in ("selection", *trials.CONTROLS)]
     points = [training(name, *run, fractions) for run in runs for name in whole]
     rows = [
         row
         for p, found in zip(points, study.sweep("Other methods", measured, points))
         for row in rows_of(p, found)
     ]
-    if "selection" in names or set(CONTROLS) & set(names):
+    if "selection" in names or set(trials.CONTROLS) & set(names):
         points = [training("selection", *run, [fraction]) for run in runs for fraction in asked]
         selected = study.sweep("Selection", measured, points)
-        found = [row for p, result in zip(points, selected) for row in rows_of(p, result)]
-        rows += found if "selection" in names else []
-        rows += controls(study, training, points, selected, [name for name in CONTROLS if name in names])
+        rows += gathered(points, selected)
+        rows += controls(
+            study, training, points, selected, [name for name in trials.CONTROLS if name in names]
+        )
     rows = [row for row in rows if row["method"] in method]
     rows.sort(key=ranked)
     summary = summarised(rows)
@@ -368,7 +131,7 @@ def main(
         "methods": [name for name in METHODS if name in method],
         "dataset": dataset,
         "held_out": held_out,
-        "strengths": STRENGTHS if strength is None else strength,
+        "strengths": trials.STRENGTHS if strength is None else strength,
         "epochs": course.epochs,
         "seeds": list(range(seed, seed + seeds)),
     }
@@ -411,7 +174,12 @@ def controls(
             of.append(point)
     results = study.sweep("Controls", measured, small) if small else []
     # A control is a row of the network that it is compared with.
-    return [row for point, found in zip(of, results, strict=True) for row in rows_of(point, found)]
+    return gathered(of, results)
+
+
+def gathered(points: Sequence[Training], results: Sequence[xr.Dataset]) -> list[Row]:
+    """Return the rows of all trainings."""
+    return [row for point, found in zip(points, results, strict=True) for row in rows_of(point, found)]
 
 
 def rows_of(point: Training, found: xr.Dataset) -> list[Row]:
