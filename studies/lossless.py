@@ -34,6 +34,7 @@ WIDTHS = ["784,512,256,10", "784,500,300,10", "784,300,100,10"]
 FRACTIONS = (0.5, 0.8, 0.87, 0.92)
 METHODS = list(trials.METHODS)
 QUOTED = Path(__file__).parent / "data" / "pruned_mnist_perceptrons.csv"
+SMALL = (784, 64, 32, 10)
 SMOKE: Row = {"epochs": 3, "until": 2, "train_samples": 1280, "test_samples": 500}
 
 
@@ -90,9 +91,10 @@ def main(
             raise ValueError(f"remove is {fraction!r}; expected a fraction between 0 and 1.")
     networks = [network(text) for text in dict.fromkeys(widths)]
     fractions = tuple(sorted(set(remove))) if remove else FRACTIONS
-    course, common = nb.Course(), {"dataset": dataset, "data_root": data_root, "held_out": held_out}
+    course = nb.Course()
+    common: Row = {"dataset": dataset, "data_root": data_root, "held_out": held_out}
     if study.smoke:
-        networks, seeds, fractions = networks[:1], min(seeds, 2), fractions[-2:]
+        networks, seeds, fractions = [SMALL], min(seeds, 2), fractions[-2:]
         course = nb.Course(epochs=SMOKE["epochs"], hold=1.0, warm_up=10)
         common |= {name: SMOKE[name] for name in ("until", "train_samples", "test_samples")}
     asked = fractions if remove else (*fractions, None)
@@ -100,23 +102,19 @@ def main(
     def training(
         name: str, layers: tuple[int, ...], number: int, removed: Sequence[float | None]
     ) -> Training:
-        force = (
-            trials.STRENGTHS.get(name, 0.0) if strength is None or name not in trials.STRENGTHS else strength
-        )
+        force = trials.STRENGTHS.get(name, 0.0)
+        if force and strength is not None:
+            force = strength
         return Training(name, layers, number, tuple(removed), course, strength=force, **common)
 
     runs = list(itertools.product(networks, range(seed, seed + seeds)))
     names = dict.fromkeys("dense" if name in trials.DENSE else name for name in METHODS if name in method)
     whole = [name for name in names if name not in ("selection", *trials.CONTROLS)]
     points = [training(name, *run, fractions) for run in runs for name in whole]
-    rows = [
-        row
-        for p, found in zip(points, study.sweep("Other methods", measured, points))
-        for row in rows_of(p, found)
-    ]
+    rows = gathered(points, study.sweep("Other methods", measured, points))
     if "selection" in names or set(trials.CONTROLS) & set(names):
         points = [training("selection", *run, [fraction]) for run in runs for fraction in asked]
-        selected = study.sweep("Selection", measured, points)
+        selected = study.sweep("Selection", measured, points, "selection")
         rows += gathered(points, selected)
         rows += controls(
             study, training, points, selected, [name for name in trials.CONTROLS if name in names]
@@ -172,7 +170,7 @@ def controls(
             layers = (point.widths[0], *found.living.values[0].tolist(), point.widths[-1])
             small.append(training(name, layers, point.seed, point.fractions))
             of.append(point)
-    results = study.sweep("Controls", measured, small) if small else []
+    results = study.sweep("Controls", measured, small, "controls") if small else []
     # A control is a row of the network that it is compared with.
     return gathered(of, results)
 
@@ -202,7 +200,7 @@ def rows_of(point: Training, found: xr.Dataset) -> list[Row]:
 
 
 def summarised(rows: Sequence[Row]) -> list[Row]:
-    """Return means over the seeds with 95 % intervals, and what selection has over its control, seed by seed."""
+    """Return means over seeds with 95 % intervals, and what there is over the control, seed by seed."""
     cells: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         cells.setdefault((row["widths"], row["method"], f"{row['asked']:g}"), []).append(row)
@@ -302,8 +300,8 @@ def tables(summary: Sequence[Row], held_out: int) -> Iterator[Table | str]:
         cells = list(part)
         title = f"{layers}, {dataset}, {cells[0]['runs']} seeds: accuracy on {images}"
         yield _shared.row_table(title, columns, cells, merge=True)
-    yield "Before, after: with all groups, and at the end of training without those removed;"
-    yield "over scratch: less a small dense network of the same widths, of the same seed."
+    yield "Before: with all groups; after: at the end of training, without those removed;"
+    yield "over scratch: less a small dense network of the same widths and seed."
     yield ""
 
 

@@ -39,7 +39,7 @@ class HardConcrete(GatedLinear):
         self.openness = nn.Parameter(torch.full((self.groups,), start))
 
     def gates(self) -> torch.Tensor:
-        argument = self.openness
+        argument: torch.Tensor = self.openness
         if self.training:
             uniform = torch.rand(self.groups, generator=self.generator).clamp(1e-6, 1 - 1e-6)
             argument = (torch.logit(uniform) + argument) / TEMPERATURE

@@ -44,9 +44,9 @@ STRENGTHS: dict[str, float] = {
     "exponentiated": 1.0,
     "scratch_dropout": 0.1,
 }
-"""Penalty on the gates, step size of the masses, probability of dropout: one for all fractions, by images held out."""
+"""Penalty on gates, step size of masses, probability of dropout: for all fractions, by images held out."""
 EARLY = ("magnitude_early", "l0", "slimming", "d_gating_3", "d_gating_4", "exponentiated")
-"""Removal after `UNTIL` epochs, where selection ends at the latest; what is left goes on to the last epoch."""
+"""Removal after `UNTIL` epochs, where selection ends at the latest; what is left goes on to the end."""
 UNTIL = 13
 CONTROLS = ("scratch", "scratch_dropout")
 READINGS: dict[str, dict[str, Any]] = {
@@ -110,7 +110,7 @@ class Outcome:
     """Fraction that was to be removed; NaN where nobody asked."""
     living: tuple[int, ...]
     before: float
-    """Accuracy of the network with all groups, at the removal (at the end of training, where nothing was removed)."""
+    """Accuracy with all groups: when they were removed, or at the end where they are there no more."""
     after: float
     """Accuracy at the end of training, without those that were removed."""
 
@@ -147,7 +147,7 @@ def selection(point: Training) -> Iterator[Outcome]:
 
 
 def dense(point: Training) -> Iterator[Outcome]:
-    """Train with all groups, and remove some at the end: random ones, small ones, and those of little effect."""
+    """Train with all groups, and remove some at the end: random, small, or of little effect."""
     data, model = point.data(), point.model()
     point.course.train(model, data.train_images, data.train_labels, seed=point.seed)
     before = right(model, data)
@@ -159,7 +159,7 @@ def dense(point: Training) -> Iterator[Outcome]:
     }
     for (name, values), fraction in itertools.product(scores.items(), point.fractions):
         living = rankings.remove_lowest(model, values, fraction or 0.0).living
-        yield Outcome(name, fraction, living, before, right(model, data))
+        yield Outcome(name, nan_if_none(fraction), living, before, right(model, data))
         for layer in population_layers(model):
             layer.masses.fill_(1.0)
 
@@ -197,7 +197,7 @@ def early(point: Training) -> Iterator[Outcome]:
 
 
 def ascent(model: nn.Module, step_size: float) -> Selector:
-    """Return exponentiated gradients, p ← p exp(-η ∂L/∂p): no cost, comparison, smoothing or extinction."""
+    """Return exponentiated gradients, p ← p exp(-η ∂L/∂p): no cost, comparison, smoothing, extinction."""
     return Selector(
         model,
         ed.Selection(lambda masses, fitness: fitness),
