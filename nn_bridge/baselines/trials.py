@@ -37,11 +37,11 @@ __all__ = ["CONTROLS", "DENSE", "EARLY", "METHODS", "READINGS", "STRENGTHS", "Tr
 DENSE = ("dense", "random", "magnitude", "taylor")
 """What one dense training gives: the network itself, and removals from it without any further training."""
 STRENGTHS: dict[str, float] = {
-    "l0": 3e-4,
+    "l0": 1e-3,
     "slimming": 1e-3,
-    "d_gating_3": 3e-4,
-    "d_gating_4": 3e-4,
-    "exponentiated": 1.0,
+    "d_gating_3": 1e-3,
+    "d_gating_4": 1e-3,
+    "exponentiated": 3.0,
     "scratch_dropout": 0.1,
 }
 """Penalty on gates, step size of masses, probability of dropout: for all fractions, by images held out."""
