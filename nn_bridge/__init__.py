@@ -20,6 +20,8 @@ with extra("nn", user="nn_bridge"):
     from nn_bridge.removal.files import export_onnx, load_compact, save_compact
     from nn_bridge.removal.prune import PruneReport, prune, prune_to_sparsity
     from nn_bridge.selector import Selector
+    from nn_bridge.shedding.course import Course
+    from nn_bridge.shedding.recipe import Recipe, Trained
     from nn_bridge.signals import Benefit, Contribution, Magnitude, Signal, Taylor
     from nn_bridge.training import accuracy, shuffled, train_epoch
 
@@ -27,6 +29,7 @@ __all__ = [
     "Benefit",
     "Contribution",
     "Cost",
+    "Course",
     "Dataset",
     "Magnitude",
     "PopulationLayer",
@@ -34,11 +37,13 @@ __all__ = [
     "Priced",
     "Progress",
     "PruneReport",
+    "Recipe",
     "Record",
     "Recorder",
     "Selector",
     "Signal",
     "Taylor",
+    "Trained",
     "Triangle",
     "accuracy",
     "compact",

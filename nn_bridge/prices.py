@@ -181,15 +181,22 @@ def group_costs(
     >>> (costs / costs.min()).tolist() == [8 / 5, 8 / 5, 1.0, 1.0, 1.0]
     True
     """
+    every = group_sizes(model, example, by)
+    return every / every.mean()
+
+
+def group_sizes(
+    model: nn.Module, example: torch.Tensor, by: Literal["parameters", "macs"] = "parameters"
+) -> torch.Tensor:
+    """Return what the network is smaller by without each group, see `group_costs`."""
     validation.choice("by", by, ("parameters", "macs"))
     layers = population_layers(model)
     whole = _size_without(model, None, example, by)
-    costs = [
+    sizes = [
         torch.full((groups,), float(groups > 1 and whole - _size_without(model, k, example, by)))
         for k, groups in enumerate(len(layer.masses) for layer in layers)
     ]
-    every = torch.cat(costs).double()
-    return every / every.mean()
+    return torch.cat(sizes).double()
 
 
 def _size_without(model: nn.Module, index: int | None, example: torch.Tensor, by: str) -> int:

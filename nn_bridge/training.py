@@ -29,6 +29,7 @@ def train_epoch(
     batch_size: int = 128,
     loss: Loss = nn.functional.cross_entropy,
     fresh_gradients: bool = False,
+    after_step: Callable[[], object] | None = None,
 ) -> float:
     """Train for one epoch, in the order in which the samples come (see `shuffled`).
 
@@ -51,6 +52,8 @@ def train_epoch(
     fresh_gradients : bool, optional
         Measure the fitness with a second backward pass at the updated weights. Algorithm 1 can be read so;
         by default both updates use the same gradients.
+    after_step : callable, optional
+        ``after_step()``, called after every minibatch: a learning-rate scheduler's ``step``, say.
 
     Returns
     -------
@@ -83,6 +86,8 @@ def train_epoch(
                 loss(model(x), y).backward()
             selector.step()  # Eqs. 9, 10 and 12, 13 or 14
         total += value.detach() * len(x)
+        if after_step is not None:
+            after_step()
     if selector is not None and skipped is not None and (lost := int(selector.skipped - skipped)):
         steps = -(-len(images) // batch_size)
         _log.warning(

@@ -1,0 +1,1 @@
+"""Networks that shed what they do not need while they train."""

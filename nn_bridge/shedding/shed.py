@@ -1,0 +1,106 @@
+"""What happens to a network as groups die: it becomes smaller, masses become weights, and it is written back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from nn_bridge.layers import population_layers, populations
+from nn_bridge.modes import evaluation_mode
+from nn_bridge.populate import populate
+from nn_bridge.removal.compact import compact
+from nn_bridge.removal.trace import chain
+
+__all__ = ["balance", "remember", "restore", "shed"]
+
+
+def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimizer) -> nn.Module:
+    """Return the network without the groups of mass 0; those that live keep their masses.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network with masses, whose place the new one takes together with the optimiser: its own masses are
+        spoilt.
+    example : Tensor, shape (samples, ...)
+        Inputs.
+    optimizer : torch.optim.Optimizer
+        It goes on with what is left, see `compact`.
+    """
+    names = list(populations(model).values())
+    masses = [layer.masses.clone() for layer in population_layers(model)]
+    for layer in population_layers(model):
+        layer.masses.copy_(layer.masses > 0)  # so that no mass becomes part of a weight
+    with evaluation_mode(model):
+        small = compact(model, example, optimizer)
+        populate(small, example, names)
+    small.train(model.training)
+    for layer, mass in zip(population_layers(small), masses, strict=True):
+        # A group of mass 0 that shares its place with living ones is still there.
+        layer.masses.copy_(mass[mass > 0] if len(layer.masses) < len(mass) else mass)
+    return small
+
+
+@torch.no_grad()
+def balance(model: nn.Module) -> None:
+    """Make masses of 1 of those of a chain, as weights: √p on what enters a neuron and √p on what leaves it.
+
+    Outputs stay, since what lies between is homogeneous: relu(√p z) = √p relu(z). Elsewhere (another
+    activation, a network that is no chain) nothing is done.
+    """
+    try:
+        links = [module for _, module in chain(model)]
+    except ValueError:
+        return
+    weighted = [k for k, module in enumerate(links) if hasattr(module, "weight")]
+    for at, following in itertools.pairwise(weighted):
+        layer: Any = links[at]
+        reader: Any = links[following]
+        if not hasattr(layer, "masses") or not all(map(_homogeneous, links[at + 1 : following])):
+            continue
+        roots = layer.masses.sqrt().to(layer.weight.dtype)
+        layer.weight.mul_(roots[:, None])
+        if layer.bias is not None:
+            layer.bias.mul_(roots)
+        reader.weight.mul_(roots)
+        layer.masses.copy_(layer.masses > 0)
+
+
+def _homogeneous(part: nn.Module) -> bool:
+    """Tell whether twice as much in is exactly twice as much out."""
+    probe = torch.linspace(-3.0, 3.0, 25)[None]
+    with evaluation_mode(part):
+        return torch.equal(part(2 * probe), 2 * part(probe))
+
+
+def remember(optimizer: torch.optim.Optimizer) -> None:
+    """Note in the state of every parameter which of its numbers is which, so that `restore` knows them."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            numbers = torch.arange(parameter.numel(), device=parameter.device)
+            optimizer.state[parameter]["origin"] = numbers.view(parameter.shape)
+
+
+@torch.no_grad()
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, living: Sequence[torch.Tensor]) -> None:
+    """Write what is left of a network back to where it came from; groups that died are at mass 0 there.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network as it was when `remember` was called.
+    optimizer : torch.optim.Optimizer
+        That of the smaller network.
+    living : sequence of Tensor
+        For each layer with masses, the numbers of the groups that are left.
+    """
+    left = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for old, new in zip(model.parameters(), left, strict=True):
+        old.view(-1)[optimizer.state[new]["origin"].view(-1)] = new.view(-1)
+    for layer, numbers in zip(population_layers(model), living, strict=True):
+        layer.masses.zero_()
+        layer.masses[numbers] = 1.0
