@@ -66,7 +66,8 @@ def test_every_pair_agrees_with_integration_by_scipy(dynamics: ed.Dynamics, land
     if landscape == "two matrices" and dynamics is not REPLICATOR:
         assert run.stats.method == "RK45"  # on masses and on shares of a total that changes
     else:
-        assert run.stats.method.startswith("Tsit5") and "compiled" in run.stats.reason
+        few = landscape in ("game", "redundancy", "two matrices") and dynamics is REPLICATOR
+        assert run.stats.method.startswith("Taylor" if few else "Tsit5") and "compiled" in run.stats.reason
     np.testing.assert_allclose(run.log_masses, reference.log_masses, atol=1e-7)
     np.testing.assert_allclose(run.mean_fitness, reference.mean_fitness, atol=1e-6)
 
@@ -162,7 +163,7 @@ def kernel() -> Kernel:
         rng.normal(size=(2, n)), np.zeros((0, 0)), False, rng.uniform(0.1, 0.3, n), np.log([3.0, 2.0]),
         np.array([0.4, 0.2]), np.array([1.0, 2.0]), 0.0,
     )  # fmt: skip
-    return Kernel(form, kernels, kernels.memory(n, 2), u)
+    return Kernel(form, kernels, kernels.memory(n, 2, 0), u)
 
 
 @pytest.mark.parametrize("stiff", [False, True])
@@ -216,12 +217,53 @@ def test_stiffness_is_seen_in_the_steps() -> None:
     assert gentle.stats.method == "Tsit5"
 
 
-def test_stiff_interactions_are_left_to_an_implicit_method_of_scipy() -> None:
-    landscape = landscapes.Redundancy(C, np.eye(N) + 0.2, 1e4)
-    run = ed.solve(REPLICATOR, landscape, P0, (0.0, 100.0), save_at=[100.0], solver=COMPILED)
-    assert run.stats.method == "LSODA" and "Tsit5 was held back" in run.stats.reason
-    point = ed.equilibrium(REPLICATOR, landscape, total_mass=P0.sum())
+@pytest.mark.parametrize(
+    ("n", "method"),
+    [(7, "Taylor and Rodas5P"), (20, "Tsit5 and Rodas5P"), (301, "LSODA")],
+)
+def test_stiff_interactions(n: int, method: str) -> None:
+    # Implicit steps with a dense matrix, which SciPy is left with where there are many groups.
+    rng = np.random.default_rng(n)
+    landscape = landscapes.Redundancy(rng.uniform(1.0, 1.1, n), np.eye(n) + 0.2, 1e4)
+    p0 = rng.uniform(0.2, 2.0, n)
+    run = ed.solve(REPLICATOR, landscape, p0, (0.0, 100.0), save_at=[100.0], solver=COMPILED)
+    assert run.stats.method == method and run.stats.steps < 500
+    point = ed.equilibrium(REPLICATOR, landscape, total_mass=p0.sum())
     np.testing.assert_allclose(run.masses[-1], point.masses, rtol=1e-7)
+
+
+@pytest.mark.parametrize("extinction", [None, ed.Extinction(1e-9)])
+def test_a_game_that_comes_to_rest_is_crossed_in_long_steps(extinction: ed.Extinction | None) -> None:
+    # It spirals into the middle: explicit steps were held back by stability, and LSODA had to go on.
+    game = landscapes.MatrixGame([[0.0, -1.0, 2.0], [2.0, 0.0, -1.0], [-1.0, 2.0, 0.0]])
+    how: dict[str, Any] = {"extinction": extinction, "solver": COMPILED}
+    runs = [ed.solve(REPLICATOR, game, [0.5, 0.3, 0.2], (0.0, end), **how) for end in (1e3, 1e6)]
+    assert runs[1].stats.steps < runs[0].stats.steps + 20 < 600
+    assert runs[1].stats.method == ("Taylor and Rodas5P" if extinction is None else "Tsit5 and Rodas5P")
+    np.testing.assert_allclose(runs[1].masses[-1], 1 / 3, rtol=1e-14)
+
+
+def test_implicit_steps_know_interactions_of_blocks_whose_totals_change() -> None:
+    landscape = landscapes.Redundancy(C, np.eye(N) + 0.2, 1e3)
+    run, reference = (
+        ed.solve(DYNAMICS["blocks"], landscape, P0, (0.0, 30.0), solver=solver)
+        for solver in (COMPILED, ed.Solver(method="LSODA", rtol=1e-11, atol=1e-12))
+    )
+    assert run.stats.method == "Tsit5 and Rodas5P" and run.stats.steps < 300
+    np.testing.assert_allclose(run.log_masses, reference.log_masses, atol=5e-8)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
+def test_the_errors_of_series_follow_the_tolerance(temperature: float) -> None:
+    # A game, with terms of every kind that few groups may have beside it.
+    landscape = LANDSCAPES["game"] + landscapes.LinearDecay(C, 0.2) + landscapes.Entropic(C, temperature)
+    reference = ed.solve(REPLICATOR, landscape, P0, (0.0, 6.0), solver=UNCOMPILED).log_masses
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        solver = ed.Solver(rtol=tolerance, atol=0.0, compiled=True)
+        run = ed.solve(REPLICATOR, landscape, P0, (0.0, 6.0), solver=solver)
+        assert run.stats.method == "Taylor"
+        error = np.abs(run.log_masses - reference).max()
+        assert 1e-4 * tolerance < error < 5 * tolerance
 
 
 def test_groups_far_below_all_others_do_not_hold_the_steps_back() -> None:

@@ -66,10 +66,10 @@ class Passage:
     step : float
         The step to take next.
     states : numpy.ndarray, shape (T, n)
-        Log-shares at the saved times that were due.
+        Log-shares at the saved times that were due, those of every block with a sum of 1.
     crossings : list of (float, int, int)
         Time, group (among those that were integrated) and direction.
-    explicit, implicit, evaluations : int
+    explicit, implicit, high, evaluations : int
         Steps by method, and evaluations of fitness.
     """
 
@@ -81,7 +81,13 @@ class Passage:
     crossings: list[tuple[float, int, int]]
     explicit: int
     implicit: int
+    high: int
     evaluations: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of all methods."""
+        return self.explicit + self.implicit + self.high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +124,7 @@ class Passages:
             crossings,
             int(found.explicit[member]),
             int(found.implicit[member]),
+            int(found.high[member]),
             int(found.evaluations[member]),
         )
 

@@ -36,7 +36,8 @@ class Piece:
 
     def shares(self, t: FloatArray) -> Shares:
         """Return log-shares, shape (len(t), N), and ln P of every block, shape (len(t), K)."""
-        log_shares: FloatArray = self.base + np.multiply.outer(np.asarray(t) - self.start, self.fitness)
+        log_shares: FloatArray = np.multiply.outer(np.asarray(t) - self.start, self.fitness)
+        log_shares += self.base
         log_totals = np.empty((len(t), len(self.blocks)))
         for k, block in enumerate(self.blocks):
             part = log_shares[:, block]
@@ -46,7 +47,7 @@ class Piece:
             elif np.isfinite(total):
                 # The largest first: the total must not be rounded at the size of c·t.
                 part -= part.max(axis=-1, keepdims=True)
-                part -= log_sum_exp(part)
+                part -= np.log(np.exp(part).sum(axis=-1, keepdims=True))
         return log_shares, log_totals
 
     def log_masses(self, t: FloatArray) -> FloatArray:

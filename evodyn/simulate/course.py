@@ -30,8 +30,8 @@ class Course:
     """The course of one integration, from `begin` to `end`.
 
     Its method may change where the problem turns out to be stiff, its stops grow by the changes in time that
-    are found, and it counts. The kernel of its landscape at the start is `form`. What compiled methods make of the
-    beginning may be known, as its `passage`.
+    are found, and it counts. The kernel of its landscape at the start is its `form`; what compiled methods
+    make of its beginning may be known, as its `passage`.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class Course:
         """Whether the next phase may be integrated by compiled methods."""
         return self.may_compile and self.method is self.begun_with
 
-    def travel(self, explicit: int, implicit: int) -> None:
+    def travel(self, passage: Passage) -> None:
         """Count the steps of a compiled phase."""
-        self.steps += explicit + implicit
-        names = (("Tsit5", explicit), ("Rodas5P", implicit))
+        self.steps += passage.steps
+        names = (("Taylor", passage.high), ("Tsit5", passage.explicit), ("Rodas5P", passage.implicit))
         self.travelled += [name for name, steps in names if steps and name not in self.travelled]
 
     @property

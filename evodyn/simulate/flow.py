@@ -314,6 +314,14 @@ class Flow:
         log_shares, own = shares_of(self._relative(y), self._segments)
         return log_shares, np.where(known, self.log_totals(t), log_starts + own)
 
+    def normal(self, t: FloatArray, log_shares: FloatArray) -> Shares:
+        """Return log-shares of the living, shape (T, n), at times as those of all, and ln P of blocks."""
+        _, _, _, known = self._totals
+        if not self.full:
+            living, log_shares = log_shares, np.full((len(t), len(self.start.log_masses)), -np.inf)
+            log_shares[:, self.log_living] = living
+        return log_shares, np.where(known, self.log_totals(t), -np.inf)
+
     def velocity(self, t: float, y: FloatArray) -> FloatArray:
         """Return dy/dt.
 

@@ -156,7 +156,7 @@ class Members:
         log_totals = np.empty((*log_shares.shape[:2], self.log_totals.shape[1]))
         due = self.due
         log_shares[:, ~due], log_totals[:, ~due] = shares_of(np.log(self.masses)[:, None], segments)
-        log_shares[:, due] = np.concatenate([shares_of(part.states, segments)[0] for part in self.parts])
+        log_shares[:, due] = np.concatenate([part.states for part in self.parts])
         log_totals[:, due] = self.flow.relaxed(self.log_totals[:, None, :], self.times[due])
         totals = np.exp(log_totals)
         logs = log_shares + segments.spread(log_totals)

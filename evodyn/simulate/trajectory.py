@@ -46,7 +46,9 @@ class Trajectory:
         """Return log-shares and log-totals of all rows; NaN where none were entered."""
         if self._filled is None:
             rows = len(self.times)
-            self._filled = np.full((rows, self.groups), np.nan), np.full((rows, self.blocks), np.nan)
+            self._filled = np.empty((rows, self.groups)), np.empty((rows, self.blocks))
+            for table in self._filled:
+                table[self.next :] = np.nan
         with np.errstate(all="ignore"):
             for rows_due, source in self._later:
                 found = source() if callable(source) else shares_of(source, self._segments)
@@ -132,7 +134,10 @@ class Table:
 
     @functools.cached_property
     def _shares(self) -> Shares:
-        return self.source()
+        found = self.source()
+        for table in found:
+            table.flags.writeable = False  # nobody else has it, so that results need no copy
+        return found
 
     def native(self) -> FloatArray:
         """Return log-shares, shape (T, N)."""

@@ -30,12 +30,12 @@ def travelled(phase: Any, form: Any, rhs: RightHandSide) -> Termination | None:
             most = min(limit, phase.solver.max_steps - course.steps)
             go = functools.partial(_passage, phase, form, t, y, step)
             passage, rests = _until_rest(phase, go, most, rhs)
-            course.travel(passage.explicit, passage.implicit)
+            course.travel(passage)
             rhs.evaluations += passage.evaluations
             t, y, step = passage.t, passage.y, passage.step
             rows = slice(saved.next, saved.next + len(passage.states))
-            phase.kept.append((saved.times[rows], passage.states))
-            phase.last_step, phase.latest, saved.next = step, (t, y), rows.stop
+            saved.fill(rows, functools.partial(phase.flow.normal, saved.times[rows], passage.states))
+            phase.last_step, phase.latest = step, (t, y)
             living = phase.flow.log_living
             crossings = [(time, int(living[k]), direction) for time, k, direction in passage.crossings]
             if passage.ending is Ending.FALLEN:
@@ -88,7 +88,7 @@ def _until_rest(
     passage = go(most)
     if passage.ending is Ending.FALLEN or not phase.rests(rhs, passage.t, passage.y):
         return passage, False
-    moving, resting = 0, passage.explicit + passage.implicit
+    moving, resting = 0, passage.steps
     while resting - moving > 1:
         middle = (moving + resting) // 2
         earlier = go(middle)

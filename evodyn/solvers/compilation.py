@@ -22,7 +22,7 @@ from typing import Any
 
 __all__ = ["SOURCES", "compiled", "folder", "prepare", "prepare_if_possible", "ready"]
 
-_KERNELS = ("tableaus", "vectors", "kernels", "interpolants", "journeys", "members")
+_KERNELS = ("tableaus", "vectors", "kernels", "matrices", "interpolants", "games", "journeys", "members")
 SOURCES = ("compilation.py", *(f"{name}.py" for name in _KERNELS))
 """The files of which compiled code is made."""
 
@@ -53,9 +53,11 @@ _FOUND: set[Path] = set()
 
 def ready() -> bool:
     """Tell whether kernels can be used at once: numba is there, and they were compiled before."""
+    if _FOUND and folder() in _FOUND:
+        return True
     if not importlib.util.find_spec("numba"):
         return False
-    if folder() not in _FOUND and folder().exists():
+    if folder().exists():
         _FOUND.add(folder())
         # Kernels that were imported before it was there would be compiled in this process.
         for name in _KERNELS:

@@ -8,6 +8,7 @@ from evodyn.solvers.kernels import (
     DENSE,
     IMPLICIT,
     add_interactions,
+    enter_acting,
     totals_at,
 )
 from evodyn.solvers.vectors import extremes, in_wide_vectors, ordered, subtract, sums
@@ -59,17 +60,10 @@ def second_derivatives(form, work, sizes, velocity, out):
 
 @ordered
 def _second_of_interactions(form, work, sizes, velocity, out):
-    """Add the rate of change of what interactions add to fitness; shares sum to 1."""
-    everything, change = 0.0, 0.0
-    for k in range(form.loss.size):
-        everything += work.totals[k]
-        change += work.totals[k] * work.changes[k]
-    for k in range(form.loss.size):
-        factor, growth = work.totals[k], work.changes[k]
-        if form.of_shares:
-            factor, growth = factor / everything, growth - change / everything
-        for i in range(form.starts[k], form.starts[k + 1]):
-            work.argument[i] = factor * sizes[i] * (velocity[i] + growth)
+    """Add the rate of change of what interactions add to fitness, but for the drift; shares sum to 1."""
+    enter_acting(form, work, sizes, work.argument)
+    for i in range(velocity.size):
+        work.argument[i] *= velocity[i]
     add_interactions(form, work.argument, out)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evodyn.core.arrays import FloatArray
+from evodyn.solvers.games import play, suits
 from evodyn.solvers.interpolants import (
     NODES,
     enter_bounds,
@@ -29,13 +30,14 @@ from evodyn.solvers.kernels import (
     memory,
     rates,
 )
+from evodyn.solvers.matrices import MOST_DENSE
 from evodyn.solvers.vectors import copy, exponential, making, ordered, room, subtract, sums, weighted_mean
 
-__all__ = ["ARRIVED", "FALLEN", "LIMITED", "LOST", "STIFF", "Journey", "Watch", "travel"]
+__all__ = ["ARRIVED", "FALLEN", "LIMITED", "LOST", "STIFF", "Journey", "Watch", "journey", "travel"]
 
 ARRIVED, LIMITED, FALLEN, LOST, STIFF = range(5)
 """How a journey ended: at its stop, at the step limit, at a group's fall, where no step is accepted because
-velocities are not finite, or where it is stiff and there is no Jacobian."""
+velocities are not finite, or where it is stiff and the Jacobian is too large."""
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0
 
@@ -68,8 +70,8 @@ class Journey(NamedTuple):
         The time reached, and the length of the step to take next.
     rows : int
         Rows filled.
-    explicit, implicit, evaluations : int
-        Steps of the two methods, and evaluations of fitness.
+    explicit, implicit, high, evaluations : int
+        Steps of Tsit5, Rodas5P and Taylor's series, and evaluations of fitness.
     times, groups, directions : array
         Crossings, in order of steps.
     """
@@ -80,6 +82,7 @@ class Journey(NamedTuple):
     rows: int
     explicit: int
     implicit: int
+    high: int
     evaluations: int
     times: FloatArray
     groups: Any
@@ -299,9 +302,17 @@ def _enter_events(form, work, t, length, level, scene, crossed, times, groups, d
     return crossed, fall
 
 
+@sums
+def _normalise_row(row):
+    total = 0.0
+    for i in range(row.size):
+        total += exponential(row[i])
+    subtract(row, math.log(total))
+
+
 @ordered
-def _enter_rows(t, length, t_new, stiff, old, new, curve, save_at, first, due, rows):
-    """Enter the state at saved times within a step."""
+def _enter_rows(form, t, length, t_new, stiff, old, new, curve, save_at, first, due, rows):
+    """Enter log-shares at saved times within a step."""
     for row in range(first, due):
         place = (save_at[row] - t) / length
         if save_at[row] == t_new:
@@ -312,6 +323,9 @@ def _enter_rows(t, length, t_new, stiff, old, new, curve, save_at, first, due, r
             quintic_at(
                 length, place, old.u, new.u, old.velocity, new.velocity, old.second, new.second, rows[row]
             )
+        if save_at[row] != t_new:
+            for k in range(form.loss.size):
+                _normalise_row(rows[row, form.starts[k] : form.starts[k + 1]])
 
 
 @ordered
@@ -324,7 +338,7 @@ def _go_on(old, new):
 
 
 @making
-def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch):
+def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch, stiff):
     """Integrate `u` from `t` to `stop`; see `Journey`.
 
     Parameters
@@ -341,13 +355,17 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     tolerance : float
         Bound on the local error of every ln p.
     save_at, rows : array, shape (T,) and (T, N)
-        Times from `t` to `stop` at which to enter u.
+        Times from `t` to `stop` at which to enter log-shares.
     watch : Watch
+    stiff : bool
+        Whether to begin with the implicit method.
     """
-    n = u.size
-    work, old, new, scene = memory(n, form.loss.size), _point(n), _point(n), _scene(n, watch.below)
+    n, structured = u.size, form.interaction.size == 0
+    implicit_too = structured or n <= MOST_DENSE
+    dense = n if implicit_too and not structured else 0
+    work, old, new, scene = memory(n, form.loss.size, dense), _point(n), _point(n), _scene(n, watch.below)
     times, groups, directions = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
-    watching, structured = watch.level > -math.inf, form.interaction.size == 0
+    watching = watch.level > -math.inf
     crossed = row = explicit = implicit = signs = others = 0
     copy(u, old.u)
     stiffest = _depart(form, work, t, old)
@@ -358,7 +376,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     # Whether the second derivative is known, which only interpolants need.
     curved = False
     h = first if first > 0.0 else _first_step(old.velocity, tolerance)
-    stiff, before, ending = False, 1.0, ARRIVED
+    stiff, before, ending = stiff and implicit_too, 1.0, ARRIVED
     while t < stop:
         if explicit + implicit >= most:
             ending = LIMITED
@@ -414,7 +432,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         cut = watch.halts and fall < math.inf
         while cut and due > row and not save_at[due - 1] < t + fall * length:
             due -= 1
-        _enter_rows(t, length, t_new, stiff, old, new, scene.curve, save_at, row, due, rows)
+        _enter_rows(form, t, length, t_new, stiff, old, new, scene.curve, save_at, row, due, rows)
         row = due
         for m in range(begun, crossed):
             times[m] = t + times[m] * length
@@ -447,6 +465,8 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
                 signs = signs + 1 if length * stiffest > 2.0 else 0
                 if signs == 2:
                     stiff, signs = True, 0
+        elif stiff:
+            stiff, signs = length * work.norm[0] >= 1.0, 0
         elif length * stiffest > 3.25:
             signs, others = signs + 1, 0
         else:
@@ -455,7 +475,9 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
                 signs = 0
         t = t_new
         _go_on(old, new)
-        if signs == 15 and t < stop:
+        if signs == 15 and implicit_too:
+            stiff, signs = True, 0
+        elif signs == 15 and t < stop:
             ending = STIFF
             break
     copy(old.u, u)
@@ -466,8 +488,30 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         row,
         explicit,
         implicit,
+        0,
         evaluations,
         times[:crossed],
         groups[:crossed],
         directions[:crossed],
     )
+
+
+@making
+def journey(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch):
+    """Integrate `u` from `t` to `stop` by the methods that suit; see `travel`."""
+    if not suits(form, watch.level):
+        return travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch, False)
+    stiff, lost, t, step, row, high, evaluations = play(
+        form, u, t, stop, first, longest, most, tolerance, save_at, rows
+    )
+    if stiff and high < most:
+        rest = travel(
+            form, u, t, stop, step, longest, most - high, tolerance, save_at[row:], rows[row:], watch, True
+        )
+        return Journey(
+            rest.ending, rest.t, rest.step, row + rest.rows, rest.explicit, rest.implicit, high,
+            evaluations + rest.evaluations, rest.times, rest.groups, rest.directions,
+        )  # fmt: skip
+    ending = LOST if lost else ARRIVED if t >= stop else LIMITED
+    nobody = np.empty(0, np.int64)
+    return Journey(ending, t, step, row, 0, 0, high, evaluations, np.empty(0), nobody, nobody)

@@ -2,7 +2,8 @@
 
 The state of a block is u = ln x with shares x that sum to 1, and du_i/dt = G_i - Σ x_j G_j, where
 G_i = c_i - λp_i - T ln x_i + swings + interactions + m_i/p_i and p = P(t) x with a known total P(t). Its
-Jacobian is a diagonal plus rank one for each block: implicit steps cost about as much as explicit ones.
+Jacobian is a diagonal plus rank one for each block: implicit steps cost about as much as explicit ones. With
+interactions it is dense.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from evodyn.core.arrays import FloatArray
+from evodyn.solvers.matrices import enter_jacobian, factorize, solve
 from evodyn.solvers.tableaus import RODAS5P, TSIT5
 from evodyn.solvers.vectors import (
     add,
@@ -32,6 +36,8 @@ from evodyn.solvers.vectors import (
 __all__ = [
     "Form",
     "Work",
+    "add_interactions",
+    "enter_acting",
     "explicit_step",
     "implicit_step",
     "linearize",
@@ -106,6 +112,10 @@ class Work(NamedTuple):
     totals, changes, below : array, shape (K,)
         Total masses, their relative rates of change, and what solutions divide by.
     weights : array, shape (8,)
+    matrix, pivots : array, shape (N, N) and (N,), or (0, 0) and (0,)
+        The factors of shift - J where groups interact.
+    norm : array, shape (1,)
+        A bound on the eigenvalues of J there.
     """
 
     stages: FloatArray
@@ -121,16 +131,20 @@ class Work(NamedTuple):
     changes: FloatArray
     below: FloatArray
     weights: FloatArray
+    matrix: FloatArray
+    pivots: Any
+    norm: FloatArray
 
 
 @making
-def memory(n, blocks):
-    """Return memory for `n` groups in `blocks` blocks."""
+def memory(n, blocks, dense):
+    """Return memory for `n` groups in `blocks` blocks, of which `dense` are in a matrix: all or none."""
     nothing = room(n)
     clear(nothing)
     return Work(
         room(8 * n).reshape((8, n)), room(n), room(n), room(n), nothing, room(n), room(n), room(n), room(n),
-        room(blocks), room(blocks), room(blocks), room(8),
+        room(blocks), room(blocks), room(blocks), room(8), room(dense * dense).reshape((dense, dense)),
+        np.empty(dense, np.int64), room(1),
     )  # fmt: skip
 
 
@@ -300,7 +314,7 @@ def centre(form, sizes, values):
 def linearize(form, work, t, sizes):
     """Enter dG_i/du_i and, less its mean, dG_i/dt; return the largest |dG_i/du_i|.
 
-    Interactions are left out.
+    What interactions add to the first is left out.
     """
     in_wide_vectors()
     totals_at(form, t, work.totals, work.changes)
@@ -318,6 +332,9 @@ def linearize(form, work, t, sizes):
         if form.temperature > 0.0:
             subtract(own, form.temperature)
         stiffest = max(stiffest, largest(own, 0.0))
+    if moves and form.interaction.size > 0:
+        _enter_growing(form, work, sizes, work.argument)
+        add_interactions(form, work.argument, work.drift)
     for s in range(form.frequencies.size):
         frequency = form.frequencies[s]
         add(work.drift, frequency * math.cos(frequency * t), form.sines[s])
@@ -325,6 +342,36 @@ def linearize(form, work, t, sizes):
     if moves:
         centre(form, sizes, work.drift)
     return stiffest
+
+
+@ordered
+def _enter_growing(form, work, sizes, out):
+    """Enter the rates of change of what interactions act on, with shares as they are."""
+    everything, change = 0.0, 0.0
+    for k in range(form.loss.size):
+        everything += work.totals[k]
+        change += work.totals[k] * work.changes[k]
+    for k in range(form.loss.size):
+        factor, growth = work.totals[k], work.changes[k]
+        if form.of_shares:
+            factor, growth = factor / everything, growth - change / everything
+        enter_multiples(
+            out[form.starts[k] : form.starts[k + 1]],
+            factor * growth,
+            sizes[form.starts[k] : form.starts[k + 1]],
+        )
+
+
+@ordered
+def enter_acting(form, work, sizes, out):
+    """Enter what interactions act on: masses, or shares of the total of all blocks."""
+    everything = 0.0
+    for k in range(form.loss.size):
+        everything += work.totals[k]
+    for k in range(form.loss.size):
+        a, b = form.starts[k], form.starts[k + 1]
+        factor = work.totals[k] / everything if form.of_shares else work.totals[k]
+        enter_multiples(out[a:b], factor, sizes[a:b])
 
 
 @sums
@@ -361,6 +408,9 @@ def _solve(form, work, right):
 
     In every block J is diag(diagonal) less the row of slopes of the mean, shares (velocity + diagonal).
     """
+    if work.pivots.size > 0:
+        solve(work.matrix, work.pivots, right)
+        return
     for k in range(form.loss.size):
         a, b = form.starts[k], form.starts[k + 1]
         common = _product(work.slopes[a:b], right[a:b]) / work.below[k]
@@ -375,11 +425,19 @@ def implicit_step(form, work, t, h, u, velocity, shares, tolerance, new, sizes):
     """
     in_wide_vectors()
     k, w, shift = work.stages, work.weights, 1.0 / (GAMMA * h)
-    for block in range(form.loss.size):
-        a, b = form.starts[block], form.starts[block + 1]
-        work.below[block] = _enter_inverse(
-            shift, work.diagonal[a:b], shares[a:b], velocity[a:b], work.inverse[a:b], work.slopes[a:b]
+    if work.pivots.size > 0:
+        totals_at(form, t, work.totals, work.changes)
+        enter_acting(form, work, shares, work.argument)
+        work.norm[0] = enter_jacobian(
+            form, shift, work.diagonal, work.argument, shares, velocity, work.slopes, work.matrix
         )
+        factorize(work.matrix, work.pivots)
+    else:
+        for block in range(form.loss.size):
+            a, b = form.starts[block], form.starts[block + 1]
+            work.below[block] = _enter_inverse(
+                shift, work.diagonal[a:b], shares[a:b], velocity[a:b], work.inverse[a:b], work.slopes[a:b]
+            )
     for stage in range(IMPLICIT):
         own, right = k[stage], velocity
         if stage > 0:

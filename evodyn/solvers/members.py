@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evodyn.core.arrays import FloatArray
-from evodyn.solvers.journeys import Watch, travel
+from evodyn.solvers.journeys import Watch, journey
 from evodyn.solvers.kernels import Form
 from evodyn.solvers.vectors import making
 
@@ -53,7 +53,7 @@ class Journeys(NamedTuple):
 
     Attributes
     ----------
-    endings, rows, explicit, implicit, evaluations : int array, shape (M,)
+    endings, rows, explicit, implicit, high, evaluations : int array, shape (M,)
     t, steps : array, shape (M,)
     members, groups, directions : int array
         Whose crossings; members in order, each one's in order of its steps.
@@ -67,6 +67,7 @@ class Journeys(NamedTuple):
     rows: Any
     explicit: Any
     implicit: Any
+    high: Any
     evaluations: Any
     members: Any
     groups: Any
@@ -98,11 +99,8 @@ def travel_all(forms, u, t, stop, first, longest, most, tolerance, save_at, rows
     """
     number = u.shape[0]
     endings, filled = np.empty(number, np.int64), np.empty(number, np.int64)
-    explicit, implicit, evaluations = (
-        np.empty(number, np.int64),
-        np.empty(number, np.int64),
-        np.empty(number, np.int64),
-    )
+    explicit, implicit = np.empty(number, np.int64), np.empty(number, np.int64)
+    high, evaluations = np.empty(number, np.int64), np.empty(number, np.int64)
     reached, steps = np.empty(number), np.empty(number)
     members, groups = np.empty(0, np.int64), np.empty(0, np.int64)
     directions, times = np.empty(0, np.int64), np.empty(0)
@@ -125,16 +123,17 @@ def travel_all(forms, u, t, stop, first, longest, most, tolerance, save_at, rows
             forms.begin,
         )
         watch = Watch(level, below[m], halts)
-        journey = travel(form, u[m], t, stop, first, longest, most, tolerance, save_at, rows[m], watch)
-        endings[m], reached[m], steps[m], filled[m] = journey.ending, journey.t, journey.step, journey.rows
-        explicit[m], implicit[m], evaluations[m] = journey.explicit, journey.implicit, journey.evaluations
-        due = crossed + journey.times.size
+        found = journey(form, u[m], t, stop, first, longest, most, tolerance, save_at, rows[m], watch)
+        endings[m], reached[m], steps[m], filled[m] = found.ending, found.t, found.step, found.rows
+        explicit[m], implicit[m], high[m] = found.explicit, found.implicit, found.high
+        evaluations[m] = found.evaluations
+        due = crossed + found.times.size
         members, groups = _extended(members, crossed, due), _extended(groups, crossed, due)
         directions, times = _extended(directions, crossed, due), _extended(times, crossed, due)
         members[crossed:due] = m
-        groups[crossed:due] = journey.groups
-        directions[crossed:due] = journey.directions
-        times[crossed:due] = journey.times
+        groups[crossed:due] = found.groups
+        directions[crossed:due] = found.directions
+        times[crossed:due] = found.times
         crossed = due
     return Journeys(
         endings,
@@ -143,6 +142,7 @@ def travel_all(forms, u, t, stop, first, longest, most, tolerance, save_at, rows
         filled,
         explicit,
         implicit,
+        high,
         evaluations,
         members[:crossed],
         groups[:crossed],
