@@ -3,6 +3,7 @@
 from evodyn.core.extras import extra
 
 with extra("nn", user="nn_bridge"):
+    from nn_bridge.certificates import Balance, balance, loss_fall, penalty
     from nn_bridge.checkpoints import Progress, load_checkpoint, save_checkpoint
     from nn_bridge.datasets import Dataset, load_dataset, load_fashion_mnist, load_mnist
     from nn_bridge.layers import (
@@ -26,6 +27,7 @@ with extra("nn", user="nn_bridge"):
     from nn_bridge.training import accuracy, shuffled, train_epoch
 
 __all__ = [
+    "Balance",
     "Benefit",
     "Contribution",
     "Cost",
@@ -46,6 +48,7 @@ __all__ = [
     "Trained",
     "Triangle",
     "accuracy",
+    "balance",
     "compact",
     "cost",
     "export_onnx",
@@ -55,6 +58,8 @@ __all__ = [
     "load_dataset",
     "load_fashion_mnist",
     "load_mnist",
+    "loss_fall",
+    "penalty",
     "populate",
     "population_layers",
     "population_mlp",

@@ -1,10 +1,10 @@
 """Which reading of section 8 gives the numbers that the paper prints, and which numbers none gives.
 
 The paper does not say how the selection signal is scaled, smoothed or clipped. Here is a family of
-readings, a match rule fixed beforehand, and a budget of runs: one factor at a time from two stated bases,
-then refined around the best (by their masses alone, replicator, first seed), then ten seeds and all three
-dynamics for the literal reading and the best few. Every finished run is one small file: stop or kill the
-study at any time and start it again, and it goes on.
+readings, a match rule fixed beforehand, and a budget of runs: one factor at a time from stated bases, then
+refined around the best (by their masses alone, replicator, first seed), then ten seeds and all three
+dynamics for the literal reading and the best few, and mutation for the best members of the family. Every
+finished run is one small file: stop or kill the study at any time and start it again, and it goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from _shared import Row
 from evodyn.core.labels import labelled
 from evodyn.model.descriptions import encode
 from evodyn.sweeps.sweep import SweepError, sweep
-from nn_bridge.paper.cells import EPSILON_TOLERANCE, SPARSITY_TOLERANCE, Cell, cells, half_widths
+from nn_bridge.paper.cells import EPSILON_TOLERANCE, SPARSITY_TOLERANCE, Cell, cells, ending, half_widths
 from nn_bridge.paper.claims import Claim, claims, clip_floor, duplicated, mutation_floor
 from nn_bridge.paper.claims_on_data import DIGITS, NOTED, SHOWN, measured_claims
 from nn_bridge.paper.experiment import Experiment
@@ -37,6 +37,7 @@ from nn_bridge.paper.readings import (
     Trial,
     judged,
     measured,
+    mutated,
     name,
     replicated,
     search,
@@ -47,8 +48,10 @@ from nn_bridge.paper.tables import BASELINE, comparison, printed_table
 SCHEMA = 1
 BUDGET = 200
 FINALISTS = 3
+MEMBERS = 6
+"""Readings that are run with mutation too: so many by their masses, and as many by their accuracies."""
 SMOKE: dict[str, Any] = {"epochs": 2, "train_samples": 640, "test_samples": 250, "widths": (784, 24, 12, 10)}
-SMOKE_BUDGET, SMOKE_SEEDS = 38, 2
+SMOKE_BUDGET, SMOKE_SEEDS, SMOKE_MEMBERS = 40, 2, 1
 
 SHORT = {"replicator": "repl.", "normalized": "norm.", "mutation": "mut."}
 
@@ -72,17 +75,19 @@ def main(
     Writes results/paper_readings/: readings.csv (every run), cells.csv (every printed number), claims.csv,
     summary.json and readings.nc (final masses and all measurements).
     """
+    members = MEMBERS
     if study.smoke:
         budget, seeds = min(budget, SMOKE_BUDGET), min(seeds, SMOKE_SEEDS)
-        finalists = 1
+        finalists, members = 1, SMOKE_MEMBERS
     literal = Experiment(seed=seed, **(SMOKE if study.smoke else {}))
     runs = Runs(study, Source(device))
     per_finalist = 2 * (seeds - 1) + 3  # replicator and mutation by seed, normalised, the other target
-    limit = budget - (finalists + 1) * per_finalist
+    last = (finalists + 1) * per_finalist + 2 * members
+    limit = budget - last
     if limit < 1:
         raise ValueError(
-            f"budget is {budget}; expected more than {(finalists + 1) * per_finalist}, what the last "
-            "stage takes: give a larger one, or fewer finalists or seeds."
+            f"budget is {budget}; expected more than {last}, what the last stages take: give a larger one, "
+            "or fewer finalists or seeds."
         )
     bases = [dataclasses.replace(literal, **base) for base in BASES]
     noted = [dataclasses.replace(literal, **changes) for changes, *_ in NOTED]
@@ -97,7 +102,23 @@ def main(
     final = [found for trial in chosen if (found := replicated(trial, runs, seeds)) is not None]
     if not final:
         raise ValueError(f"every finalist failed ({runs.failures[-1]['error']}); expected finished runs.")
-    report(study, trials, final, runs, literal)
+    widths = half_widths([finalist.runs["replicator"] for finalist in final])
+    known = {name(trial.experiment) for trial in chosen}
+    more = [t.experiment for t in family(ranked, widths, members) if name(t.experiment) not in known]
+    mutations = zip(map(name, more), runs("mutation", [mutated(e) for e in more]), strict=True)
+    with_mutation = {reading: result for reading, result in mutations if result is not None}
+    report(study, trials, final, with_mutation, runs, literal)
+
+
+def family(ranked: Sequence[Trial], widths: dict[tuple[int, float], float], members: int) -> list[Trial]:
+    """Return the best members of the family: by their masses, and by the accuracies that they reproduce."""
+
+    def right(trial: Trial) -> int:
+        found = cells({"replicator": [trial.result]}, widths) if trial.result is not None else []
+        return sum(cell.reproduced for cell in found if cell.quantity == "accuracy")
+
+    accurate = sorted(ranked, key=right, reverse=True)
+    return list({id(trial): trial for trial in (*ranked[:members], *accurate[:members])}.values())
 
 
 class Runs:
@@ -141,13 +162,22 @@ class Runs:
 
 
 def report(
-    study: _shared.Study, trials: list[Trial], final: list[Finalist], runs: Runs, literal: Experiment
+    study: _shared.Study,
+    trials: list[Trial],
+    final: list[Finalist],
+    with_mutation: dict[str, xr.Dataset],
+    runs: Runs,
+    literal: Experiment,
 ) -> None:
     """Score, print and save."""
     widths = half_widths([finalist.runs["replicator"] for finalist in final])
     complete = {name(finalist.experiment): judged(finalist, widths) for finalist in final}
     singles = {
-        reading: cells({"replicator": [trial.result]}, widths)
+        reading: cells(
+            {"replicator": [trial.result]}
+            | ({"mutation": [with_mutation[reading]]} if reading in with_mutation else {}),
+            widths,
+        )
         for trial in trials
         if trial.result is not None and (reading := name(trial.experiment)) not in complete
     }
@@ -176,7 +206,7 @@ def report(
     _shared.write_csv(listed, folder / "claims.csv")
     _shared.write_json(specification | summary | {"cells": rows, "claims": listed}, folder / "summary.json")
     _shared.write_netcdf(
-        assembled(trials, final),
+        assembled(trials, final, with_mutation),
         folder / "readings.nc",
         specification=specification,
         provenance=study.provenance(),
@@ -187,6 +217,7 @@ def report(
         readings_table(trials),
         finalists_table(final, counts),
         *(cells_table(rows, number, best) for number in (1, 2)),
+        endings_table(rows),
         removal_table(trials, best),
         claims_table(checked),
     ):
@@ -231,14 +262,23 @@ def cell_rows(scored: dict[str, list[Cell]], best: str, repeated: set[Key], triv
     rows = []
     for mine in scored[best]:
         others = by_key[mine.key]
+        last, margin = ending(dict(others), best)
         reading, nearest = min(others, key=lambda pair: abs(pair[1].difference))
         row: Row = {name: getattr(mine, name) for name in ("table", "level", "dynamics", "quantity")}
         row |= {"distinct": mine.key not in repeated, "holds_by_floor": mine.key in trivial}
         row |= {"printed": mine.printed, "best": mine.ours, "best_low": mine.low, "best_high": mine.high}
         row |= {"best_margin": mine.margin, "best_reproduces": mine.reproduced, "nearest": nearest.ours}
         row |= {"nearest_difference": nearest.difference, "nearest_reading": reading, "readings": len(others)}
+        row |= {"ends_with": last, "ends_margin": margin, "ends_as": ends_as(mine, margin, trivial)}
         rows.append(row | {"reproduced_by": sum(cell.reproduced for _, cell in others)})
     return rows
+
+
+def ends_as(cell: Cell, margin: float, trivial: set[Key]) -> str:
+    """Return how a printed number ends."""
+    if cell.key in trivial:
+        return "any signal, by the clip floor"
+    return "reproduced" if margin <= 1e-9 else "out of reach"
 
 
 def reading_rows(trials: list[Trial], scored: dict[str, list[Cell]]) -> list[Row]:
@@ -257,9 +297,11 @@ def reading_rows(trials: list[Trial], scored: dict[str, list[Cell]]) -> list[Row
     return rows
 
 
-def assembled(trials: list[Trial], final: list[Finalist]) -> xr.Dataset:
+def assembled(trials: list[Trial], final: list[Finalist], with_mutation: dict[str, xr.Dataset]) -> xr.Dataset:
     """Return all runs as one dataset with dimension `run`."""
     found: list[tuple[str, str, str, int, xr.Dataset]] = []
+    for reading, result in with_mutation.items():
+        found.append((reading, "mutation", str(TARGETS[0]), trials[0].experiment.seed, result))
     for trial in trials:
         if trial.result is not None:
             e = trial.experiment
@@ -437,6 +479,34 @@ def cells_table(rows: list[Row], number: int, best: str) -> Table:
         lines,
         left=(1, 2),
         caption="* holds by the clip floor; margin beyond what is reproduced (negative: inside)",
+    )
+
+
+def endings_table(rows: list[Row]) -> Table:
+    """Return a table of how every printed number ends that the best single reading does not reproduce."""
+    lines = [
+        (
+            f"{row['table']}",
+            f"{row['level']:g}",
+            SHORT[row["dynamics"]],
+            SHOWN[row["quantity"]],
+            row["ends_as"],
+            row["ends_with"],
+            f"{row['ends_margin']:+.{DIGITS[row['quantity']]}f}",
+        )
+        for row in rows
+        if not row["best_reproduces"]
+    ]
+    counts = ", ".join(
+        f"{sum(row['ends_as'] == how for row in rows)} {how}"
+        for how in dict.fromkeys(row["ends_as"] for row in rows)
+    )
+    return table(
+        "How the numbers end that the best reading does not reproduce",
+        ("", "", "dyn.", "what", "", "with", "margin"),
+        lines,
+        left=(2, 3, 4, 5),
+        caption=f"all {len(rows)}: {counts}; margin beyond what the reading reproduces",
     )
 
 

@@ -15,7 +15,7 @@ import xarray as xr
 from evodyn.analysis.intervals import interval
 from nn_bridge.paper.tables import comparison
 
-__all__ = ["EPSILON_TOLERANCE", "SPARSITY_TOLERANCE", "Cell", "cells", "half_widths", "mass_score"]
+__all__ = ["EPSILON_TOLERANCE", "SPARSITY_TOLERANCE", "Cell", "cells", "ending", "half_widths", "mass_score"]
 
 EPSILON_TOLERANCE = 0.005
 """A printed threshold ε is reproduced by one within this."""
@@ -161,3 +161,31 @@ def half_widths(replicated: Sequence[Sequence[xr.Dataset]]) -> dict[tuple[int, f
                 key = cell.table, cell.level
                 widest[key] = max(widest.get(key, 0.0), half)
     return widest
+
+
+def ending(found: Mapping[str, Cell], preferred: str) -> tuple[str, float]:
+    """Return the reading that a printed number ends with, and its margin: positive where it is out of reach.
+
+    It is the preferred reading where that reproduces the number, else the one that reproduces it most
+    closely, else the one that it is least outside of.
+
+    Parameters
+    ----------
+    found : mapping of str to Cell
+        Name of a reading -> its number in the place of the printed one.
+    preferred : str
+        Name of the reading that is best in all.
+
+    Raises
+    ------
+    ValueError
+        If `found` is empty.
+    """
+    if not found:
+        raise ValueError("found is empty; expected at least one reading.")
+    if preferred in found and found[preferred].reproduced:
+        return preferred, found[preferred].margin
+    closest = min(found, key=lambda name: (not found[name].reproduced, abs(found[name].difference)))
+    if not found[closest].reproduced:
+        closest = min(found, key=lambda name: found[name].margin)
+    return closest, found[closest].margin

@@ -124,9 +124,15 @@ FACTORS = (
 all, the smallest of each layer, and as a control random ones), all measured on the same trained network."""
 
 TARGETS: tuple[MutationTarget, ...] = (1.0, "uniform_share")
-BASES: tuple[Mapping[str, Any], ...] = ({}, {"smoothing": 0.99, "relative": "mean"}, {"memory": 1.0})
+BASES: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"smoothing": 0.99, "relative": "mean"},
+    {"trained_masses": True, "standardise": False},
+    {"memory": 1.0},
+)
 """Where the search starts, one factor at a time: the literal reading; a smoothed relative one, the closest
-known before; and gradients that are never zeroed, a common slip with parameters outside the optimiser."""
+known before; masses in the optimiser's list, whose accuracies fall as printed; and gradients that are never
+zeroed, a common slip with parameters outside the optimiser."""
 
 
 def name(experiment: Experiment) -> str:

@@ -1,0 +1,371 @@
+"""Whether the theory of signed selection holds along a real run, and whether selection or drift kills.
+
+The paper's network learns MNIST while each neuron grows by its marginal benefit -∂L/∂p less a price. Along
+the run Fisher's theorem is measured on a batch; the signals are replayed by maps and by the flow; and
+neutral controls, the noise of the signal alone, say how many would have died without selection.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import typer
+import xarray as xr
+from torch import nn
+
+import _shared
+import evodyn as ed
+import nn_bridge as nb
+from _shared import Row
+from evodyn.analysis.intervals import interval
+from evodyn.core.arrays import Array, FloatArray
+from evodyn.core.labels import coordinates, labelled
+
+SCHEMA = 1
+HALVINGS = 3
+SMOKE: dict[str, Any] = {"widths": (784, 32, 16, 10), "samples": 1280, "step_size": 1.0, "price": 0.2}
+DYNAMICS = ("replicator", "general")
+CHECKED = 512
+"""Samples of the batch on which Fisher's theorem is measured."""
+
+
+def by_fitness(masses: Array, fitness: Array) -> Array:
+    """Grow by fitness itself (Eq. 5)."""
+    return fitness
+
+
+def not_at_all(masses: Array, fitness: Array) -> Array:
+    """Keep every mass as it is."""
+    return 0 * fitness
+
+
+GENERAL = ed.Selection(by_fitness)
+FLOWS: dict[str, ed.Dynamics] = {"replicator": ed.Replicator(), "general": GENERAL}
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training of the paper's network."""
+
+    masses: Literal["selected", "frozen"] = "selected"
+    order: int = 0
+    """Seed of the order of the samples."""
+    seed: int = 0
+    widths: tuple[int, ...] = (784, 512, 256, 10)
+    samples: int = 20_000
+    epochs: int = 8
+    batch: int = 128
+    learning_rate: float = 0.05
+    weight_decay: float = 1e-3
+    step_size: float = 3.0
+    """η_p."""
+    price: float = 5e-3
+    """At its peak: it rises from the end of the first epoch on, and is 0 again before the last one."""
+    threshold: float = 1e-2
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.samples // self.batch)
+
+    @property
+    def triangle(self) -> nb.Triangle:
+        """The price over time."""
+        epoch = self.steps * self.step_size
+        return nb.Triangle(self.price, start=epoch, stop=(self.epochs - 1) * epoch)
+
+    @property
+    def extinction(self) -> ed.Extinction:
+        """Below the threshold a group is dead for good."""
+        return ed.Extinction(self.threshold, "absorb")
+
+    def selector(self, model: nn.Module) -> nb.Selector:
+        """Return the selector of the run, with the raw signal."""
+        selected = self.masses == "selected"
+        return nb.Selector(
+            model,
+            GENERAL if selected else ed.Selection(not_at_all),
+            nb.Benefit(),
+            self.step_size,
+            landscape=nb.Priced(self.triangle),
+            scheme="exponential",
+            extinction=self.extinction if selected else None,
+        )
+
+
+def trained(point: Training) -> xr.Dataset:
+    """Train, and return the signals of every step, the masses of every epoch, and Fisher's theorem there."""
+    torch.set_num_threads(1)
+    data = nb.load_mnist().first(point.samples, None)
+    model = nb.population_mlp(point.widths, seed=point.seed)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=point.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=point.weight_decay,
+    )
+    selector = point.selector(model)
+    recorder = nb.Recorder(selector)
+    order = torch.Generator().manual_seed(point.order)
+    batch = data.train_images[:CHECKED], data.train_labels[:CHECKED]
+    masses, falls, right = [selector.masses], [fisher(model, *batch, point.step_size)], [0.0]
+    for _ in range(point.epochs):
+        samples = nb.shuffled(data.train_images, data.train_labels, order)
+        nb.train_epoch(model, *samples, optimizer, selector, batch_size=point.batch)
+        masses.append(selector.masses)
+        falls.append(fisher(model, *batch, point.step_size))
+        right.append(nb.accuracy(model, data.test_images, data.test_labels))
+    variables = labelled(("step", "group"), {"benefit": (recorder.record().contributions, "-∂L/∂p", "loss")})
+    variables |= labelled(("epoch", "group"), {"mass": (torch.stack(masses).numpy(), "mass")})
+    variables |= labelled("epoch", {"accuracy": (right, "test accuracy")})
+    described = {"fall": (np.array(falls), "fall of the loss, by theory and measured", "loss")}
+    variables |= labelled(("epoch", "dynamics", "halving", "of"), described)
+    return xr.Dataset(variables)
+
+
+def fisher(model: nn.Module, x: torch.Tensor, y: torch.Tensor, step_size: float) -> FloatArray:
+    """Return by how much a step of the masses alone lowers the loss of its own batch.
+
+    In double precision, for steps of η_p, η_p/2, ...: shape (dynamics, steps, 2), by theory and measured.
+    """
+    found = np.empty((len(FLOWS), HALVINGS + 1, 2))
+    for i, dynamics in enumerate(FLOWS.values()):
+        for k in range(HALVINGS + 1):
+            size = step_size / 2**k
+            twin = copy.deepcopy(model).double()
+            selector = nb.Selector(twin, dynamics, nb.Benefit(), size, landscape=ed.landscapes.Constant)
+            before: Any = nn.functional.cross_entropy(twin(x.double()), y)
+            before.backward()
+            masses = selector.masses.numpy()
+            recorder = nb.Recorder(selector)
+            selector.step()
+            (benefit,) = recorder.record().contributions
+            with torch.no_grad():
+                after = nn.functional.cross_entropy(twin(x.double()), y)
+                found[i, k] = size * nb.loss_fall(dynamics, masses, benefit), float(before - after)
+    return found
+
+
+# Replays and controls
+
+
+def without_price(benefit: FloatArray, point: Training, *, price: bool = True) -> ed.landscapes.Recorded:
+    """Return the landscape of recorded benefits, less the price of each step unless there is none."""
+    times = np.arange(len(benefit) + 1) * point.step_size
+    costs = np.array([point.triangle(t) for t in times[:-1]]) if price else np.zeros(len(benefit))
+    return ed.landscapes.Recorded(times, benefit.astype(float) - costs[:, None], 0.0)
+
+
+def neutral(benefit: FloatArray, per_epoch: int, rng: np.random.Generator) -> FloatArray:
+    """Return the noise of a signal alone: less its mean over the epoch, each step with a random sign.
+
+    The sign is that of all groups together, so that their correlations stay; what is left of any trend
+    is gone.
+    """
+    epochs = benefit.reshape(-1, per_epoch, benefit.shape[1])
+    noise = (epochs - epochs.mean(1, keepdims=True)).reshape(benefit.shape)
+    return noise * rng.choice([-1.0, 1.0], len(noise))[:, None]
+
+
+def replays(data: xr.Dataset, point: Training) -> tuple[xr.Dataset, list[Row]]:
+    """Replay the recorded signals by the network's own map, by Euler's with finer steps, and by the flow."""
+    landscape, start = without_price(data["benefit"].values, point), data["mass"].values[0]
+    steps, per_epoch = data.sizes["step"], point.steps
+
+    def by_map(scheme: Literal["euler", "exponential"], finer: int = 1) -> FloatArray:
+        run = ed.iterate(
+            GENERAL,
+            landscape,
+            start,
+            steps * finer,
+            point.step_size / finer,
+            save_every=per_epoch * finer,
+            extinction=point.extinction,
+            scheme=scheme,
+        )
+        return run.masses
+
+    same = by_map("exponential")
+    times = np.arange(point.epochs + 1) * per_epoch * point.step_size
+    flow = ed.solve(
+        GENERAL,
+        landscape,
+        start,
+        (0.0, float(times[-1])),
+        save_at=times,
+        extinction=point.extinction,
+    ).masses
+    maps = {"exponential": same} | {f"euler/{2**k}": by_map("euler", 2**k) for k in range(HALVINGS)}
+    distances = {name: distance(masses, flow) for name, masses in maps.items()}
+    worst = {name: float(values.max()) for name, values in distances.items()}
+    identical = same.tobytes() == data["mass"].values.tobytes()
+    found = xr.Dataset(
+        labelled(
+            ("map", "epoch"),
+            {"distance": (list(distances.values()), "largest difference of ln p between map and flow")},
+        ),
+        coordinates(map=(list(maps), "map")),
+        {"identical": int(identical)},
+    )
+    rows = [
+        _shared.compared(1.0, float(identical), part="replay", quantity="map is the network, bit for bit"),
+        _shared.compared(
+            0.0, worst["exponential"], part="replay", quantity="exponential map from flow, in ln p"
+        ),
+    ]
+    for k in range(1, HALVINGS):
+        order = float(np.log2(worst[f"euler/{2 ** (k - 1)}"] / worst[f"euler/{2**k}"]))
+        rows.append(_shared.compared(1.0, order, part="replay", quantity=f"order of Euler's map, η_p/{2**k}"))
+    return found, rows
+
+
+def distance(masses: FloatArray, flow: FloatArray) -> FloatArray:
+    """Return the largest difference of ln p among the groups alive in both, shape (epochs + 1,)."""
+    alive = (masses > 0) & (flow > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.abs(np.log(masses / flow))
+    found: FloatArray = np.where(alive, apart, 0.0).max(1)
+    return found
+
+
+def controls(
+    selected: xr.Dataset, other: xr.Dataset, frozen: xr.Dataset, point: Training, draws: int
+) -> tuple[xr.Dataset, list[Row]]:
+    """Compare who dies by selection with who dies by the noise of the signal alone, at the same step size."""
+    start, benefit = selected["mass"].values[0], frozen["benefit"].values
+    alive, same = [], []
+    dead = selected["mass"].values[-1] == 0
+    for draw in range(draws):
+        rng = np.random.default_rng([point.seed, draw])
+        run = ed.iterate(
+            GENERAL,
+            without_price(neutral(benefit, point.steps, rng), point, price=False),
+            start,
+            len(benefit),
+            point.step_size,
+            save_every=point.steps,
+            extinction=point.extinction,
+            scheme="exponential",
+        )
+        alive.append((run.masses > 0).mean(1))
+        same.append(beyond_chance(dead, run.masses[-1] == 0))
+    again = beyond_chance(dead, other["mass"].values[-1] == 0)
+    died = interval(1 - np.array(alive)[:, -1])
+    overlap = interval(same)
+    found = xr.Dataset(
+        labelled(("draw", "epoch"), {"dead_by_drift": (1 - np.array(alive), "fraction dead by noise alone")})
+        | labelled("epoch", {"dead_by_selection": ((selected["mass"].values == 0).mean(1), "fraction dead")})
+        | labelled("draw", {"overlap": (same, "overlap of the dead over that of chance")}),
+        attrs={"overlap_of_another_order": again},
+    )
+    rows = [
+        {
+            "part": "control",
+            "quantity": name,
+            "theory": theory,
+            "simulation": value,
+            "difference": value - theory,
+        }
+        for name, theory, value in (
+            ("fraction dead, selection", np.nan, float(dead.mean())),
+            ("fraction dead, noise alone (mean)", np.nan, died.mean),
+            ("the same dead: noise, over chance", 1.0, overlap.mean),
+            ("the same dead: other order, over chance", 1.0, again),
+        )
+    ]
+    return found, rows
+
+
+def beyond_chance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return how many are dead in both, over how many would be if the two had nothing to do with each other.
+
+    NaN if nobody died in one of them.
+    """
+    expected = first.mean() * second.mean()
+    return float((first & second).mean() / expected) if expected else float("nan")
+
+
+def fisher_rows(fall: FloatArray) -> list[Row]:
+    """Return theory against measurement over the run, and the order of what is left."""
+    rows = []
+    for i, name in enumerate(DYNAMICS):
+        theory, measured = fall[:, i, :, 0], fall[:, i, :, 1]
+        off = np.abs(measured / theory - 1)
+        rows.append(
+            _shared.compared(
+                1.0,
+                float(np.median(measured[:, -1] / theory[:, -1])),
+                part="Fisher",
+                quantity=f"{name}: fall over theory, η_p/{2**HALVINGS}",
+            )
+        )
+        order = float(np.median(np.log2(off[:, :-1] / off[:, 1:])))
+        rows.append(
+            _shared.compared(1.0, order, part="Fisher", quantity=f"{name}: order of its error in η_p")
+        )
+    return rows
+
+
+def main(
+    study: _shared.Study,
+    epochs: Annotated[int, typer.Option(min=4, help="Of the paper's network.")] = 8,
+    samples: Annotated[int, typer.Option(min=128, max=60_000, help="Training images.")] = 20_000,
+    draws: Annotated[int, typer.Option(min=2, help="Neutral controls.")] = 10,
+    seed: _shared.Seed = 0,
+) -> None:
+    """Check the theory of signed selection along a training run of the paper's network on MNIST.
+
+    Writes results/signed_selection/signed_selection.nc and .csv, the table theory | simulation; signals of
+    every step stay in results/signed_selection/points.
+    """
+    point = Training(seed=seed, epochs=epochs, samples=samples)
+    if study.smoke:
+        point, draws = dataclasses.replace(point, epochs=4, **SMOKE), 2
+    order = dataclasses.replace(point, order=1)
+    runs = [point, order, dataclasses.replace(point, masses="frozen")]
+    selected, other, frozen = study.sweep("Training", trained, runs)
+    replayed, replay_rows = replays(selected, point)
+    compared, control_rows = controls(selected, other, frozen, point, draws)
+    rows = [
+        *fisher_rows(selected["fall"].values),
+        *control_rows,
+        *replay_rows,
+    ]
+    data = assembled(selected, replayed, compared)
+    specification = {
+        "schema": SCHEMA,
+        "training": dataclasses.asdict(point),
+        "draws": draws,
+    }
+    study.save(data, rows, specification)
+    study.show(_shared.comparison("Signed selection", rows, digits=4), *notes(selected, point))
+
+
+def assembled(selected: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:
+    """Return what the figure shows."""
+    kept = selected.drop_vars("benefit").assign_coords(
+        coordinates(dynamics=(list(DYNAMICS), "dynamics"), of=(["theory", "measured"], "which"))
+    )
+    for other in others:
+        kept = kept.merge(other).assign_attrs(kept.attrs | other.attrs)
+    return kept
+
+
+def notes(selected: xr.Dataset, point: Training) -> list[str]:
+    """Return the lines that say what was run."""
+    living, sizes = selected["mass"].values[-1] > 0, point.widths[1:-1]
+    layers = "-".join(str(int(part.sum())) for part in np.split(living, np.cumsum(sizes)[:-1]))
+    return [
+        f"{point.epochs} epochs of {point.samples} images; living {layers} of {'-'.join(map(str, sizes))}, "
+        f"test accuracy {float(selected['accuracy'][-1]):.4f}.",
+        "",
+    ]
+
+
+if __name__ == "__main__":
+    _shared.command_line(main)()
