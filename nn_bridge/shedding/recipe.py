@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,11 +22,15 @@ from nn_bridge.selector import Selector
 from nn_bridge.shedding.course import Course, Lessons
 from nn_bridge.shedding.price import AdaptivePrice
 from nn_bridge.shedding.shed import balance, remember, restore, shed
-from nn_bridge.signals import Benefit
+from nn_bridge.signals import Benefit, Signal
 
 __all__ = ["Recipe", "Trained"]
 
 LEAST = 2  # groups that are left in a layer at any price: one alone cannot be removed
+
+
+def _fitness(masses: Any, fitness: Any) -> Any:
+    return fitness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +87,13 @@ class Recipe(Specification):
     start, stop : float
         Epochs in which there is selection, at most: if more than asked for live at `stop`, those of the
         smallest masses die then.
-    smoothing : float
-        Of the benefit over steps, see `Benefit`.
+    signal : Signal
+        What fitness is made of.
+    dynamics : evodyn.Dynamics
+        Of the masses of each layer: growth by fitness less price itself (Eq. 5), or by comparison with the
+        mean of the layer (`evodyn.Replicator`), say.
     threshold : float
         The mass below which a group is extinct; all begin at 1.
-    bound : float
-        The widest growth rate φ_i - c k_i that acts, in units of fitness; infinite for none.
     balanced : bool
         Whether √p of the masses left becomes part of the weights on each side, where that leaves the outputs
         as they are; otherwise p is part of the incoming weights.
@@ -120,9 +124,9 @@ class Recipe(Specification):
     limit: float = 2e-2
     start: float = 1.0
     stop: float = 13.0
-    smoothing: float = 0.9
+    signal: Signal = Benefit(smoothing=0.9)  # noqa: RUF009
+    dynamics: ed.Dynamics = ed.Selection(_fitness)  # noqa: RUF009
     threshold: float = 0.01
-    bound: float = float("inf")
     balanced: bool = True
 
     def __post_init__(self) -> None:
@@ -131,12 +135,15 @@ class Recipe(Specification):
         validation.choice("of", self.of, ("groups", "parameters", "macs"))
         for name in ("step_size", "price", "limit", "threshold"):
             self._set(**{name: validation.positive(name, getattr(self, name))})
-        self._set(bound=validation.positive("bound", self.bound, infinite=True))
         start, stop = (validation.non_negative(name, getattr(self, name)) for name in ("start", "stop"))
         if stop <= start:
             raise ValueError(f"stop is {stop!r}; expected an epoch after start, {start!r}.")
         self._set(start=start, stop=stop)
-        Benefit(self.smoothing)
+        for name, kind in (("course", Course), ("signal", Signal), ("dynamics", ed.Dynamics)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected an instance of {kind.__name__}."
+                )
 
     def train(
         self,
@@ -253,8 +260,8 @@ class _Shedding:
         self._size = self._sizes()
         self.selector = Selector(
             self.model,
-            ed.Selection(self._growth),
-            Benefit(self.recipe.smoothing),
+            self.recipe.dynamics,
+            self.recipe.signal,
             self.recipe.step_size,
             landscape=Priced(lambda time: self.price, self._size / self._unit),
             scope="layer",
@@ -264,10 +271,6 @@ class _Shedding:
         if state is not None:
             self.selector.load_state_dict(state)
         self.selector.listen(self._stepped)
-
-    def _growth(self, masses: Any, fitness: Any) -> Any:
-        bound = self.recipe.bound
-        return fitness if math.isinf(bound) else fitness.clip(-bound, bound)
 
     def _sizes(self) -> torch.Tensor:
         """Return how much of what is counted goes with each group."""
@@ -335,7 +338,8 @@ class _Shedding:
         if not bool((masses == 0).any()):
             return
         state = self.selector.state_dict()
-        state["smoothed"] = state["smoothed"][masses > 0]
+        for name in ("smoothed", "remembered"):
+            state[name] = None if state[name] is None else state[name][masses > 0]
         self.model = shed(self.model, self.example, self.lessons.optimizer)
         left = [part > 0 for part in masses.split(self.living)]
         self.alive = [numbers[kept] for numbers, kept in zip(self.alive, left, strict=True)]

@@ -205,7 +205,7 @@ def test_filters_are_shed_like_neurons_and_written_back_with_their_statistics() 
         ({"remove": 1.0}, "remove is 1"),
         ({"of": "bytes"}, "of is 'bytes'"),
         ({"start": 3.0, "stop": 2.0}, "stop is 2"),
-        ({"smoothing": 1.0}, "smoothing is 1"),
+        ({"signal": "benefit"}, "signal is 'benefit'; expected an instance of Signal"),
     ],
 )
 def test_recipes_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
