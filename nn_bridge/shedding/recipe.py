@@ -61,7 +61,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Recipe(Specification):
-    """Training in which groups of neurons pay for their mass, and those that are not worth it die.
+    """Training in which groups pay for their mass, and those that are not worth it die.
 
     The masses follow ṗ_i = p_i (φ_i - c k_i) (Eq. 5), φ_i = -∂L/∂p_i the marginal benefit of a group's mass
     (`Benefit`), k_i its cost and c a price; with weight decay on the weights on both sides of a neuron. A
@@ -80,10 +80,11 @@ class Recipe(Specification):
     step_size : float
         η_p, in units of 1/fitness per step.
     price : float
-        With `remove`, the price's rate κ, in units of fitness per epoch; without, its peak, in units of
-        fitness.
-    limit : float
-        The highest price that `remove` leads to, in units of fitness.
+        The peak of the triangle, in units of fitness, where `remove` is None.
+    price_rate : float
+        κ of the price that follows what lives, dc/dt = κ ln(A/K), in units of fitness per epoch.
+    price_limit : float
+        The highest such price, in units of fitness.
     start, stop : float
         Epochs in which there is selection, at most: if more than asked for live at `stop`, those of the
         smallest masses die then.
@@ -120,8 +121,9 @@ class Recipe(Specification):
     of: Literal["groups", "parameters", "macs"] = "groups"
     course: Course = Course()  # noqa: RUF009
     step_size: float = 3.0
-    price: float = 5e-4
-    limit: float = 2e-2
+    price: float = 2.4e-3
+    price_rate: float = 5e-4
+    price_limit: float = 2e-2
     start: float = 1.0
     stop: float = 13.0
     signal: Signal = Benefit(smoothing=0.9)  # noqa: RUF009
@@ -133,7 +135,7 @@ class Recipe(Specification):
         if self.remove is not None and not 0 <= validation.finite("remove", self.remove) < 1:
             raise ValueError(f"remove is {self.remove!r}; expected a fraction in [0, 1), or None.")
         validation.choice("of", self.of, ("groups", "parameters", "macs"))
-        for name in ("step_size", "price", "limit", "threshold"):
+        for name in ("step_size", "price", "price_rate", "price_limit", "threshold"):
             self._set(**{name: validation.positive(name, getattr(self, name))})
         start, stop = (validation.non_negative(name, getattr(self, name)) for name in ("start", "stop"))
         if stop <= start:
@@ -203,7 +205,7 @@ class _Shedding:
         room = (1 - (recipe.remove or 0.0)) * self.total
         self.capacity = float(round(room)) if recipe.of == "groups" else room
         self._unit = float(self._sizes().mean())
-        self._market = AdaptivePrice(self.capacity, recipe.price, recipe.limit)
+        self._market = AdaptivePrice(self.capacity, recipe.price_rate, recipe.price_limit)
         self._triangle = Triangle(recipe.price, recipe.start, recipe.stop)
         self.go_on()
 
@@ -230,7 +232,7 @@ class _Shedding:
 
     def go_on(self) -> None:
         """Begin selection, remove who died, or end selection, as it is time to."""
-        ending = self.lessons.epochs >= self.recipe.stop
+        ending = self.lessons.epochs >= min(self.recipe.stop, self.recipe.course.epochs)
         if self.over:
             return
         if self.selector is None:
@@ -257,13 +259,13 @@ class _Shedding:
 
     def _select(self, state: dict[str, Any] | None = None) -> None:
         """Make the selector of the network as it is now."""
-        self._size = self._sizes()
+        self._size = self._sizes().to(population_layers(self.model)[0].masses.device)
         self.selector = Selector(
             self.model,
             self.recipe.dynamics,
             self.recipe.signal,
             self.recipe.step_size,
-            landscape=Priced(lambda time: self.price, self._size / self._unit),
+            landscape=Priced(lambda time: self.price, self._size.cpu() / self._unit),
             scope="layer",
             scheme="exponential",
             extinction=ed.Extinction(self.recipe.threshold, "absorb"),
@@ -276,13 +278,15 @@ class _Shedding:
         """Return how much of what is counted goes with each group."""
         if self.recipe.of == "groups":
             return torch.ones(sum(self.living), dtype=torch.float64)
-        return group_sizes(self.model, self.example, self.recipe.of)
+        with evaluation_mode(self.model):
+            return group_sizes(self.model, self.example, self.recipe.of)
 
     def _measured(self) -> float:
         """Return how much there is of what is counted, exactly."""
         if self.recipe.of == "groups":
             return float(sum(self.living))
-        whole = cost(compact(self.model, self.example), self.example, repeats=1)
+        with evaluation_mode(self.model):
+            whole = cost(compact(self.model, self.example), self.example, repeats=1)
         return float(getattr(whole, self.recipe.of))
 
     def _left(self, masses: torch.Tensor) -> float:
@@ -342,6 +346,6 @@ class _Shedding:
             state[name] = None if state[name] is None else state[name][masses > 0]
         self.model = shed(self.model, self.example, self.lessons.optimizer)
         left = [part > 0 for part in masses.split(self.living)]
-        self.alive = [numbers[kept] for numbers, kept in zip(self.alive, left, strict=True)]
+        self.alive = [numbers[kept.cpu()] for numbers, kept in zip(self.alive, left, strict=True)]
         self.amount = self._measured()
         self._select(state)
