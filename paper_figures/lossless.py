@@ -77,8 +77,8 @@ def main() -> None:
             f"neurons removed, means of {seeds} seeds with 95 % intervals (Student's t). All train for "
             f"{asked_for['epochs']} epochs and no longer. The scale is logarithmic in the error.",
             "(a) Groups removed at the end of training: at random, the smallest, those of the least effect "
-            "on the loss, and those of the smallest masses in the paper's dynamics; selection removes while it "
-            "trains.",
+            "on the loss, and those of the smallest masses in the paper's dynamics; selection removes while "
+            "it trains.",
             "(b) Groups removed under way, after which training goes on to its last epoch. Control: a dense "
             "network of the widths that selection ended with, trained from scratch."
             + (
