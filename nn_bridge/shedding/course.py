@@ -15,7 +15,9 @@ from evodyn.core.specifications import Specification
 from nn_bridge.selector import Selector
 from nn_bridge.training import shuffled, train_epoch
 
-__all__ = ["Course", "Lessons"]
+__all__ = ["PARTS", "Course", "Lessons"]
+
+PARTS = 8  # of an epoch, each of which is trained on by itself
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -40,6 +42,8 @@ class Course(Specification):
         λ_w of ½ λ_w ‖w‖² on every weight and bias.
     label_smoothing : float
         In [0, 1): the part of each label that is spread over all classes.
+    noise : float
+        Standard deviation of Gaussian noise on every input, in units of the inputs; it falls with the rate.
 
     Raises
     ------
@@ -61,12 +65,13 @@ class Course(Specification):
     momentum: float = 0.9
     weight_decay: float = 1e-3
     label_smoothing: float = 0.1
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             validation.count(name, getattr(self, name))
         validation.count("warm_up", self.warm_up, least=0)
-        for name in ("hold", "momentum", "weight_decay", "label_smoothing"):
+        for name in ("hold", "momentum", "weight_decay", "label_smoothing", "noise"):
             self._set(**{name: validation.non_negative(name, getattr(self, name))})
         self._set(learning_rate=validation.positive("learning_rate", self.learning_rate))
         for name in ("momentum", "label_smoothing"):
@@ -121,8 +126,8 @@ class Course(Specification):
         penalty : callable, optional
             ``penalty()`` is added to the loss of every minibatch.
         optimizer : torch.optim.Optimizer, optional
-            In the place of ``self.optimizer(model)``: with parameters that are not the model's, say. The rates
-            of its parameter groups follow the same schedule, each from its own.
+            In the place of ``self.optimizer(model)``: with parameters that are not the model's, say.
+            The rates of its parameter groups follow the same schedule, each from its own.
         progress : callable, optional
             ``progress(epoch, loss)`` after every epoch.
 
@@ -179,6 +184,7 @@ class Lessons:
     ) -> None:
         self.course, self.images, self.labels = course, images, labels
         self.order = torch.Generator().manual_seed(validation.count("seed", seed, least=0))
+        self.noise = torch.Generator().manual_seed(2**32 + seed)  # another stream than the order's
         self.step, self.steps_per_epoch = 0, -(-len(images) // course.batch_size)
         self.steps = course.epochs * self.steps_per_epoch
         self.optimizer = course.optimizer(model) if optimizer is None else optimizer
@@ -189,7 +195,7 @@ class Lessons:
         """Epochs that are over."""
         return self.step / self.steps_per_epoch
 
-    def epoch(self, parts: int = 1) -> Any:
+    def epoch(self, parts: int = PARTS) -> Any:
         """Yield the samples of the next epoch in so many parts, each with its share of them."""
         images, labels = shuffled(self.images, self.labels, self.order)
         size = -(-self.steps_per_epoch // parts) * self.course.batch_size
@@ -218,15 +224,26 @@ class Lessons:
                 after_step()
 
         self._set_rate()
+        images, labels = samples
+        if self.course.noise:
+            images = self._noisy(images)
         return train_epoch(
             model,
-            *samples,
+            images,
+            labels,
             self.optimizer,
             selector,
             batch_size=self.course.batch_size,
             loss=loss,
             after_step=stepped,
         )
+
+    def _noisy(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the images of a part with noise on them."""
+        spread = self.course.noise * min(
+            self.course.rate(self.step, self.steps) / self.course.learning_rate, 1.0
+        )
+        return torch.empty_like(images).normal_(0.0, spread, generator=self.noise).add_(images)
 
     def _set_rate(self) -> None:
         part = self.course.rate(self.step, self.steps) / self.course.learning_rate

@@ -27,7 +27,7 @@ from nn_bridge.signals import Benefit
 
 __all__ = ["Recipe", "Trained"]
 
-PARTS = 8  # of an epoch, after each of which the dead are removed
+LEAST = 2  # groups that are left in a layer at any price: one alone cannot be removed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Recipe(Specification):
         history = []
         for epoch in range(self.course.epochs):
             loss = 0.0
-            for share, samples in lessons.epoch(PARTS):
+            for share, samples in lessons.epoch():
                 loss += share * lessons.part(shedding.model, samples, shedding.selector)
                 shedding.go_on()
             row = {"loss": loss, "living": shedding.living, "price": shedding.price}
@@ -180,7 +180,7 @@ class Recipe(Specification):
             if progress is not None:
                 progress(epoch, row)
         shedding.finish()
-        restore(before, lessons.optimizer, shedding.alive)
+        restore(before, shedding.model, lessons.optimizer, shedding.alive)
         return Trained(shedding.model, before, shedding.living, shedding.fraction_removed, history)
 
 
@@ -297,13 +297,14 @@ class _Shedding:
 
     def _revive(self, died: torch.Tensor, masses: torch.Tensor, before: torch.Tensor) -> None:
         """Give the last of a layer, and the largest that there is room for, their masses back."""
-        for last, part in zip(
-            masses.split(self.living), torch.arange(len(masses)).split(self.living), strict=True
-        ):
-            if not bool((last > 0).any()):
-                masses[part[before[part].argmax()]] = before[part].max()
+        largest = before.where(died, 0.0).argsort(descending=True)[: int(died.sum())].tolist()
+        layer, left = self._layers(), [int((part > 0).sum()) for part in masses.split(self.living)]
+        for k in largest:
+            if left[layer[k]] < LEAST:
+                masses[k] = before[k]
+                left[layer[k]] += 1
         room = self.capacity - self._left(masses) if self._adapts else 0.0
-        for k in before.where(died & (masses == 0), 0.0).argsort(descending=True)[: int(died.sum())].tolist():
+        for k in largest:
             if self._size[k] <= room and masses[k] == 0:
                 masses[k], room = before[k], room - float(self._size[k])
         self._set(masses)
@@ -311,13 +312,18 @@ class _Shedding:
     def _cut(self) -> None:
         """Let the groups of the smallest masses die, as many as are more than asked for."""
         masses = self.selector.masses
-        parts = torch.cat([torch.full((n,), k) for k, n in enumerate(self.living)])
+        layer, left = self._layers(), list(self.living)
         for k in masses.argsort().tolist():
             if self._left(masses) <= self.capacity:
                 break
-            if bool((masses[parts == parts[k]] > 0).sum() > 1):
+            if left[layer[k]] > LEAST:
                 masses[k] = 0.0
+                left[layer[k]] -= 1
         self._set(masses)
+
+    def _layers(self) -> list[int]:
+        """Return for each group the number of its layer."""
+        return [k for k, groups in enumerate(self.living) for _ in range(groups)]
 
     def _set(self, masses: torch.Tensor) -> None:
         for layer, part in zip(population_layers(self.model), masses.split(self.living), strict=True):

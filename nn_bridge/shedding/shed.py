@@ -1,4 +1,4 @@
-"""What happens to a network as groups die: it becomes smaller, masses become weights, and it is written back."""
+"""What happens to a network as groups die: it becomes smaller, masses become weights, all is written back."""
 
 from __future__ import annotations
 
@@ -86,21 +86,35 @@ def remember(optimizer: torch.optim.Optimizer) -> None:
 
 
 @torch.no_grad()
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, living: Sequence[torch.Tensor]) -> None:
+def restore(
+    model: nn.Module, small: nn.Module, optimizer: torch.optim.Optimizer, living: Sequence[torch.Tensor]
+) -> None:
     """Write what is left of a network back to where it came from; groups that died are at mass 0 there.
 
     Parameters
     ----------
     model : torch.nn.Module
         The network as it was when `remember` was called.
+    small : torch.nn.Module
+        What is left of it.
     optimizer : torch.optim.Optimizer
         That of the smaller network.
     living : sequence of Tensor
         For each layer with masses, the numbers of the groups that are left.
     """
     left = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for old, new in zip(model.parameters(), left, strict=True):
-        old.view(-1)[optimizer.state[new]["origin"].view(-1)] = new.view(-1)
+    origins: dict[str, torch.Tensor] = {}
+    for (name, old), new in zip(model.named_parameters(), left, strict=True):
+        origins[name] = optimizer.state[new]["origin"].flatten()
+        old.view(-1)[origins[name]] = new.flatten()
+    buffers = dict(small.named_buffers())
+    for name, buffer in model.named_buffers():
+        if name not in buffers:
+            continue  # masses
+        if buffer.shape == buffers[name].shape:
+            buffer.copy_(buffers[name])
+        else:  # the statistics of a normalisation, in the order of its weights
+            buffer[origins[f"{name.rpartition('.')[0]}.weight"]] = buffers[name]
     for layer, numbers in zip(population_layers(model), living, strict=True):
         layer.masses.zero_()
         layer.masses[numbers] = 1.0
