@@ -35,6 +35,8 @@ CONTROLS = {
     "scratch_dropout": ("the same with dropout", "D", "0.6"),
 }
 SELECTION = ("selection", "o", style.OURS)
+OTHERS = (("d", "#4f8fc0"), ("*", "#8fbcdc"))
+"""Marker and colour of selection in further networks, those that others report of."""
 TICKS = (10, 30, 50, 70, 80, 90, 95, 97, 98, 98.5, 98.8, 99.2)
 
 
@@ -52,6 +54,9 @@ def main() -> None:
         for method, look in methods.items():
             curve(axes, rows, method, look)
         curve(axes, rows, "selection", SELECTION)
+    for other, look in zip(asked_for["widths"][1:], OTHERS, strict=False):
+        same = [row for row in summary if row["widths"] == other]
+        curve(right, same, "selection", (f"selection, {other}", *look))
     printed = [row for row in quoted if row["method"] == "Pruning as Evolution"]
     if printed:
         x, y = places(printed)

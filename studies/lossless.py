@@ -89,6 +89,8 @@ def main(
     for fraction in remove or ():
         if not 0 < fraction < 1:
             raise ValueError(f"remove is {fraction!r}; expected a fraction between 0 and 1.")
+    dataset = dataset.replace("_", "-")
+    trials.loaded(dataset, data_root)  # says what is missing, before anything is trained
     networks = [network(text) for text in dict.fromkeys(widths)]
     fractions = tuple(sorted(set(remove))) if remove else FRACTIONS
     course = nb.Course()
