@@ -54,9 +54,9 @@ def main() -> None:
         for method, look in methods.items():
             curve(axes, rows, method, look)
         curve(axes, rows, "selection", SELECTION)
-    for other, look in zip(asked_for["widths"][1:], OTHERS, strict=False):
+    for other, (marker, colour) in zip(asked_for["widths"][1:], OTHERS, strict=False):
         same = [row for row in summary if row["widths"] == other]
-        curve(right, same, "selection", (f"selection, {other}", *look))
+        curve(right, same, "selection", (f"selection, {other}", marker, colour))
     printed = [row for row in quoted if row["method"] == "Pruning as Evolution"]
     if printed:
         x, y = places(printed)

@@ -96,7 +96,8 @@ def main(
     course = nb.Course()
     common: Row = {"dataset": dataset, "data_root": data_root, "held_out": held_out}
     if study.smoke:
-        networks, seeds, fractions = [SMALL], min(seeds, 2), fractions[-2:]
+        seeds, fractions = min(seeds, 2), fractions if remove else fractions[-2:]
+        networks = [SMALL] if widths == WIDTHS else networks
         course = nb.Course(epochs=SMOKE["epochs"], hold=1.0, warm_up=10)
         common |= {name: SMOKE[name] for name in ("until", "train_samples", "test_samples")}
     asked = fractions if remove else (*fractions, None)
