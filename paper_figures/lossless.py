@@ -35,6 +35,8 @@ CONTROLS = {
     "scratch_dropout": ("the same with dropout", "D", "0.6"),
 }
 SELECTION = ("selection", "o", style.OURS)
+OTHERS = (("d", "#4f8fc0"), ("*", "#8fbcdc"))
+"""Marker and colour of selection in further networks, those that others report of."""
 TICKS = (10, 30, 50, 70, 80, 90, 95, 97, 98, 98.5, 98.8, 99.2)
 
 
@@ -52,6 +54,9 @@ def main() -> None:
         for method, look in methods.items():
             curve(axes, rows, method, look)
         curve(axes, rows, "selection", SELECTION)
+    for other, (marker, colour) in zip(asked_for["widths"][1:], OTHERS, strict=False):
+        same = [row for row in summary if row["widths"] == other]
+        curve(right, same, "selection", (f"selection, {other}", marker, colour))
     printed = [row for row in quoted if row["method"] == "Pruning as Evolution"]
     if printed:
         x, y = places(printed)
@@ -75,10 +80,10 @@ def main() -> None:
         [
             f"Accuracy of {shown} on the test images of {rows[0]['dataset']} against the fraction of "
             f"neurons removed, means of {seeds} seeds with 95 % intervals (Student's t). All train for "
-            f"{asked_for['epochs']} epochs; nothing is tuned further after them. The scale of the axis is logarithmic in the error.",
-            "(a) Groups removed at the end of training: at random, the smallest, those of the least effect on "
-            "the loss, and those of the smallest masses in the paper's dynamics; selection removes while it "
-            "trains.",
+            f"{asked_for['epochs']} epochs and no longer. The scale is logarithmic in the error.",
+            "(a) Groups removed at the end of training: at random, the smallest, those of the least effect "
+            "on the loss, and those of the smallest masses in the paper's dynamics; selection removes while "
+            "it trains.",
             "(b) Groups removed under way, after which training goes on to its last epoch. Control: a dense "
             "network of the widths that selection ended with, trained from scratch."
             + (

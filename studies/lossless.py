@@ -89,12 +89,15 @@ def main(
     for fraction in remove or ():
         if not 0 < fraction < 1:
             raise ValueError(f"remove is {fraction!r}; expected a fraction between 0 and 1.")
+    dataset = dataset.replace("_", "-")
+    trials.loaded(dataset, data_root)  # says what is missing, before anything is trained
     networks = [network(text) for text in dict.fromkeys(widths)]
     fractions = tuple(sorted(set(remove))) if remove else FRACTIONS
     course = nb.Course()
     common: Row = {"dataset": dataset, "data_root": data_root, "held_out": held_out}
     if study.smoke:
-        networks, seeds, fractions = [SMALL], min(seeds, 2), fractions[-2:]
+        seeds, fractions = min(seeds, 2), fractions if remove else fractions[-2:]
+        networks = [SMALL] if widths == WIDTHS else networks
         course = nb.Course(epochs=SMOKE["epochs"], hold=1.0, warm_up=10)
         common |= {name: SMOKE[name] for name in ("until", "train_samples", "test_samples")}
     asked = fractions if remove else (*fractions, None)

@@ -79,7 +79,7 @@ def penalty(model: nn.Module) -> torch.Tensor:
 def folded(model: nn.Sequential) -> nn.Sequential:
     """Return a network of plain population layers whose weights hold the gates: same outputs in evaluation.
 
-    A group whose gate is closed has the mass 0.
+    A group whose gate is closed has the mass 0, unless no gate of its layer is open.
     """
     twin = copy.deepcopy(model).eval()
     for name, part in twin.named_children():
@@ -91,6 +91,7 @@ def folded(model: nn.Sequential) -> nn.Sequential:
             plain.weight.copy_(gates[:, None] * part.weight)
             if part.bias is not None and plain.bias is not None:
                 plain.bias.copy_(gates * part.bias)
-            plain.masses.copy_(torch.where(gates == 0, 0.0, part.masses))
+            open_ones = torch.where(gates == 0, 0.0, part.masses)
+            plain.masses.copy_(open_ones if open_ones.any() else part.masses)
             setattr(twin, name, plain)
     return twin

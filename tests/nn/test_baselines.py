@@ -108,6 +108,15 @@ def test_folded_gates_give_the_same_outputs_and_the_same_smaller_network(kind: o
     )
 
 
+def test_a_layer_whose_gates_are_all_closed_can_still_be_made_smaller() -> None:
+    model = gated(nb.population_mlp(WIDTHS), HardConcrete)
+    gates = model.get_parameter("hidden1.openness")
+    gates.data.fill_(-10.0)
+    small = nb.compact(folded(model))
+    x = torch.randn(7, 6, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(small(x), model.eval()(x))
+
+
 def test_gates_start_from_the_weights_of_the_dense_network_and_leave_it_alone() -> None:
     model = nb.population_mlp(WIDTHS)
     twin = gated(model, Slimming)
