@@ -57,6 +57,7 @@ class PopulationLayer(nn.Module):
     """
 
     kind: str = "group"
+    may_vanish = False  # whether the last group can go
     masses: torch.Tensor
 
     def __init__(self, groups: int, *, group_axis: int, device: torch.device | str | None = None) -> None:

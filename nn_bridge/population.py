@@ -116,6 +116,11 @@ class Population:
         """Number of groups."""
         return self.masses.shape[0]
 
+    @property
+    def may_vanish(self) -> bool:
+        """Whether the last group can go: a residual block, which leaves its link."""
+        return self.kind == "block"
+
     def parameters(self) -> Iterator[torch.Tensor]:
         """Yield the groups' own parameters, each with the groups in front."""
         return (member.rows(self.groups) for member in self.members)

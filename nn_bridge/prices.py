@@ -185,8 +185,10 @@ def group_costs(
     layers = population_layers(model)
     whole = _size_without(model, None, example, by)
     costs = [
-        torch.full((groups,), float(groups > 1 and whole - _size_without(model, k, example, by)))
-        for k, groups in enumerate(len(layer.masses) for layer in layers)
+        torch.full((len(layer.masses),), float(whole - _size_without(model, k, example, by)))
+        if len(layer.masses) > 1 or layer.population.may_vanish
+        else torch.zeros(1)
+        for k, layer in enumerate(layers)
     ]
     every = torch.cat(costs).double()
     return every / every.mean()
