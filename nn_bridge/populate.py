@@ -147,6 +147,7 @@ def _attach(
                 "the module out with exclude, or rename the attribute."
             )
         population = Population(module, site.kind, site.axis, site.unit, site.members)
+        population.samples = search.samples(site, module)
         attach(population, site.groups, _device(module), at=site.at)
         attached.append(site)
 
@@ -232,6 +233,34 @@ class _Search:
                 module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
             ):
                 yield from self._channels(node, module)
+
+    def samples(self, site: _Site, module: Any) -> int | None:
+        """Return the axis of what is scaled along which the model's samples lie, None if there is none.
+
+        The samples are those along the first axis of the model's first input.
+        """
+        first, call = self.recording.first, self.recording.calls[site.name][0]
+        value = call.made if site.at == "output" else call.given
+        if first < 0 or value < 0 or not self.recording.shape(first):
+            return None
+        size = self.recording.shape(first)[0]
+        if size == 1:
+            found = 0 if self.recording.shape(value)[0] == 1 else None
+        else:
+            masks, _ = self.coupling.closure({(first, 0): _first(size)})
+            along = [
+                masks.get(self.coupling.find((value, k))) for k in range(len(self.recording.shape(value)))
+            ]
+            axes = [
+                k
+                for k, mask in enumerate(along)
+                if mask is not None and mask.tolist() == _first(size).tolist()
+            ]
+            found = axes[0] if len(axes) == 1 else None
+        if site.at != "heads":
+            return found
+        # Attention itself puts the samples first, wherever its input has them.
+        return 0 if found == (0 if module.batch_first else 1) else None
 
     def blocks(self) -> Iterator[_Site]:
         """Yield the residual blocks."""

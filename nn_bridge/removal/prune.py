@@ -74,7 +74,8 @@ def prune(model: nn.Module, threshold: float, *, allow_empty: bool = False) -> P
     Warns
     -----
     UserWarning
-        If a layer's last group was kept; the layer is named.
+        If a layer's last group was kept, or a selector's mutation will bring back what is removed; the
+        layer is named.
 
     Examples
     --------
@@ -125,7 +126,8 @@ def prune_to_sparsity(
     Warns
     -----
     UserWarning
-        If a layer's last group was kept; the layer is named.
+        If a layer's last group was kept, or a selector's mutation will bring back what is removed; the
+        layer is named.
     """
     sparsity = validation.non_negative("sparsity", sparsity)
     if sparsity > 1:
@@ -195,6 +197,18 @@ def _remove(
         warnings.warn(
             f"every group of {', '.join(kept)} was due for removal; the largest of each was kept: "
             "pass allow_empty=True to remove it too.",
+            stacklevel=3,
+        )
+    revived = [
+        names[layer]
+        for layer, mask in zip(layers, due, strict=True)
+        if mask.any() and layer.population.revives
+    ]
+    if revived:
+        warnings.warn(
+            f"a further step of the selector will bring groups of {', '.join(revived)} back by mutation; "
+            "expected dynamics without mutation, or a Selector with extinction=evodyn.Extinction(threshold, "
+            "'absorb').",
             stacklevel=3,
         )
     living = tuple(int((layer.masses > 0).sum()) for layer in layers)
