@@ -16,6 +16,7 @@ RESULTS := results$(if $(QUICK),/quick)
 FIGURES := figures$(if $(QUICK),/quick)
 
 # What each study takes on two cores, for people to decide by: in full, and quick.
+TAKES_architectures := $(if $(QUICK),20 seconds,3 minutes)
 TAKES_branches := $(if $(QUICK),10 seconds,2 minutes)
 TAKES_discrete_vs_continuous := $(if $(QUICK),15 seconds,2 minutes)
 TAKES_extensions := $(if $(QUICK),10 seconds,1 minute)
@@ -41,6 +42,7 @@ help:
 	@echo "make studies      the studies of the dynamics and their figures (no torch)"
 	@echo "make STUDY        one study of studies/ again, and its figures; what is finished is reused"
 	@echo "make mnist        the paper's experiment on MNIST, its tables beside ours (installs torch)"
+	@echo "make architectures  LeNet-5, a ResNet and a transformer made smaller: accuracy and cost (installs torch)"
 	@echo "make readings     what the paper leaves open: up to 200 runs, 2 to 3 hours on two cores"
 	@echo "make lossless     accuracy against neurons removed: selection, baselines, control; 2 to 3 hours on two cores"
 	@echo "make docs         the documentation as HTML, in docs/_build"
@@ -210,6 +212,7 @@ bench: $(VENV)/.nn
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/flows.py
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/equilibria.py
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/selection.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/removal.py
 
 clean:
 	rm -rf .venv .venv-* docs/_build .*_cache .hypothesis .coverage build dist *.egg-info

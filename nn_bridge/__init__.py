@@ -18,7 +18,8 @@ with extra("nn", user="nn_bridge"):
     from nn_bridge.recording import Record, Recorder
     from nn_bridge.removal.compact import compact
     from nn_bridge.removal.cost import Cost, cost
-    from nn_bridge.removal.files import export_onnx, load_compact, save_compact
+    from nn_bridge.removal.exports import export_onnx
+    from nn_bridge.removal.files import load_compact, save_compact
     from nn_bridge.removal.prune import PruneReport, prune, prune_to_sparsity
     from nn_bridge.selector import Selector
     from nn_bridge.shedding.course import Course

@@ -54,9 +54,13 @@ class PopulationLayer(nn.Module):
     probe : Tensor or None
         Zeros that are added to the masses in place of a call of the observer, so that autograd itself sums
         ∂L/∂p_i in ``probe.grad`` over all backward passes. Not copied or pickled.
+    revives : bool
+        Whether a selector's mutation brings groups of mass 0 back. Not copied or pickled.
     """
 
     kind: str = "group"
+    may_vanish = False  # whether the last group can go
+    samples = 0  # the axis along which samples lie
     masses: torch.Tensor
 
     def __init__(self, groups: int, *, group_axis: int, device: torch.device | str | None = None) -> None:
@@ -64,6 +68,7 @@ class PopulationLayer(nn.Module):
         self.group_axis = group_axis
         self.observer: Observer | None = None
         self.probe: torch.Tensor | None = None
+        self.revives = False
         self.register_buffer("masses", torch.ones(groups, dtype=torch.float64, device=device))
         self.register_forward_pre_hook(_must_be_called)
 
@@ -95,7 +100,7 @@ class PopulationLayer(nn.Module):
         self.masses = self.masses.double()  # with assign=True they have the dtype of the state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "observer": None, "probe": None}
+        return {**self.__dict__, "observer": None, "probe": None, "revives": False}
 
 
 def _must_be_called(layer: nn.Module, inputs: object) -> None:

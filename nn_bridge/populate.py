@@ -12,6 +12,7 @@ from torch import nn
 
 from nn_bridge.layers import has_masses
 from nn_bridge.population import ATTRIBUTES, Member, Population, attach, detach
+from nn_bridge.removal.blocks import branches, without_branches
 from nn_bridge.removal.coupling import Coupling, Masks
 from nn_bridge.removal.decision import Facts, removable
 from nn_bridge.removal.moves import Axis
@@ -42,6 +43,8 @@ def populate(
     example_inputs: Any,
     groups: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
+    *,
+    blocks: bool = False,
 ) -> nn.Module:
     """Give the groups of a model masses of 1, in place, and return the model.
 
@@ -61,12 +64,15 @@ def populate(
         Names of modules whose groups get masses, or of modules that contain them; all by default.
     exclude : iterable of str, optional
         Names of modules whose groups do not, or of modules that contain them.
+    blocks : bool, optional
+        Give whole residual blocks a mass each, too: it scales all that the branch adds to the link, and at 0
+        `compact` takes the branch out. It sits on the last module of the branch.
 
     Returns
     -------
     torch.nn.Module
         `model` itself. Each module with masses has ``masses``, ``kind`` ("neuron", "unit" for a neuron that
-        acts on every element of a sequence, "filter" or "head") and ``population``.
+        acts on every element of a sequence, "filter", "head" or "block") and ``population``.
 
     Raises
     ------
@@ -99,34 +105,51 @@ def populate(
     excluded = _names("exclude", exclude, model)
     recording = record(model, example_inputs)
     search = _Search(model, recording)
-    sites: dict[str, _Site] = {}
-    for site in search.sites():
-        if (wanted is None or _within(site, wanted)) and not _within(site, excluded):
-            if site.name in sites or has_masses(model.get_submodule(site.name)):
-                search.reasons.setdefault(site.name, "it has masses for other groups")
-            else:
-                sites[site.name] = site
     attached: list[_Site] = []
     try:
-        for site in sites.values():
-            module = model.get_submodule(site.name)
-            if taken := [name for name in ATTRIBUTES if hasattr(module, name)]:
-                raise ValueError(
-                    f"{site.name} has an attribute {taken[0]!r} already; expected the name to be free: leave "
-                    "the module out with exclude, or rename the attribute."
-                )
-            population = Population(module, site.kind, site.axis, site.unit, site.members)
-            attach(population, site.groups, _device(module), at=site.at)
-            attached.append(site)
+        _attach(model, search, search.sites(), wanted, excluded, attached)
         useless = _useless(model, example_inputs, attached) if attached else {}
-        _require(wanted, [site for site in attached if site.name not in useless], search.reasons | useless)
         for name in useless:
             detach(model.get_submodule(name))
+        attached = [site for site in attached if site.name not in useless]
+        if blocks:
+            _attach(model, search, search.blocks(), wanted, excluded, attached)
+        _require(wanted, attached, search.reasons | useless)
     except BaseException:
         for site in attached:
-            detach(model.get_submodule(site.name))
+            if has_masses(model.get_submodule(site.name)):
+                detach(model.get_submodule(site.name))
         raise
     return model
+
+
+def _attach(
+    model: nn.Module,
+    search: _Search,
+    sites: Iterable[_Site],
+    wanted: tuple[str, ...] | None,
+    excluded: tuple[str, ...],
+    attached: list[_Site],
+) -> None:
+    """Put populations on the modules of those sites that are asked for."""
+    chosen: dict[str, _Site] = {}
+    for site in sites:
+        if (wanted is None or _within(site, wanted)) and not _within(site, excluded):
+            if site.name in chosen or has_masses(model.get_submodule(site.name)):
+                search.reasons.setdefault(site.name, "it has masses for other groups")
+            else:
+                chosen[site.name] = site
+    for site in chosen.values():
+        module = model.get_submodule(site.name)
+        if taken := [name for name in ATTRIBUTES if hasattr(module, name)]:
+            raise ValueError(
+                f"{site.name} has an attribute {taken[0]!r} already; expected the name to be free: leave "
+                "the module out with exclude, or rename the attribute."
+            )
+        population = Population(module, site.kind, site.axis, site.unit, site.members)
+        population.samples = search.samples(site, module)
+        attach(population, site.groups, _device(module), at=site.at)
+        attached.append(site)
 
 
 def _names(argument: str, names: Iterable[str], model: nn.Module) -> tuple[str, ...]:
@@ -210,6 +233,45 @@ class _Search:
                 module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
             ):
                 yield from self._channels(node, module)
+
+    def samples(self, site: _Site, module: Any) -> int | None:
+        """Return the axis of what is scaled along which the model's samples lie, None if there is none.
+
+        The samples are those along the first axis of the model's first input.
+        """
+        first, call = self.recording.first, self.recording.calls[site.name][0]
+        value = call.made if site.at == "output" else call.given
+        if first < 0 or value < 0 or not self.recording.shape(first):
+            return None
+        size = self.recording.shape(first)[0]
+        if size == 1:
+            found = 0 if self.recording.shape(value)[0] == 1 else None
+        else:
+            masks, _ = self.coupling.closure({(first, 0): _first(size)})
+            along = [
+                masks.get(self.coupling.find((value, k))) for k in range(len(self.recording.shape(value)))
+            ]
+            axes = [
+                k
+                for k, mask in enumerate(along)
+                if mask is not None and mask.tolist() == _first(size).tolist()
+            ]
+            found = axes[0] if len(axes) == 1 else None
+        if site.at != "heads":
+            return found
+        # Attention itself puts the samples first, wherever its input has them.
+        return 0 if found == (0 if module.batch_first else 1) else None
+
+    def blocks(self) -> Iterator[_Site]:
+        """Yield the residual blocks."""
+        for branch in branches(self.recording, self.modules):
+            inside = branch.name.removeprefix(branch.owner).strip(".")
+            if without_branches(self.modules[branch.owner], [inside]) is None:
+                self.reasons[branch.name] = f"torch.fx cannot trace the code of {branch.owner or 'the model'}"
+                continue
+            parts = (name.rpartition(".") for name in branch.parameters)
+            members = tuple(Member(self.modules[place], key, 0) for place, _, key in parts)
+            yield _Site((branch.name, branch.owner), "output", "block", branch.axis, branch.size, 1, members)
 
     def _heads_of_module(self, name: str, module: Any) -> Iterator[_Site]:
         if "forward" in vars(type(module)) and type(module) is not nn.MultiheadAttention:

@@ -10,7 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Member", "Observer", "Population", "attach", "detach", "population_of", "probe", "scaled"]
+__all__ = [
+    "Member",
+    "Observer",
+    "Population",
+    "attach",
+    "detach",
+    "population_of",
+    "probe",
+    "scaled",
+    "whole",
+]
 
 Observer = Callable[[torch.Tensor, torch.Tensor], None]
 """Receives (∂L/∂y, z) of a layer with output y = p·z, during the backward pass."""
@@ -43,9 +53,15 @@ def scaled(population: Any, z: torch.Tensor) -> torch.Tensor:
         masses.requires_grad_()  # the weights are frozen, the masses are not
     y: torch.Tensor = (z * masses.view(shape)).to(z.dtype)
     if observed and population.probe is None and y.requires_grad:
-        observer, unit = population.observer, z.detach()
-        y.register_hook(lambda gradient: observer(gradient, unit))
+        observer, unit, samples = population.observer, z.detach(), population.samples or 0
+        y.register_hook(lambda gradient: observer(gradient.movedim(samples, 0), unit.movedim(samples, 0)))
     return y
+
+
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    """Return a parameter, put together where `fully_shard` has spread it over the ranks."""
+    together: torch.Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    return together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +75,7 @@ class Member:
 
     def rows(self, groups: int) -> torch.Tensor:
         """Return the parameter's numbers, shape (groups, ...)."""
-        parameter: torch.Tensor = getattr(self.module, self.name)
-        rows = parameter.movedim(self.axis, 0)
+        rows = whole(getattr(self.module, self.name)).movedim(self.axis, 0)
         rows = rows if self.order is None else rows[self.order.to(rows.device)]
         return rows.reshape(groups, -1)
 
@@ -87,8 +102,10 @@ class Population:
     ----------
     group_axis : int
         The axis of the groups after the axis is split into groups and their units.
-    observer, probe
+    observer, probe, revives
         As of a `PopulationLayer`. Not copied or pickled.
+    samples : int or None
+        The axis of what is scaled along which the samples lie, if there is one.
     """
 
     def __init__(
@@ -98,6 +115,8 @@ class Population:
         self.group_axis = axis if unit == 1 else axis - 1
         self.observer: Observer | None = None
         self.probe: torch.Tensor | None = None
+        self.revives = False
+        self.samples: int | None = 0
         self.at = "output"
         self.handles: tuple[int, ...] = ()  # of the module's hooks
 
@@ -116,6 +135,11 @@ class Population:
         """Number of groups."""
         return self.masses.shape[0]
 
+    @property
+    def may_vanish(self) -> bool:
+        """Whether the last group can go: a residual block, which leaves its link."""
+        return self.kind == "block"
+
     def parameters(self) -> Iterator[torch.Tensor]:
         """Yield the groups' own parameters, each with the groups in front."""
         return (member.rows(self.groups) for member in self.members)
@@ -128,7 +152,7 @@ class Population:
         return scaled(self, split).flatten(self.group_axis, self.axis)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "observer": None, "probe": None}
+        return {**self.__dict__, "observer": None, "probe": None, "revives": False}
 
 
 def population_of(module: nn.Module) -> Population | None:

@@ -193,8 +193,10 @@ def group_sizes(
     layers = population_layers(model)
     whole = _size_without(model, None, example, by)
     sizes = [
-        torch.full((groups,), float(groups > 1 and whole - _size_without(model, k, example, by)))
-        for k, groups in enumerate(len(layer.masses) for layer in layers)
+        torch.full((len(layer.masses),), float(whole - _size_without(model, k, example, by)))
+        if len(layer.masses) > 1 or layer.population.may_vanish
+        else torch.zeros(1)
+        for k, layer in enumerate(layers)
     ]
     return torch.cat(sizes).double()
 

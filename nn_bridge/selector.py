@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -85,7 +86,14 @@ class Selector:
     Raises
     ------
     ValueError
-        If the model has no population layer, or an argument is of the wrong kind or out of its range.
+        If the model has no population layer, is wrapped in `torch.nn.DataParallel`, or an argument is of the
+        wrong kind or out of its range; if the signal is of single samples, and a layer does not keep them
+        apart.
+
+    Warns
+    -----
+    UserWarning
+        If mutation will bring back groups of mass 0, which are there already. `prune` warns of it later.
 
     Notes
     -----
@@ -139,6 +147,11 @@ class Selector:
                 f"extinction is {extinction!r}; expected evodyn.Extinction(threshold, 'absorb'): what else "
                 "is to happen at an extinction, the training loop decides, which sees selector.masses."
             )
+        if any(isinstance(part, nn.DataParallel) for part in model.modules()):
+            raise ValueError(
+                "model holds torch.nn.DataParallel, whose replicas do not report to the masses; expected "
+                "torch.nn.parallel.DistributedDataParallel, with one process for each device."
+            )
         self._names = populations(model)
         layers = list(self._names)
         kinds = list(dict.fromkeys(layer.kind for layer in layers))
@@ -178,12 +191,33 @@ class Selector:
         self._observers: list[Observer | None] = [None] * len(layers)
         if signal.needs_gradient:
             self._observers = [functools.partial(self._observe, index) for index in range(len(layers))]
+        revives = extinction is None and self._has_inflow()
+        for layer, name in self._names.items():
+            layer.revives = revives
+            if signal.needs_gradient and not signal.additive and layer.samples is None:
+                raise ValueError(
+                    f"signal is {signal!r}, of single samples, which {name} has not along one axis; expected "
+                    "samples on the first axis of the model's first input, and layers that keep them apart: "
+                    "use a signal of the whole batch."
+                )
+        if revives and bool((self.masses == 0).any()):
+            warnings.warn(
+                "groups of mass 0 come back by mutation; expected dynamics without mutation, or "
+                "extinction=evodyn.Extinction(threshold, 'absorb'), where they are to stay away.",
+                stacklevel=2,
+            )
         double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
         precision = torch.float64 if double else torch.float32
         for layer, observer in zip(layers, self._observers, strict=True):
             layer.observer = observer
             summed = observer is not None and signal.additive
             layer.probe = probe(layer.masses.to(precision)) if summed else None
+
+    def _has_inflow(self) -> bool:
+        """Tell whether groups without mass get some, now."""
+        none = torch.zeros(sum(self.sizes), dtype=torch.float64)
+        inflow = self.dynamics.inflow(none, none, time=self.steps * self.step_size)
+        return bool((torch.as_tensor(inflow) > 0).any())
 
     @property
     def masses(self) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 from evodyn.core import validation
 from evodyn.core.specifications import Specification
 from nn_bridge.layers import PopulationLayer
+from nn_bridge.population import whole
 
 __all__ = ["Benefit", "Contribution", "Magnitude", "Signal", "Taylor", "relative"]
 
@@ -268,6 +269,6 @@ class Magnitude(Signal):
     def values(self, layers: Sequence[PopulationLayer], totals: torch.Tensor) -> torch.Tensor:
         norms = []
         for layer in layers:
-            rows = [parameter.detach().reshape(layer.groups, -1) for parameter in layer.parameters()]
+            rows = [whole(part).detach().reshape(layer.groups, -1) for part in layer.parameters()]
             norms.append(torch.cat(rows, dim=1).float().norm(dim=1))
         return torch.cat(norms)

@@ -372,7 +372,9 @@ def accuracy_without(model: nn.Module, data: Dataset, remove: Callable[[], T]) -
     """Return what a removal returned, and the test accuracy after it; the masses are put back."""
     layers = population_layers(model)
     kept = [layer.masses.clone() for layer in layers]
-    report = remove()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* back by mutation", UserWarning)
+        report = remove()
     accurate = accuracy(model, data.test_images, data.test_labels)
     for layer, masses in zip(layers, kept, strict=True):
         layer.masses.copy_(masses)

@@ -8,11 +8,13 @@ import time
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from evodyn.core import validation
 from evodyn.core.extras import extra
 from nn_bridge.modes import evaluation_mode
+from nn_bridge.removal.record import exact
 
 __all__ = ["Cost", "cost"]
 
@@ -69,7 +71,8 @@ def cost(model: nn.Module, example: torch.Tensor, *, repeats: int = 50) -> Cost:
     waits = example.device.type == "cuda"
     times = []
     with evaluation_mode(model):
-        with FlopCounterMode(display=False) as counter:
+        # The counter does not know attention that is fused, as it is on a CPU.
+        with exact(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(example[:1])
         for _ in range(repeats + 3):
             start = time.perf_counter()

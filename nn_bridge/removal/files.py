@@ -1,16 +1,14 @@
-"""Compacted networks in files: safetensors, with the architecture as JSON, and ONNX."""
+"""Compacted networks in files: safetensors with the architecture as JSON, or a program of `torch.export`."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import sys
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,10 +16,10 @@ from torch import nn
 from evodyn.core.atomic import replacing
 from evodyn.core.extras import extra
 from nn_bridge.layers import empty_linear, has_masses
-from nn_bridge.modes import evaluation_mode
+from nn_bridge.removal.exports import is_program, program_bytes, read_program
 from nn_bridge.removal.trace import ELEMENTWISE, chain, flat_names
 
-__all__ = ["export_onnx", "load_compact", "save_compact"]
+__all__ = ["load_compact", "save_compact"]
 
 _LINEAR, _FLATTEN = ("in_features", "out_features", "bias"), ("start_dim", "end_dim")
 
@@ -57,11 +55,7 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _architecture(model: nn.Module) -> list[dict[str, Any]]:
     description: list[dict[str, Any]] = []
     links = chain(model)
-    for (name, module), flat in zip(links, flat_names(links), strict=True):
-        if has_masses(module):
-            raise ValueError(
-                f"{name or 'model'} still has masses; expected a compacted network: call compact first."
-            )
+    for (_, module), flat in zip(links, flat_names(links), strict=True):
         arguments: dict[str, Any]
         if isinstance(module, nn.Linear):
             arguments = {
@@ -86,8 +80,10 @@ def _digest(architecture: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a compacted network to a safetensors file, its architecture as JSON in the metadata.
+def save_compact(
+    model: nn.Module, path: str | os.PathLike[str], example_inputs: Any = None
+) -> Literal["safetensors", "torch.export"]:
+    """Write a compacted network to a file that others can load, and return of which kind the file is.
 
     Parameters
     ----------
@@ -95,22 +91,84 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
         What `compact` returned.
     path : path
         The file; it is replaced atomically.
+    example_inputs : Tensor, tuple or dict, optional
+        What the model is called with, see `populate`. A chain (`nn.Sequential`, nested or not) of linear
+        layers, `nn.Flatten` and element-wise modules needs none.
+
+    Returns
+    -------
+    str
+        "safetensors" for such a chain: its weights, and its architecture as JSON in the metadata, a list
+        with name, type and arguments of every module of `torch.nn`. "torch.export" for any other
+        network: the program that it runs, for any number of samples, in evaluation mode.
 
     Raises
     ------
     ValueError
-        If the model still has population layers, modules that `compact` does not make, a weight that is
-        not finite, or something else that could not be loaded again.
+        If the model still has masses, or a weight is not finite; if it is no chain and there is no example,
+        or `torch.export` cannot follow its code; or if something else could not be loaded again.
     OSError
         If the file cannot be written, on a full disk say. An older file stays as it is.
 
     Notes
     -----
-    Equal networks give equal bytes. Weights that layers share are written, and loaded, once for each.
+    Equal networks give equal bytes. Neither kind needs this package to be loaded: the first is read by
+    safetensors, the second by ``torch.export.load``. Weights that the layers of a chain share are written,
+    and loaded, once for each.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> save_compact(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), folder / "chain.safetensors")
+    'safetensors'
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+    >>> images = torch.ones(5, 1, 4, 4)
+    >>> save_compact(model, folder / "model.pt2", images[:2])
+    'torch.export'
+    >>> bool(torch.allclose(load_compact(folder / "model.pt2")(images), model(images)))
+    True
     """
     with extra("nn", user="save_compact"):
         from safetensors.torch import save
 
+    _require_compacted(model)
+    if example_inputs is not None and not _is_chain(model):
+        content, kind = program_bytes(model, example_inputs), "torch.export"
+    else:
+        content, kind = _ordered(save(*_described(model))), "safetensors"
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return kind  # type: ignore[return-value]
+
+
+def _require_compacted(model: nn.Module) -> None:
+    """Refuse masses, and weights that are not finite."""
+    for name, module in model.named_modules():
+        if has_masses(module):
+            raise ValueError(
+                f"{name or 'model'} still has masses; expected a compacted network: call compact first."
+            )
+    for name, tensor in model.state_dict().items():
+        if not _is_finite(tensor):
+            raise ValueError(f"{name} is not finite; expected finite weights: nothing was saved.")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # Types of one byte have no test of their own.
+    return bool(torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all())
+
+
+def _is_chain(model: nn.Module) -> bool:
+    try:
+        chain(model)
+    except ValueError:
+        return False
+    return True
+
+
+def _described(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the weights of a chain and the metadata of its file."""
     described = _architecture(model)
     tensors = {
         f"{entry['name']}.{key}": value.detach().cpu().contiguous().clone()
@@ -122,15 +180,8 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
         _built(json.loads(architecture), tensors)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the network could not be loaded again: {error}; nothing was saved.") from error
-    metadata = {
-        "format": "nn_bridge compact",
-        "version": "1",
-        "architecture": architecture,
-        "sha256": _digest(architecture, tensors),
-    }
-    content = save(tensors, metadata=metadata)
-    with replacing(path) as temporary:
-        temporary.write_bytes(_ordered(content))
+    metadata = {"format": "nn_bridge compact", "version": "1", "architecture": architecture}
+    return tensors, metadata | {"sha256": _digest(architecture, tensors)}
 
 
 def _ordered(content: bytes) -> bytes:
@@ -141,8 +192,8 @@ def _ordered(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
-    """Return the network that `save_compact` wrote. No code of the file is run.
+def load_compact(path: str | os.PathLike[str]) -> nn.Module:
+    """Return the network that `save_compact` wrote, of either kind.
 
     Parameters
     ----------
@@ -151,8 +202,10 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
 
     Returns
     -------
-    torch.nn.Sequential
-        The network, on the CPU, in evaluation mode.
+    torch.nn.Module
+        The network, in evaluation mode: `nn.Sequential` on the CPU from a file of safetensors, of which no
+        code is run, and what ``torch.export.load`` makes of a program. Load programs of people whom you
+        trust.
 
     Raises
     ------
@@ -164,8 +217,8 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Sequential:
     with extra("nn", user="load_compact"):
         from safetensors import SafetensorError, safe_open
 
-    with open(path, "rb"):  # Python's error names the path where no file can be opened
-        pass
+    if is_program(path):
+        return read_program(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -257,42 +310,5 @@ def _require_weight(
             f"{name} is a tensor of shape {tuple(tensor.shape)} and type {tensor.dtype}; expected real "
             f"numbers of shape {shape}, of one type in each layer"
         )
-    # Types of one byte have no test of their own.
-    if not bool(torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all()):
+    if not _is_finite(tensor):
         raise ValueError(f"{name} is not finite; expected finite weights")
-
-
-def export_onnx(model: nn.Module, path: str | os.PathLike[str], example: torch.Tensor) -> None:
-    """Write the network to an ONNX file with a free batch size (needs the extra "onnx").
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        A network, compacted or not.
-    path : path
-        The file; it is replaced atomically.
-    example : Tensor, shape (samples, ...)
-        An input, whose shape after the first axis and dtype the file keeps.
-
-    Raises
-    ------
-    ImportError
-        If the extra "onnx" is not installed.
-    """
-    with extra("onnx", user="export_onnx"):
-        for library in ("onnx", "onnxscript"):
-            importlib.import_module(library)
-    with evaluation_mode(model), warnings.catch_warnings(), replacing(path) as temporary:
-        # Of the exporter's own making, about its internals.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (example,),
-            os.fspath(temporary),
-            input_names=["input"],
-            output_names=["output"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )

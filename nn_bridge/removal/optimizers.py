@@ -15,11 +15,15 @@ Slices = dict[torch.Tensor, tuple[torch.Tensor, Callable[[torch.Tensor], torch.T
 
 
 def repoint(
-    model: nn.Module, small: nn.Module, optimizers: Sequence[torch.optim.Optimizer], slices: Slices
+    model: nn.Module,
+    small: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    slices: Slices,
+    gone: Collection[torch.Tensor] = (),
 ) -> None:
-    """Point the optimisers to the parameters of the new network, all of them or none."""
+    """Point the optimisers to the parameters of the new network, all of them or none, without those gone."""
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    states = [_sliced_state(optimizer, slices, names) for optimizer in optimizers]
+    states = [_sliced_state(optimizer, slices, names, gone) for optimizer in optimizers]
     held = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     left = [names[old] for old in slices if old.requires_grad and old not in held]
     if left:
@@ -31,7 +35,7 @@ def repoint(
     new_names: dict[torch.Tensor, str] = {p: name for name, p in small.named_parameters()}
     for optimizer, state in zip(optimizers, states, strict=True):
         for group in optimizer.param_groups:
-            group["params"] = [slices[parameter][0] for parameter in group["params"]]
+            group["params"] = [slices[old][0] for old in group["params"] if old in slices]
             if "param_names" in group:
                 group["param_names"] = [new_names[parameter] for parameter in group["params"]]
         optimizer.state.clear()
@@ -39,13 +43,16 @@ def repoint(
 
 
 def _sliced_state(
-    optimizer: torch.optim.Optimizer, slices: Slices, names: Mapping[torch.Tensor, str]
+    optimizer: torch.optim.Optimizer,
+    slices: Slices,
+    names: Mapping[torch.Tensor, str],
+    gone: Collection[torch.Tensor],
 ) -> dict[torch.Tensor, dict[str, Any]]:
     """Return an optimiser's state for the new parameters; refuse by name what cannot be carried over."""
     kind = type(optimizer).__name__
     remedy = "make a new optimiser of the compacted network."
     held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    if not (held | optimizer.state.keys()) <= slices.keys():
+    if not (held | optimizer.state.keys()) <= slices.keys() | set(gone):
         raise ValueError(
             "optimizer holds parameters that are not the model's; expected an optimiser of this model alone."
         )
@@ -74,6 +81,7 @@ def _sliced_state(
     return {
         slices[old][0]: {key: carried(old, key, value) for key, value in state.items()}
         for old, state in optimizer.state.items()
+        if old in slices
     }
 
 

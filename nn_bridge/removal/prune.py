@@ -6,7 +6,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class PruneReport:
     ----------
     epsilon : float
         ε: the threshold that was given, or the empirical q-quantile of the masses (for removal layer by
-        layer, NaN: there is one for each layer).
+        layer or kind by kind, NaN: there are several).
     groups : int
         Number of groups in all layers.
     removed : int
@@ -74,7 +74,8 @@ def prune(model: nn.Module, threshold: float, *, allow_empty: bool = False) -> P
     Warns
     -----
     UserWarning
-        If a layer's last group was kept; the layer is named.
+        If a layer's last group was kept, or a selector's mutation will bring back what is removed; the
+        layer is named.
 
     Examples
     --------
@@ -93,7 +94,7 @@ def prune_to_sparsity(
     model: nn.Module,
     sparsity: float,
     *,
-    scope: Literal["global", "layer"] = "global",
+    scope: Literal["global", "layer", "kind"] | None = None,
     allow_empty: bool = False,
 ) -> PruneReport:
     """Set the round(qN) smallest masses to 0, in place; of equal masses those with lower index first.
@@ -104,8 +105,9 @@ def prune_to_sparsity(
         A network with population layers.
     sparsity : float
         q in [0, 1], the fraction of all N groups.
-    scope : {"global", "layer"}, optional
-        Rank all groups together, or take the fraction from every layer.
+    scope : {"global", "layer", "kind"}, optional
+        Rank all groups together, or take the fraction from every layer, or from all groups of every kind.
+        By default "kind" where the layers are of several kinds, else "global".
     allow_empty : bool, optional
         Let a layer lose all its groups. By default its largest one is kept, and the next in rank goes
         in its place, as long as any other group is left.
@@ -124,21 +126,30 @@ def prune_to_sparsity(
     Warns
     -----
     UserWarning
-        If a layer's last group was kept; the layer is named.
+        If a layer's last group was kept, or a selector's mutation will bring back what is removed; the
+        layer is named.
     """
     sparsity = validation.non_negative("sparsity", sparsity)
     if sparsity > 1:
         raise ValueError(f"sparsity is {sparsity!r}; expected a fraction in [0, 1].")
-    validation.choice("scope", scope, ("global", "layer"))
+    kinds = [layer.kind for layer in population_layers(model)]
+    if scope is None:
+        scope = "kind" if len(set(kinds)) > 1 else "global"
+    validation.choice("scope", scope, ("global", "layer", "kind"))
     parts = _masses(model)
-    joint = np.concatenate(parts)
-    if scope == "global":
-        due = np.split(_smallest(joint, sparsity), np.cumsum([len(p) for p in parts])[:-1])
-        epsilon = float(np.quantile(joint, sparsity))
-    else:
-        due = [_smallest(part, sparsity) for part in parts]
-        epsilon = math.nan
-    return _remove(model, due, epsilon, allow_empty, refill=scope == "global")
+    # Layers of one rank are ranked together.
+    choices: dict[str, list[Any]] = {"global": [0] * len(parts), "layer": list(range(len(parts)))}
+    ranks = (choices | {"kind": kinds})[scope]
+    due = [np.zeros(len(part), dtype=bool) for part in parts]
+    for rank in dict.fromkeys(ranks):
+        same = [k for k, own in enumerate(ranks) if own == rank]
+        smallest = _smallest(np.concatenate([parts[k] for k in same]), sparsity)
+        ends = np.cumsum([len(parts[k]) for k in same])[:-1]
+        for k, mask in zip(same, np.split(smallest, ends), strict=True):
+            due[k] = mask
+    together = scope != "layer" and len(set(ranks)) == 1
+    epsilon = float(np.quantile(np.concatenate(parts), sparsity)) if together else math.nan
+    return _remove(model, due, epsilon, allow_empty, ranks=() if scope == "layer" else ranks)
 
 
 def _names(model: nn.Module) -> dict[nn.Module, str]:
@@ -163,37 +174,54 @@ def _smallest(masses: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def _remove(
-    model: nn.Module, due: Sequence[np.ndarray], epsilon: float, allow_empty: bool, *, refill: bool = False
+    model: nn.Module,
+    due: Sequence[np.ndarray],
+    epsilon: float,
+    allow_empty: bool,
+    *,
+    ranks: Sequence[Any] = (),
 ) -> PruneReport:
+    """Set masses to 0 where they are due; with `ranks`, the next of the same rank go for what is kept."""
     layers, masses, names = population_layers(model), _masses(model), _names(model)
     protected = []
-    for layer, mask, mass in zip(layers, due, masses, strict=True):
-        if mask.all() and mass.any() and not allow_empty:
+    for k, (layer, mask, mass) in enumerate(zip(layers, due, masses, strict=True)):
+        if mask.all() and mass.any() and not (allow_empty or layer.population.may_vanish):
             mask[np.lexsort((np.arange(len(mass)), mass))[-1]] = False
-            protected.append(names[layer])
-    if refill and protected:
-        _refill(due, masses, len(protected))
+            protected.append(k)
+    for k in protected if ranks else ():
+        _refill(due, [mass if ranks[other] == ranks[k] else mass[:0] for other, mass in enumerate(masses)])
     for layer, mask in zip(layers, due, strict=True):
         layer.masses[torch.from_numpy(mask).to(layer.masses.device)] = 0.0
-    if protected:
+    kept = tuple(names[layers[k]] for k in protected)
+    if kept:
         warnings.warn(
-            f"every group of {', '.join(protected)} was due for removal; the largest of each was kept: "
+            f"every group of {', '.join(kept)} was due for removal; the largest of each was kept: "
             "pass allow_empty=True to remove it too.",
+            stacklevel=3,
+        )
+    revived = [
+        names[layer]
+        for layer, mask in zip(layers, due, strict=True)
+        if mask.any() and layer.population.revives
+    ]
+    if revived:
+        warnings.warn(
+            f"a further step of the selector will bring groups of {', '.join(revived)} back by mutation; "
+            "expected dynamics without mutation, or a Selector with extinction=evodyn.Extinction(threshold, "
+            "'absorb').",
             stacklevel=3,
         )
     living = tuple(int((layer.masses > 0).sum()) for layer in layers)
     groups = sum(len(mass) for mass in masses)
-    return PruneReport(epsilon, groups, groups - sum(living), living, tuple(protected))
+    return PruneReport(epsilon, groups, groups - sum(living), living, kept)
 
 
-def _refill(due: Sequence[np.ndarray], masses: Sequence[np.ndarray], count: int) -> None:
-    """Mark `count` further groups, smallest first, none the last of its layer."""
+def _refill(due: Sequence[np.ndarray], masses: Sequence[np.ndarray]) -> None:
+    """Mark one further group, the smallest that is not the last of its layer."""
     ranked = sorted(
         (mass, layer, index) for layer, part in enumerate(masses) for index, mass in enumerate(part)
     )
     for _, layer, index in ranked:
-        if not count:
-            return
         if not due[layer][index] and (~due[layer]).sum() > 1:
             due[layer][index] = True
-            count -= 1
+            return

@@ -63,10 +63,15 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a module: the shapes of its first input and of its output, where they are tensors."""
+    """One call of a module: shapes and numbers of its first input and of its output, where they are tensors.
+
+    Otherwise the shapes are empty, and the numbers -1.
+    """
 
     input: tuple[int, ...]
     output: tuple[int, ...]
+    given: int = -1
+    made: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Recording:
         Number of a parameter or buffer -> its names; more than one where it is shared.
     inputs, outputs : set of int
         The model's.
+    first : int
+        The first of the inputs, -1 if there is none.
     made : set of int
         What an operation computed.
     results : list of Tensor
@@ -99,6 +106,7 @@ class Recording:
     calls: dict[str, list[Call]]
     made: set[int]
     results: list[torch.Tensor]
+    first: int
 
     def shape(self, value: int) -> tuple[int, ...]:
         """Return the shape of a value."""
@@ -177,6 +185,14 @@ def plain_model(model: nn.Module) -> None:
                 f"pass model.{attribute}, and wrap it afterwards."
             )
 
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "full_tensor"):
+            raise ValueError(
+                f"{name} is sharded over the ranks by fully_shard; expected whole weights: pass the network "
+                "before it is sharded, or a plain copy that has loaded get_model_state_dict(model, "
+                "options=StateDictOptions(full_state_dict=True)) of torch.distributed.checkpoint."
+            )
+
 
 def called(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return positional and named arguments of an example."""
@@ -205,7 +221,7 @@ def record(model: nn.Module, example_inputs: Any) -> Recording:
     calls: dict[str, list[Call]] = {}
     given = [leaf for leaf in tree_flatten((args, kwargs))[0] if torch.is_tensor(leaf)]
     inputs = {recorder.number(tensor) for tensor in given}
-    with evaluation_mode(model), _watched(model, recorder.stack, calls), exact():
+    with evaluation_mode(model), _watched(model, recorder, calls), exact():
         try:
             with torch.no_grad(), recorder:
                 result = model(*args, **kwargs)
@@ -221,15 +237,25 @@ def record(model: nn.Module, example_inputs: Any) -> Recording:
         raise ValueError(f"model returns {type(result).__name__} without tensors; expected tensors.")
     outputs = {recorder.number(tensor) for tensor in found}
     made = {number for node in recorder.nodes for number in node.outputs}
-    return Recording(recorder.nodes, recorder.values, recorder.names, inputs, outputs, calls, made, found)
+    first = recorder.number(given[0]) if given else -1
+    return Recording(
+        recorder.nodes, recorder.values, recorder.names, inputs, outputs, calls, made, found, first
+    )
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module, stack: list[str], calls: dict[str, list[Call]]) -> Iterator[None]:
+def _watched(model: nn.Module, recorder: _Recorder, calls: dict[str, list[Call]]) -> Iterator[None]:
     """Keep the stack of modules that are running, and the list of their calls."""
+    stack = recorder.stack
+
+    def plain(value: Any) -> bool:
+        return torch.is_tensor(value) and not value.is_nested
 
     def shape(value: Any) -> tuple[int, ...]:
-        return tuple(value.shape) if torch.is_tensor(value) and not value.is_nested else ()
+        return tuple(value.shape) if plain(value) else ()
+
+    def number(value: Any) -> int:
+        return recorder.number(value) if plain(value) else -1
 
     handles = []
     for name, module in model.named_modules():
@@ -238,7 +264,9 @@ def _watched(model: nn.Module, stack: list[str], calls: dict[str, list[Call]]) -
             stack.append(name)
 
         def leave(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            calls.setdefault(name, []).append(Call(shape(inputs[0]) if inputs else (), shape(output)))
+            first = inputs[0] if inputs else None
+            call = Call(shape(first), shape(output), number(first), number(output))
+            calls.setdefault(name, []).append(call)
             stack.pop()
 
         handles.append(module.register_forward_pre_hook(enter, prepend=True))

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 from nn_bridge.layers import PopulationLayer, PopulationLinear, empty_linear, has_masses
 from nn_bridge.modes import evaluation_mode
 from nn_bridge.population import detach, population_of
+from nn_bridge.removal.blocks import without_dead_blocks
 from nn_bridge.removal.coupling import Coupling, Masks
 from nn_bridge.removal.decision import Facts, foldable, removable
 from nn_bridge.removal.heads import RemainingHeads
@@ -36,6 +37,12 @@ def shrink(
 ) -> nn.Module:
     """Return a smaller copy of a model with masses, see `compact`."""
     plain_model(model)
+    whole, model = model, without_dead_blocks(model, example_inputs)
+    if model is not whole and (wrong := _difference(model, example_inputs, record(whole, example_inputs))):
+        raise ValueError(
+            f"blocks of mass 0 cannot be taken out ({wrong}); expected branches that are added to their link "
+            "and used for nothing else: set their masses above 0."
+        )
     layers = _checked(model)
     recording = record(model, example_inputs)
     coupling = Coupling(recording)
@@ -55,14 +62,14 @@ def shrink(
     keep = _kept_slots(coupling, masks)
     _slice(small, recording.names, keep)
     _resize(small, coupling, masks, recording)
-    slices = _slices(model, small, recording.names, keep)
+    slices = _slices(whole, small, recording.names, keep)
 
     def decide(coupling: Coupling) -> Masks:
         return removable(coupling, Facts(coupling), _seeds(coupling, layers, round_to))[0]
 
     small = _verified(model, small, example_inputs, recording, coupling, masks, decide)
     if optimizers:
-        repoint(model, small, optimizers, slices)
+        repoint(whole, small, optimizers, slices, set(whole.parameters()) - slices.keys())
     return small
 
 
@@ -254,7 +261,8 @@ def _slices(
     numbers = {name: value for value, several in names.items() for name in several}
     return {
         parameter: (new[name], _sliced(keep.get(numbers[name], {})))
-        for name, parameter in model.named_parameters()
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if name in new
     }
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from onnxruntime import InferenceSession  # type: ignore[attr-defined]
 from torch import nn
 
 import evodyn as ed
@@ -360,21 +358,6 @@ def test_a_write_into_a_part_hinders_what_it_touches_alone() -> None:
     small: Any = nb.compact(halve(model, x), x)
     assert (small.first.out_features, small.second.out_features) == (3, 6)
     close(small, model, x)
-
-
-@pytest.mark.slow
-def test_a_smaller_network_is_a_file_for_torch_and_for_others(tmp_path: Path) -> None:
-    model, x = network("packed attention")
-    small = nb.compact(halve(model.eval(), x), x)
-    expected = model(x).detach()
-    program = torch.export.export(small, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, tmp_path / "small.pt2")
-    loaded = torch.export.load(tmp_path / "small.pt2").module()
-    torch.testing.assert_close(loaded(x[:3]), expected[:3], atol=1e-5, rtol=1e-5)
-    nb.export_onnx(small, tmp_path / "small.onnx", x)
-    session = InferenceSession(tmp_path / "small.onnx")
-    (found,) = session.run(None, {"input": x[:3].numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), expected[:3], atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_with_masses_compiles_whole() -> None:

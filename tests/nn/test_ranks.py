@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed, multiprocessing, nn
+from torch.distributed.fsdp import fully_shard
 
 import evodyn as ed
 import nn_bridge as nb
@@ -30,13 +31,24 @@ def batches() -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randint(0, 3, (STEPS, 8), generator=draw)
 
 
-def trained(signal: nb.Signal, rank: int | None) -> tuple[torch.Tensor, int]:
+SHARDED = ("benefit", "samples", "magnitude")
+
+
+def trained(signal: nb.Signal, rank: int | None, sharded: bool = False) -> tuple[torch.Tensor, int]:
     """Return the masses after training on half of every batch, or on all of it (rank None).
 
     The second batch has a value that is not finite, which one rank alone sees.
     """
     model = nb.population_mlp((6, 5, 4, 3), seed=1)
-    wrapped: nn.Module = model if rank is None else nn.parallel.DistributedDataParallel(model)
+    wrapped: nn.Module = model
+    if sharded:
+        for part in model.children():
+            fully_shard(part)
+        fully_shard(model)
+        with pytest.raises(ValueError, match=r"hidden1\.weight is sharded .*full_state_dict=True"):
+            nb.compact(model, torch.randn(2, 6))
+    elif rank is not None:
+        wrapped = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.0)
     selector = nb.Selector(
         wrapped, ed.SelectionMutation(0.1, target=1.0), signal, 0.5, extinction=ed.Extinction(0.5, "absorb")
@@ -66,7 +78,9 @@ def rank_of(rank: int, folder: str) -> None:
         timeout=timedelta(seconds=120),
     )
     try:
-        torch.save({name: trained(signal, rank) for name, signal in SIGNALS.items()}, f"{folder}/{rank}.pt")
+        found = {name: trained(signal, rank) for name, signal in SIGNALS.items()}
+        found |= {f"{name}, sharded": trained(SIGNALS[name], rank, sharded=True) for name in SHARDED}
+        torch.save(found, f"{folder}/{rank}.pt")
     finally:
         distributed.destroy_process_group()
 
@@ -78,7 +92,8 @@ def test_ranks_have_the_same_masses_and_those_of_one_process(tmp_path: Path) -> 
     rank_of(0, str(tmp_path))
     other.join()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS))
-    for name, signal in SIGNALS.items():
+    for name in first:
+        signal = SIGNALS[name.removesuffix(", sharded")]
         masses, skipped = trained(signal, None)
         assert first[name][1] == second[name][1] == skipped == int(signal.needs_gradient)
         assert torch.equal(first[name][0], second[name][0]), name

@@ -632,7 +632,7 @@ def test_a_halved_paper_network_costs_less_and_predicts_the_same(tmp_path: Path)
     x = inputs(256, 784)
     prune_to_sparsity(model, 0.5)
     save_compact(compact(model), tmp_path / "half.safetensors")
-    small = load_compact(tmp_path / "half.safetensors")
+    small: Any = load_compact(tmp_path / "half.safetensors")
     assert torch.equal(small(x).argmax(1), model(x).argmax(1))
     before, after = cost(model, x, repeats=3), cost(small, x, repeats=3)
     assert before.macs == 784 * 512 + 512 * 256 + 256 * 10
