@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.contest import Options
 from benchmarks.machine import busy, described
-from benchmarks.rows import CLOCKS, Outcome, table, verdict_table, write
+from benchmarks.rows import CLOCKS, Clock, Outcome, table, verdict_table, write
 
 WORKS = (
     "integration",
@@ -61,7 +61,7 @@ def main() -> None:
     quick = Path("quick") if asked.quick else Path()
     out: Path = asked.out or Path("results") / quick / "benchmarks"
     figures: Path = asked.figures or Path("figures") / quick
-    clock = asked.clock or ("processor" if busy() else "median")
+    clock: Clock = asked.clock or ("processor" if busy() else "median")
     options = Options(asked.quick, asked.rounds or (5 if asked.quick else 9), asked.target, clock)
     about = described() | {"compared by": clock, "target": f"{options.target:g}", "quick": str(options.quick)}
     print("\n".join(f"{name}: {value}" for name, value in about.items()))

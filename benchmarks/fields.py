@@ -7,6 +7,7 @@ the exponential and the vector width of the package's own kernels.
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import timeit
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from benchmarks.problems import Flow
 from evodyn.core.arrays import FloatArray
 
 __all__ = [
+    "FAST",
     "Field",
     "Form",
     "coefficients",
@@ -33,6 +35,8 @@ __all__ = [
 
 Form = Literal["mass", "log"]
 Field = Callable[[float, FloatArray], FloatArray]
+FAST = {"reassoc", "contract", "arcp", "nsz"}
+"""What compiled code may do to arithmetic: sums in any order; NaN and infinity keep their meaning."""
 
 
 def start(flow: Flow, form: Form) -> FloatArray:
@@ -87,23 +91,18 @@ def jacobian(flow: Flow, form: Form) -> Callable[[float, FloatArray], tuple[Floa
 
 def fitness(flow: Flow) -> Field:
     """Return fitness in NumPy as a function of (t, p)."""
-    c, swing, payoff = flow.contribution, flow.swing, flow.payoff
-
-    def met(t: float, p: FloatArray) -> FloatArray:
-        found: FloatArray = payoff @ (p / p.sum())
-        return found
+    c, decay, swing, payoff = flow.contribution, flow.decay, flow.swing, flow.payoff
+    if payoff is not None:
+        return lambda t, p: payoff @ (p / p.sum())
+    if swing is None:
+        return lambda t, p: c - decay * p
 
     def swinging(t: float, p: FloatArray) -> FloatArray:
         angle = swing.frequency * t
         found: FloatArray = c + math.sin(angle) * swing.sines + math.cos(angle) * swing.cosines
         return found
 
-    def decaying(t: float, p: FloatArray) -> FloatArray:
-        return c - flow.decay * p
-
-    if payoff is not None:
-        return met
-    return decaying if swing is None else swinging
+    return swinging
 
 
 def dense_jacobian(flow: Flow, form: Form) -> Callable[[float, FloatArray], FloatArray]:
@@ -141,9 +140,10 @@ def compiled(flow: Flow, form: Form) -> Any:
 def _compiled(logarithms: bool, decays: bool, mutates: bool, swings: bool) -> Any:
     """Compile the field of one kind; what the kind has not is not compiled."""
     numba = library("numba")
-    from evodyn.solvers.vectors import exponential, in_wide_vectors
+    vectors: Any = importlib.import_module("evodyn.solvers.vectors")
+    exponential, in_wide_vectors = vectors.exponential, vectors.in_wide_vectors
 
-    @numba.njit(error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
+    @numba.njit(error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator]
     def field(dy: Any, t: Any, y: Any, a: Any) -> None:
         in_wide_vectors()
         n = y.size
@@ -178,7 +178,7 @@ def _compiled(logarithms: bool, decays: bool, mutates: bool, swings: bool) -> An
 def _compiled_game(logarithms: bool) -> Any:
     numba = library("numba")
 
-    @numba.njit(error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
+    @numba.njit(error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator]
     def field(dy: Any, t: Any, y: Any, a: Any) -> None:
         n, total, mean = y.size, 0.0, 0.0
         for i in range(n):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -26,7 +27,7 @@ def reference(flow: Flow, *, one_of_many: bool = False) -> FloatArray:
         return flow.exact()
     if (flow.n >= LARGE or one_of_many) and cyrk.available():
         return cyrk.integrated(flow, "log", "DOP853", 1e-13, 1e-11)
-    tight = {"rtol": 2.3e-14, "atol": 1e-13, "max_step": 0.25 if flow.n < 1000 else math.inf}
+    tight: dict[str, Any] = {"rtol": 2.3e-14, "atol": 1e-13, "max_step": 0.25 if flow.n < 1000 else math.inf}
     field, start = fastest(flow, "log"), np.log(flow.p0)
     solution = solve_ivp(field, (0.0, flow.end), start, "DOP853", flow.times, **tight)
     logs: FloatArray = solution.y.T

@@ -35,7 +35,7 @@ def _address(flow: Flow, form: Form) -> int:
         double = numba.types.float64
         pointer = numba.types.CPointer(double)
 
-        @numba.cfunc(numba.types.void(pointer, double, pointer, pointer), error_model="numpy")
+        @numba.cfunc(numba.types.void(pointer, double, pointer, pointer), error_model="numpy")  # type: ignore[untyped-decorator]
         def callback(dy: Any, t: Any, y: Any, a: Any) -> None:
             n = int(a[0])
             given = numba.carray(a, (4 + n * per_group,))

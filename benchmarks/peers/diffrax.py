@@ -92,8 +92,8 @@ def methods() -> Iterator[Method]:
                 return solve
 
             refuses = small if name == "Kvaerno5" else always
-            policies = masses_or_logs(form)  # type: ignore[arg-type]
-            yield Method(f"diffrax {name}, {form}", "diffrax", form, start, policies, refuses, compiles=True)  # type: ignore[arg-type]
+            policies = masses_or_logs(form)
+            yield Method(f"diffrax {name}, {form}", "diffrax", form, start, policies, refuses, compiles=True)
 
 
 def vectorised() -> Iterator[Method]:

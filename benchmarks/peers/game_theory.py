@@ -41,7 +41,7 @@ def _egttools(flow: Flow) -> Solve:
     payoff = np.ascontiguousarray(flow.payoff)
 
     def solve(rtol: float, atol: float) -> FloatArray:
-        tolerances = {"rtol": rtol, "atol": atol, "mxstep": 100_000}
+        tolerances: dict[str, Any] = {"rtol": rtol, "atol": atol, "mxstep": 100_000}
         found: FloatArray = odeint(lambda x, t: velocity(x, payoff), flow.p0, flow.times, **tolerances)
         return found
 

@@ -53,7 +53,7 @@ def methods() -> Iterator[Method]:
 
             @functools.cache
             def integrator(tolerance: float) -> Any:
-                pars = [] if flow.is_game else flow.contribution
+                pars: Any = [] if flow.is_game else flow.contribution
                 return hy.taylor_adaptive(
                     _equations(flow, form), y0, tol=tolerance, compact_mode=True, pars=pars
                 )
@@ -70,7 +70,7 @@ def methods() -> Iterator[Method]:
 
         yield Method(
             f"heyoka Taylor, {form}", "heyoka", form, start, (absolute(0.0),), _too_large, compiles=True
-        )  # type: ignore[arg-type]
+        )
 
 
 def _too_large(flow: Flow) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def _observed(flow: Flow, options: Options) -> Outcome:
         )
 
     observed = functools.partial(run, extinction=ed.Extinction(threshold=THRESHOLD))
-    calls = {"evodyn, observed": observed, "evodyn, not observed": run}
+    calls: dict[str, Callable[[], object]] = {"evodyn, observed": observed, "evodyn, not observed": run}
     extinct = int(observed().extinct_at_end.sum())
     times = in_turns(calls, options.rounds)
     first, second = (Row(work, name, OURS).timed(each) for name, each in times.items())

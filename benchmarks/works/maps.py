@@ -11,6 +11,7 @@ import numpy as np
 
 import evodyn as ed
 from benchmarks.contest import Options
+from benchmarks.fields import FAST
 from benchmarks.libraries import installed, library
 from benchmarks.problems import lognormal, size
 from benchmarks.rows import OURS, Clock, Outcome, Row, Verdict
@@ -41,7 +42,7 @@ def _outcome(equation: str, dynamics: ed.Dynamics, rate: float, n: int, options:
     landscape = ed.landscapes.LinearDecay(c, DECAY)
     given, target = landscape(0.0, p), np.empty(n)
 
-    def iterated() -> FloatArray:
+    def iterated() -> Any:
         return ed.iterate(dynamics, landscape, p, steps, STEP_SIZE, save_every=steps).masses[-1]
 
     # What is called, how many steps it takes, and whether fitness is part of them.
@@ -112,9 +113,9 @@ def _repeated(p: FloatArray, c: FloatArray, rate: float, steps: int) -> FloatArr
 def _in_numba() -> tuple[Any, Any]:
     """Return one step, and many steps in one call, which make one pass each."""
     numba = library("numba")
-    fast = numba.njit(error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
+    fast: Any = numba.njit(error_model="numpy", fastmath=FAST)
 
-    @fast
+    @fast  # type: ignore[untyped-decorator]
     def one(p: Any, c: Any, decay: Any, h: Any, rate: Any, out: Any) -> Any:
         total, flow = 0.0, 0.0
         for i in range(p.size):
@@ -125,7 +126,7 @@ def _in_numba() -> tuple[Any, Any]:
             out[i] = max(p[i] + h * (p[i] * (c[i] - decay * p[i] - mean) + rate), 0.0)
         return out
 
-    @fast
+    @fast  # type: ignore[untyped-decorator]
     def many(p: Any, c: Any, decay: Any, h: Any, rate: Any, steps: Any) -> Any:
         p = p.copy()
         total, flow = 0.0, 0.0
