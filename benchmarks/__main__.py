@@ -75,10 +75,11 @@ def main() -> None:
             for outcome in importlib.import_module(f"benchmarks.works.{name}").measured(options):
                 outcomes.append(outcome)
                 print(table(outcome, clock), flush=True)
-                save(out, outcomes, about)
+                save(out, outcomes, about)  # what there is, should it be interrupted
         except Exception as failure:  # the other works still count
             traceback.print_exc()
             outcomes.append(Outcome(name, notes=[f"failed: {failure}"]))
+    save(out, outcomes, about)
     verdicts = [verdict for outcome in outcomes for verdict in outcome.verdicts]
     print(f"\n{verdict_table(verdicts)}")
     for outcome in outcomes:

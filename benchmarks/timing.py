@@ -16,6 +16,8 @@ __all__ = ["Times", "TooLongError", "in_turns", "limited", "once"]
 SHORT = 0.02
 """Seconds of a round at the least: a shorter call is repeated within it."""
 
+LONG = 1.0
+"""Seconds of a call that has the fewest rounds."""
 FEWEST = 5
 """Rounds at the least."""
 
@@ -74,9 +76,9 @@ def once(call: Callable[[], object]) -> float:
 
 
 def in_turns(
-    calls: Mapping[str, Callable[[], object]], rounds: int = 5, short: float = SHORT
+    calls: Mapping[str, Callable[[], object]], rounds: int = 5, *, short: float = SHORT, long: float = LONG
 ) -> dict[str, Times]:
-    """Time each call once a round, for so many rounds; calls of more than a second for five at most.
+    """Time each call once a round, for so many rounds; calls that take `long` for five at most.
 
     What has to be compiled was called before.
     """
@@ -86,7 +88,7 @@ def in_turns(
     processors: dict[str, list[float]] = {name: [] for name in calls}
     for done in range(rounds):
         for name, call in calls.items():
-            if done >= FEWEST and seconds[name] > 1.0:
+            if done >= FEWEST and seconds[name] > long:
                 continue
             began, busy = time.perf_counter(), time.process_time()
             for _ in range(repeats[name]):
