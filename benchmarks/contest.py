@@ -41,18 +41,21 @@ class Options:
         Error of ln p to reach.
     clock : {"median", "shortest", "processor"}
         What decides.
+    slow : float, optional
+        What takes so many times as long as the fastest peer, before it is close enough, is given up.
     """
 
     quick: bool = False
     rounds: int = 9
     target: float = 1e-6
     clock: Clock = "median"
+    slow: float | None = None
 
     def patience(self) -> Patience:
         """Return how far scans go."""
         if self.quick:
-            return Patience(self.target, slow=5.0, call=5.0, method=10.0)
-        return Patience(self.target, beyond=100.0)
+            return Patience(self.target, slow=self.slow or 5.0, call=5.0, method=10.0)
+        return Patience(self.target, slow=self.slow or 10.0, beyond=100.0)
 
     def keeps(self, method: Method) -> bool:
         """Tell whether a method is run: a quick run leaves out those that win nowhere."""

@@ -21,9 +21,10 @@ def measured(options: Options) -> Iterator[Outcome]:
     for flow in paper_size():
         hard = flow.name.startswith("Eq. 8") or flow.decay >= 0.3
         yield compared(flow, 1 / 5 if hard else 1 / 3, options)
-    yield compared(games(200.0), 3 / 4, options)
     if not options.quick:
+        options = dataclasses.replace(options, slow=300.0)  # libraries of games are shown at their best
         yield compared(games(1000.0), 1.0, options)
+    yield compared(games(200.0), 3 / 4, options)
     yield compared(games(200.0, shift=-3.0), None, options)
 
 
