@@ -52,7 +52,8 @@ help:
 	@echo "make test-oldest  the same with the oldest releases of all libraries that pyproject.toml admits"
 	@echo "make check        formatting, lint, types and import rules (installs torch)"
 	@echo "make check-core   the same without torch: the types of the core and of the figures only"
-	@echo "make bench        paired timings; for a machine that does nothing else"
+	@echo "make bench        evodyn beside its peers, with every target's verdict, on a machine that does nothing else:"
+	@echo "                  an hour or two; QUICK=1 takes minutes; WORKS='maps equilibria' does some (installs 6 GB)"
 	@echo "make setup        only make .venv, with evodyn and what the studies need"
 	@echo "make clean        remove environments and caches, but no results"
 
@@ -208,11 +209,21 @@ docs: $(VENV)/.docs
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "Documentation: docs/_build/html/index.html"
 
-bench: $(VENV)/.nn
-	OMP_NUM_THREADS=1 $(RUN) benchmarks/flows.py
-	OMP_NUM_THREADS=1 $(RUN) benchmarks/equilibria.py
-	OMP_NUM_THREADS=1 $(RUN) benchmarks/selection.py
-	OMP_NUM_THREADS=1 $(RUN) benchmarks/removal.py
+# Peers have an environment of their own, so that they decide nothing about the libraries of all other targets.
+BENCH := .venv-bench
+$(BENCH)/.done: pyproject.toml
+	@echo "Installing the libraries that are compared, with torch: about 6 GB."
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check 'pip>=25.1'
+	$(BENCH)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
+	  --editable '.[studies,fast,nn]' --group bench
+	$(BENCH)/bin/python -m evodyn.compile
+	@touch $@
+
+# All of them get one thread for each call, but for ensembles, of which two are measured.
+bench: $(BENCH)/.done
+	OMP_NUM_THREADS=1 $(BENCH)/bin/python -m benchmarks$(if $(QUICK), --quick) $(WORKS)
+	OMP_NUM_THREADS=1 $(BENCH)/bin/python benchmarks/removal.py
 
 clean:
 	rm -rf .venv .venv-* docs/_build .*_cache .hypothesis .coverage build dist *.egg-info

@@ -1,0 +1,148 @@
+"""Methods are run from loose to tight tolerances, and the cheapest setting that will do is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from benchmarks.methods import Method, Solve
+from benchmarks.timing import TooLongError, limited
+from evodyn.core.arrays import FloatArray
+
+__all__ = ["Attempt", "Patience", "chosen", "scan", "tolerances"]
+
+LOOSEST, TIGHTEST = -4.0, -13.0
+"""Decades of tolerance that are tried."""
+SHORT = 0.05
+"""Seconds of a call that is repeated."""
+COMPILING = 120.0
+"""Seconds that a first call may take besides, to compile."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One setting, and what came of it.
+
+    Attributes
+    ----------
+    rtol, atol : float
+    seconds : float
+        Processor time of the fastest call. It hardly depends on what else the machine does.
+    first : float
+        Seconds of the first call by the clock.
+    error : float
+        The largest error of ln p.
+    failure : str
+        Why there is no result, if there is none.
+    """
+
+    rtol: float
+    atol: float
+    seconds: float
+    first: float
+    error: float
+    failure: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How far a scan goes.
+
+    Attributes
+    ----------
+    target : float
+        The error of ln p to reach.
+    beyond : float
+        Scans go on until the error is so many times smaller, for the curve.
+    call, method : float
+        Most seconds of one call, and of all attempts of a method.
+    rival : float
+        Seconds of the fastest peer so far.
+    slow : float
+        What takes so many times as long as the rival is given up.
+    """
+
+    target: float = 1e-6
+    beyond: float = 1.0
+    call: float = 60.0
+    method: float = 120.0
+    rival: float = math.inf
+    slow: float = 10.0
+
+    @property
+    def longest(self) -> float:
+        """Seconds of a call after which tighter tolerances are not tried, for they could only be slower."""
+        return min(self.call, self.slow * self.rival)
+
+
+def tolerances(errors: Sequence[float], target: float, beyond: float = 1.0) -> float | None:
+    """Return the tolerance to try after those that gave `errors`, or None if enough were tried.
+
+    They go down by decades until the error is `beyond` times below the target. Then half a decade above the
+    first that reached the target is tried, for that may do too.
+    """
+    decades = LOOSEST - len(errors)
+    if errors and errors[-1] <= target / beyond:
+        return None
+    return 10.0**decades if decades >= TIGHTEST else None
+
+
+def scan(
+    method: Method, solve: Solve, error: Callable[[FloatArray], float], patience: Patience
+) -> Iterator[Attempt]:
+    """Yield attempts at the settings of a method, from loose to tight, for each of its policies."""
+    began = time.perf_counter()
+    if not method.policies:
+        yield attempt(method, solve, error, (math.nan, math.nan), patience)
+        return
+    for policy in method.policies:
+        tried: list[Attempt] = []
+        while (
+            tolerance := tolerances([one.error for one in tried], patience.target, patience.beyond)
+        ) is not None:
+            tried.append(attempt(method, solve, error, policy(tolerance), patience))
+            yield tried[-1]
+            if tried[-1].seconds > patience.longest or time.perf_counter() - began > patience.method:
+                break
+        reached = [k for k, one in enumerate(tried) if one.error <= patience.target]
+        if reached:  # half a decade looser may do
+            yield attempt(method, solve, error, policy(10.0 ** (LOOSEST - reached[0] + 0.5)), patience)
+
+
+def attempt(
+    method: Method,
+    solve: Solve,
+    error: Callable[[FloatArray], float],
+    setting: tuple[float, float],
+    patience: Patience,
+) -> Attempt:
+    """Run a method once, twice if it compiles first, or three times if that is short; compare its result."""
+    most = patience.call + (COMPILING if method.compiles else 0.0)
+    spent: list[float] = []
+    began, first = time.perf_counter(), math.nan
+    try:
+        while len(spent) < 3:
+            busy = time.process_time()
+            with limited(most):
+                values = solve(*setting)
+            spent.append(time.process_time() - busy)
+            if len(spent) == 1:
+                first = time.perf_counter() - began
+            if spent[-1] > SHORT and (len(spent) > 1 or not method.compiles):
+                break
+    except (Exception, TooLongError) as failure:
+        first = time.perf_counter() - began
+        reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:100]
+        return Attempt(*setting, first, first, math.inf, reason)
+    return Attempt(*setting, min(spent), first, error(method.logs(values)))
+
+
+def chosen(attempts: Sequence[Attempt], target: float) -> Attempt | None:
+    """Return the fastest attempt that reached the target; if none did, the closest that gave numbers."""
+    reached = [one for one in attempts if one.error <= target]
+    if reached:
+        return min(reached, key=lambda one: one.seconds)
+    finite = [one for one in attempts if math.isfinite(one.error)]
+    return min(finite, key=lambda one: one.error, default=None)

@@ -1,0 +1,1 @@
+"""What is measured: each module has a ``measured(options)`` that yields outcomes."""
