@@ -22,7 +22,7 @@ from typing import Any
 
 __all__ = ["SOURCES", "compiled", "folder", "prepare", "prepare_if_possible", "ready"]
 
-_KERNELS = ("tableaus", "vectors", "kernels", "interpolants", "journeys", "members")
+_KERNELS = ("tableaus", "vectors", "kernels", "interpolants", "journeys", "members", "maps")
 SOURCES = ("compilation.py", *(f"{name}.py" for name in _KERNELS))
 """The files of which compiled code is made."""
 
