@@ -33,7 +33,7 @@ _MEMORY = 4_000_000
 
 def load() -> Any:
     """Have `Dynamics.step` use the compiled step from here on; return its module, None if there is none."""
-    if not ready():
+    if not comparison.compiled_step and not ready():
         return None
     maps: Any = importlib.import_module("evodyn.solvers.maps")
     comparison.compiled_step[:] = [maps.euler]
