@@ -7,6 +7,8 @@ import numpy as np
 from evodyn.core.extras import extra
 from evodyn.model.equations import Replicator
 from evodyn.model.landscapes import LinearDecay
+from evodyn.simulate.compiled_maps import load
+from evodyn.simulate.iterate import iterate
 from evodyn.simulate.method import Solver
 from evodyn.simulate.solve import solve
 from evodyn.solvers.compilation import folder, prepare, ready
@@ -37,7 +39,10 @@ def compile_methods() -> None:
 def compile_here() -> None:
     """Compile the methods in this process, into the cache that it was given; `prepare` calls it."""
     folder().mkdir(parents=True)
-    solve(Replicator(), LinearDecay([1.0, 0.0], 1.0), np.ones(2), (0.0, 1.0), solver=Solver(compiled=True))
+    start = Replicator(), LinearDecay([1.0, 0.0], 1.0), np.ones(2)
+    solve(*start, (0.0, 1.0), solver=Solver(compiled=True))
+    load()
+    iterate(*start, 3, 0.1)
 
 
 if __name__ == "__main__":

@@ -281,6 +281,7 @@ def test_inputs_are_untouched() -> None:
 def test_many_steps_need_no_memory_but_that_of_what_is_saved() -> None:
     c = landscapes.contributions("lognormal", n=768, heterogeneity=1.0, rng=0)
     landscape = landscapes.LinearDecay(c, 1e-3)
+    ed.iterate(REPLICATOR, landscape, np.ones(768), 4, 5e-4)  # which may load compiled code
     tracemalloc.start()
     run = ed.iterate(
         REPLICATOR, landscape, np.ones(768), 4_000, 5e-4, save_every=2_000, extinction=ed.Extinction(1e-3)

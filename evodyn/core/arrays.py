@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "FloatArray", "array_namespace", "float64", "frozen", "host", "like"]
+__all__ = [
+    "Array",
+    "FloatArray",
+    "array_namespace",
+    "float64",
+    "frozen",
+    "host",
+    "like",
+    "on_host",
+    "returned",
+]
 
 Array = Any
 """An array of any array-API library (NumPy, torch, array-api-strict, ...)."""
@@ -58,6 +69,32 @@ def like(value: Array, masses: Array) -> Array:
     xp = array_namespace(masses)
     # The copy also spares torch a warning: specifications hold read-only arrays.
     return xp.asarray(np.array(value), dtype=xp.float64, device=array_api_compat.device(masses))
+
+
+def on_host(value: Array) -> FloatArray | None:
+    """Return a float64 array of torch or NumPy as a NumPy array that shares its memory, if it is on a CPU.
+
+    None if it is elsewhere, of another library, or has gradients to be remembered. NumPy's arrays are
+    contiguous and writable, in a copy if need be: so are all that compiled loops know.
+    """
+    if type(value) is np.ndarray:
+        flags = value.flags  # to ask a view whether it may be written to can be a warning
+        return value if flags.owndata and flags.carray else np.array(value, order="C")
+    torch = sys.modules.get("torch")
+    if torch is None or type(value) is not torch.Tensor or value.device.type != "cpu" or value.requires_grad:
+        return None
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        view: FloatArray = value.contiguous().numpy()
+        return view
+    except RuntimeError:  # under a transform such as vmap
+        return None
+
+
+def returned(value: FloatArray, like: Array) -> Array:
+    """Return an array made from views by `on_host` as one of the library of what was viewed."""
+    return value if type(like) is np.ndarray else sys.modules["torch"].from_numpy(value)
 
 
 def host(value: Array) -> FloatArray:

@@ -23,8 +23,18 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core import validation
-from evodyn.core.arrays import Array, FloatArray, array_namespace, float64, is_foreign, like
+from evodyn.core.arrays import (
+    Array,
+    FloatArray,
+    array_namespace,
+    float64,
+    is_foreign,
+    like,
+    on_host,
+    returned,
+)
 from evodyn.core.specifications import Specification
+from evodyn.model.comparison import Comparison, euler_step, product_sum
 
 __all__ = ["DomainError", "Dynamics", "Scheme", "mean_fitness"]
 
@@ -68,11 +78,12 @@ def mean_fitness(masses: Array, fitness: Array) -> Array:
 
 def weighted_mean(xp: Any, masses: Array, fitness: Array) -> Array:
     """Return the mean of finite fitness."""
-    total = _total(xp, masses)
-    return xp.vecdot(masses, fitness)[..., None] / xp.where(total > 0, total, 1.0)
+    total = total_mass(xp, masses)
+    product = product_sum(masses, fitness) if xp is np else xp.vecdot(masses, fitness)
+    return product[..., None] / xp.where(total > 0, total, 1.0)
 
 
-def _total(xp: Any, masses: Array) -> Array:
+def total_mass(xp: Any, masses: Array) -> Array:
     """Return the sum over the last axis, which is kept; NumPy's own without its wrapper for other arrays."""
     return (np.add.reduce if xp is np else xp.sum)(masses, axis=-1, keepdims=True)
 
@@ -188,6 +199,8 @@ class Dynamics(_Plain, Specification, ABC):
         if grows_otherwise or "inflow" in own:
             for name in {"_ratio_step", "autonomous", "mass_law", "steady_inflow"} - set(own):
                 setattr(cls, name, getattr(Dynamics, name))
+        if (grows_otherwise or own.keys() & {"inflow", "step", "_capped"}) and "comparison" not in own:
+            cls.comparison = Dynamics.comparison  # type: ignore[method-assign]
             if "autonomous" not in own:
                 cls.autonomous = None
         if grows_otherwise and "compares_with_mean" not in own:
@@ -299,8 +312,9 @@ class Dynamics(_Plain, Specification, ABC):
         η_p (φ̄ - φ_i + μ(1 - m_i/p_i)) <= 1; the projection, which creates mass, acts only beyond that.
         With a signal clip κ and no mutation or binding cap, masses stay within p_i(0) (1 ± η_p κ)^n.
         """
-        validation.choice("scheme", scheme, MAPS)
-        if not is_foreign(step_size):
+        if scheme not in MAPS:
+            validation.choice("scheme", scheme, MAPS)
+        if not (type(step_size) is float and 0.0 <= step_size < math.inf) and not is_foreign(step_size):
             step_size = validation.non_negative("step_size", step_size)
         masses, fitness = self._prepared(masses, fitness)
         if scheme == "ratio":
@@ -310,14 +324,22 @@ class Dynamics(_Plain, Specification, ABC):
                     "generation: the power φ**w of fitness is selection of strength w."
                 )
             return self._capped(self._ratio_step(masses, fitness))
-        growth = self.growth_rates(masses, fitness, time=time)
         if scheme == "euler":
-            new = masses + step_size * (masses * growth + self.inflow(masses, fitness, time=time))
-            xp = array_namespace(new)
-            new = xp.where(new < 0, 0.0, new)
-        else:
-            new = self._exponential_step(masses, fitness, growth, step_size, time=time)
-        return self._capped(new)
+            return self._capped(self._euler_step(masses, fitness, step_size, time=time))
+        growth = self.growth_rates(masses, fitness, time=time)
+        return self._capped(self._exponential_step(masses, fitness, growth, step_size, time=time))
+
+    def _euler_step(self, masses: Array, fitness: Array, step_size: float, *, time: float) -> Array:
+        """Return p + η_p·velocity, projected."""
+        p, phi = on_host(masses), on_host(fitness)
+        if p is not None and phi is not None and p.ndim == 1 and phi.shape == p.shape:
+            form = self.comparison(len(p), time)
+            if form is not None and not is_foreign(step_size):
+                return returned(euler_step(p, phi, step_size, form), masses)
+        growth = self.growth_rates(masses, fitness, time=time)
+        new = masses + step_size * (masses * growth + self.inflow(masses, fitness, time=time))
+        xp = array_namespace(new)
+        return xp.where(new < 0, 0.0, new)
 
     def _exponential_step(
         self, masses: Array, fitness: Array, growth: Array, step_size: float, *, time: float
@@ -348,12 +370,20 @@ class Dynamics(_Plain, Specification, ABC):
     def _prepared(self, masses: Array, fitness: Array) -> tuple[Array, Array]:
         masses = float64(masses)
         fitness = like(float64(fitness), masses)
-        _check_shapes(masses, fitness)
+        if fitness.shape != masses.shape or not masses.shape or masses.shape[-1] == 0:
+            _check_shapes(masses, fitness)
         self.check(masses.shape[-1])
         return masses, fitness
 
     # What others need to know of a dynamics, beyond its growth rates and inflow. The defaults are safe: they
     # promise nothing, and what is not promised is integrated, differenced or searched for.
+
+    def comparison(self, n: int, time: float) -> Comparison | None:
+        """Return at what rates n groups grow at a time, where they compare fitness with its mean, exactly.
+
+        None promises nothing. Otherwise the Euler map is that of the answer, in every bit.
+        """
+        return None
 
     def mass_law(self, n: int) -> tuple[float, float] | None:
         """Return rate μ and target M of the total mass of a block of n groups, if dP/dt = μ(M - P).
@@ -428,6 +458,11 @@ def rate_bound(dynamics: Dynamics, n: int, time: float) -> np.ndarray:
 def clip_acts(dynamics: Dynamics) -> bool:
     """Tell whether a finite clip can break mass conservation."""
     return dynamics.signal_clip is not None and math.isfinite(dynamics.signal_clip)
+
+
+def clip_of(dynamics: Dynamics) -> float:
+    """Return the bound on |φ_i - φ̄|, infinite if there is none."""
+    return math.inf if dynamics.signal_clip is None else float(dynamics.signal_clip)
 
 
 def cap_of(dynamics: Dynamics) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,7 +12,18 @@ import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import Array, FloatArray, array_namespace, is_foreign, like
-from evodyn.model.dynamics import EPS, Dynamics, clip_acts, next_generation, offspring, weighted_mean
+from evodyn.model.comparison import NOTHING, Comparison
+from evodyn.model.dynamics import (
+    EPS,
+    Dynamics,
+    cap_of,
+    clip_acts,
+    clip_of,
+    next_generation,
+    offspring,
+    total_mass,
+    weighted_mean,
+)
 
 __all__ = ["MeanComparison", "NormalizedGrowth", "Replicator", "Selection", "SelectionMutation"]
 
@@ -35,6 +47,13 @@ class MeanComparison(Dynamics):
         # The fitness of absent groups has no effect, and may be infinite (entropic landscapes).
         fitness = xp.where(masses > 0, fitness, 0.0)
         return self.rates_against(fitness, weighted_mean(xp, masses, fitness), time=time)
+
+    def comparison(self, n: int, time: float) -> Comparison | None:
+        return self._comparison
+
+    @functools.cached_property
+    def _comparison(self) -> Comparison:
+        return Comparison(clip_of(self), 0.0, NOTHING, cap_of(self))
 
     def mass_law(self, n: int) -> tuple[float, float] | None:
         return None if clip_acts(self) else (0.0, 0.0)
@@ -123,13 +142,18 @@ class NormalizedGrowth(MeanComparison):
         if self.mass_cap is not None:
             self._set(mass_cap=validation.positive("mass_cap", self.mass_cap, infinite=True))
 
+    def comparison(self, n: int, time: float) -> Comparison | None:
+        return super().comparison(n, time)
+
     def _capped(self, masses: Array) -> Array:
         if self.mass_cap is None:
             return masses
         xp = array_namespace(masses)
-        total = xp.sum(masses, axis=-1, keepdims=True)
+        total = total_mass(xp, masses)
         # Rescaling at mere rounding would make Eqs. 12 and 13 differ in their last bits.
         beyond = total > self.mass_cap * (1 + masses.shape[-1] * EPS)
+        if xp is np and not beyond.any():
+            return masses
         return masses * xp.where(beyond, self.mass_cap / xp.where(beyond, total, 1.0), 1.0)
 
 
@@ -224,6 +248,14 @@ class SelectionMutation(MeanComparison):
     def inflow(self, masses: Array, fitness: Array, *, time: float = 0.0) -> Array | float:
         return self.rate(time) * self.target_masses(masses)
 
+    def comparison(self, n: int, time: float) -> Comparison | None:
+        rate, target = self.rate(time), 1.0 / n if isinstance(self.target, str) else self.target
+        if is_foreign(rate) or is_foreign(target):
+            return None
+        if isinstance(target, float):
+            return _fed_alike(clip_of(self), rate, rate * target)
+        return Comparison(clip_of(self), rate, rate * target)
+
     @property
     def autonomous(self) -> bool:  # type: ignore[override]
         """Whether the mutation rate is a number."""
@@ -266,6 +298,11 @@ class SelectionMutation(MeanComparison):
             raise ValueError(
                 f"target has {self.target.shape[0]} entries; expected one for each of the {n} groups."  # type: ignore[union-attr]
             )
+
+
+@functools.lru_cache(maxsize=16)
+def _fed_alike(clip: float, rate: float, inflow: float) -> Comparison:
+    return Comparison(clip, rate, np.array([inflow]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

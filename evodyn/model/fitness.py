@@ -57,6 +57,8 @@ class Landscape(Specification, ABC):
     """Whether fitness does not depend on time; None where that is to be found out."""
     piecewise_constant: ClassVar[bool] = False
     """Whether fitness depends on nothing, but for jumps at the breakpoints."""
+    exact_kernel: ClassVar[bool] = False
+    """Whether fitness is computed as c - λp from the c and λ of `kernel`, in every bit."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -115,6 +117,7 @@ _SAYS_OF_FITNESS = frozenset(
         "affine",
         "at_log_masses",
         "autonomous",
+        "exact_kernel",
         "kernel",
         "linearization",
         "piecewise_constant",

@@ -54,6 +54,7 @@ class Constant(Landscape):
 
     autonomous = True
     piecewise_constant = True
+    exact_kernel = True
     contribution: Array
 
     def __post_init__(self) -> None:
@@ -99,6 +100,7 @@ class LinearDecay(Landscape):
     """
 
     autonomous = True
+    exact_kernel = True
     contribution: Array
     decay: float
 

@@ -14,6 +14,7 @@ from evodyn.core.progress import Progress, Report, reporting
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import MAPS, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
+from evodyn.simulate.compiled_maps import many_steps
 from evodyn.simulate.events import event_table
 from evodyn.simulate.extinction import Extinction, Ledger, emptied
 from evodyn.simulate.flow import State, culprits
@@ -160,12 +161,36 @@ def run_steps(
     cause: BaseException | None = None
     below = ledger.below.copy()
     done = first  # the step that `masses` come from
-    every = max(1, n_steps // 200)
+    every, last = max(1, n_steps // 200), first + n_steps
+    many = None
+    if settings.scheme == "euler":
+        many = many_steps(dynamics, landscape, ledger, start + first * h, len(masses), n_steps)
+    single = wait = 1  # steps until the next compiled call, where each ends soon
     try:
         with np.errstate(all="ignore"):
-            for step in range(first + 1, first + n_steps + 1):
-                if report is not None and (step - first - 1) % every == 0:
-                    report((step - first - 1) / n_steps)
+            while step < last:
+                if report is not None and (step - first) % every == 0:
+                    report((step - first) / n_steps)
+                if many is not None and single == 0:
+                    most = last - step
+                    if report is not None:
+                        most = min(most, every - (step - first) % every)
+                    until_saved = settings.save_every - step % settings.save_every
+                    further, taken, saved = many(
+                        masses, h, most, until_saved, settings.save_every, ledger.removed
+                    )
+                    rows.extend(saved)
+                    times.extend(
+                        start + k * h
+                        for k in range(step + until_saved, step + taken + 1, settings.save_every)
+                    )
+                    masses = further
+                    step = done = step + taken
+                    wait = 1 if taken > 2 * wait else min(2 * wait, 64)
+                    if taken == most:
+                        continue
+                    single = wait
+                single, step = max(single - 1, 0), step + 1
                 time = start + (step - 1) * h
                 try:
                     fitness = real(landscape(time, masses))
@@ -229,7 +254,6 @@ def run_steps(
     t_end = start + step * h
     if termination is Termination.ALL_EXTINCT:
         # Nothing is left to happen: all later states are known.
-        last = first + n_steps
         later = [k for k in range(step + 1, last + 1) if k % settings.save_every == 0]
         rows += [np.zeros_like(masses)] * len(later)
         times += [start + k * h for k in later]
