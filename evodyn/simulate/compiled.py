@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import importlib
 import math
 import sys
@@ -83,6 +84,12 @@ class Passage:
     implicit: int
     high: int
     evaluations: int
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that took steps."""
+        steps = (("Taylor", self.high), ("Tsit5", self.explicit), ("Rodas5P", self.implicit))
+        return [name for name, taken in steps if taken]
 
     @property
     def steps(self) -> int:
@@ -227,8 +234,9 @@ def compiled_forms(flow: Flow, members: Sequence[NormalForm], log_totals: FloatA
     inflow = inflow[rows]
 
     def of_swings(part: str, *shape: int) -> FloatArray:
-        values = [[getattr(swing, part) for swing in member.swings] for member in members]
-        return np.array(values, dtype=np.float64).reshape(number, swings, *shape)
+        if not swings:
+            return np.empty((number, 0, *shape))
+        return np.array([[getattr(swing, part) for swing in member.swings] for member in members])
 
     return _solvers("members").Forms(
         starts,
@@ -250,9 +258,14 @@ def compiled_forms(flow: Flow, members: Sequence[NormalForm], log_totals: FloatA
 
 def _room(shape: tuple[int, ...]) -> FloatArray:
     """Return memory for an array, with a gap behind it; see `evodyn.solvers.vectors.room`."""
-    gap: int = _solvers("vectors").GAP
     size = math.prod(shape)
-    return np.empty(size + gap)[:size].reshape(shape)
+    return np.empty(size + _gap())[:size].reshape(shape)
+
+
+@functools.cache
+def _gap() -> int:
+    gap: int = _solvers("vectors").GAP
+    return gap
 
 
 def _apart(values: FloatArray) -> FloatArray:
