@@ -194,8 +194,10 @@ def run_from(
         if exact and solver.method in ("auto", "closed_form"):
             wanted = closed_form.Wanted(occasions, settle, report, output)
             outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger, wanted)
-        elif not (form is None or known or occasions.events or settle or dense or report):
-            outcome, known = straight(dynamics, landscape, form, state, end, saved, ledger, solver)
+        elif not (form is None or occasions.events or settle or dense):
+            outcome, known = straight(
+                dynamics, landscape, form, state, end, saved, ledger, solver, known, report
+            )
         if outcome is None:
             method, reason = chosen_method(dynamics, len(masses), solver)
             course = Course(

@@ -22,7 +22,17 @@ from typing import Any
 
 __all__ = ["SOURCES", "compiled", "folder", "prepare", "prepare_if_possible", "ready"]
 
-_KERNELS = ("tableaus", "vectors", "kernels", "matrices", "interpolants", "games", "journeys", "members")
+_KERNELS = (
+    "tableaus",
+    "vectors",
+    "kernels",
+    "matrices",
+    "interpolants",
+    "games",
+    "journeys",
+    "absorption",
+    "members",
+)
 SOURCES = ("compilation.py", *(f"{name}.py" for name in _KERNELS))
 """The files of which compiled code is made."""
 
