@@ -19,7 +19,7 @@ import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.arrays import FloatArray
 from evodyn.landscapes import NormalForm
-from evodyn.simulate import method
+from evodyn.simulate import method, straight
 from evodyn.solvers import compilation
 from tests.problems import PROBLEMS, Problem
 
@@ -94,6 +94,53 @@ def test_extinctions_agree_with_integration_by_scipy(policy: Any, name: str) -> 
     np.testing.assert_allclose(run.crossings.time, reference.crossings.time, atol=1e-7)
     np.testing.assert_allclose(run.absorbed_mass, reference.absorbed_mass, atol=1e-12)
     assert run.termination is reference.termination
+
+
+ABSORBING: dict[str, ed.Dynamics] = {
+    "replicator": REPLICATOR,
+    "blocks": ed.Populations(REPLICATOR, sizes=(5, 2)),
+    "loss": ed.SelectionMutation(0.2, target=0.0),
+}
+
+
+@pytest.mark.parametrize("dynamics", ABSORBING.values(), ids=ABSORBING)
+@pytest.mark.parametrize("name", ["decay", "seasonal", "game", "redundancy", "sum"])
+def test_who_is_absorbed_leaves_the_state_and_the_others_feel_it(dynamics: ed.Dynamics, name: str) -> None:
+    extinction = ed.Extinction(0.3, "absorb")
+    run, reference = both(dynamics, LANDSCAPES[name], P0 + 0.3, extinction=extinction)
+    assert "compiled" in run.stats.reason and run.stats.restarts == len(set(run.crossings.time)) > 0
+    np.testing.assert_array_equal(run.crossings.group, reference.crossings.group)
+    np.testing.assert_allclose(run.crossings.time, reference.crossings.time, atol=1e-6)
+    np.testing.assert_allclose(run.absorbed_mass, reference.absorbed_mass, atol=1e-12)
+    np.testing.assert_allclose(run.masses, reference.masses, atol=1e-6)
+    np.testing.assert_allclose(run.total_mass, reference.total_mass, rtol=1e-7)
+    np.testing.assert_array_equal(run.end_state.removed, reference.end_state.removed)
+    np.testing.assert_allclose(run.end_state.masses, run.masses[-1], rtol=1e-13)
+
+
+def test_a_population_may_be_absorbed_to_the_last_group() -> None:
+    # Equal groups fall together, p = 2 exp(-μt); the fittest of the others waits for its own time.
+    shrinking = ed.SelectionMutation(0.5, target=0.0)
+    how: dict[str, Any] = {"extinction": ed.Extinction(0.1, "absorb"), "solver": COMPILED}
+    run = ed.solve(shrinking, landscapes.LinearDecay(np.ones(3), 1.0), [2.0] * 3, (0.0, 20.0), **how)
+    assert run.termination is ed.Termination.ALL_EXTINCT and run.t[-1] == 20.0
+    np.testing.assert_allclose(run.extinction_time, np.log(20.0) / 0.5, atol=1e-7)
+    np.testing.assert_array_equal(run.masses[-1], np.zeros(3))
+    ensemble = ed.solve_ensemble(shrinking, [LANDSCAPES["decay"]] * 2, P0, (0.0, 20.0), **how)
+    assert set(ensemble.termination) == {ed.Termination.ALL_EXTINCT} and not ensemble.masses[:, -1].any()
+
+
+def test_absorption_goes_on_where_a_compiled_call_was_interrupted_by_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    how: dict[str, Any] = {"extinction": ed.Extinction(0.1, "absorb"), "solver": COMPILED}
+    whole = ed.solve(ABSORBING["blocks"], LANDSCAPES["sum"], P0, (0.0, 6.0), **how)
+    monkeypatch.setattr(straight, "most_steps", lambda forms: 7)
+    parts = ed.solve(ABSORBING["blocks"], LANDSCAPES["sum"], P0, (0.0, 6.0), **how)
+    np.testing.assert_array_equal(parts.crossings.group, whole.crossings.group)
+    np.testing.assert_allclose(parts.crossings.time, whole.crossings.time, atol=1e-6)
+    np.testing.assert_allclose(parts.masses, whole.masses, atol=1e-6)
+    np.testing.assert_allclose(parts.absorbed_mass, whole.absorbed_mass, atol=1e-12)
 
 
 def test_two_crossings_within_one_step_are_both_found() -> None:

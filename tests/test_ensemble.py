@@ -53,6 +53,9 @@ WAVES = [ed.landscapes.Seasonal(C, k * C, 3.0) + ed.landscapes.Entropic(C, 0.2) 
 TOGETHER: dict[str, tuple[ed.Dynamics, Any, ed.Extinction | None]] = {
     "decay": (REPLICATOR, LANDSCAPES, ed.Extinction(0.2)),
     "stop": (REPLICATOR, LANDSCAPES, ed.Extinction(0.2, "stop")),
+    "absorb": (REPLICATOR, LANDSCAPES, ed.Extinction(0.4, "absorb")),
+    "absorb in blocks": (ed.Populations(REPLICATOR, (2, 2)), WAVES, ed.Extinction(0.4, "absorb")),
+    "absorb in games": (REPLICATOR, GAMES, ed.Extinction(0.4, "absorb")),
     "games": (REPLICATOR, GAMES, None),
     "one game": (REPLICATOR, GAMES[0], ed.Extinction(0.3)),
     "waves": (REPLICATOR, WAVES, ed.Extinction(0.2)),

@@ -48,8 +48,8 @@ class MatrixGame(Landscape):
 
     def __call__(self, t: float, masses: Array) -> Array:
         xp = array_namespace(masses)
-        total = xp.sum(masses, axis=-1, keepdims=True)
-        shares = masses / xp.where(total > 0, total, xp.ones_like(total))
+        total = (np.add.reduce if xp is np else xp.sum)(masses, axis=-1, keepdims=True)
+        shares = masses / xp.where(total > 0, total, 1.0)
         return matrix_times(like(self.payoff, masses), shares)
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:

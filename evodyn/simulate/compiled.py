@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import importlib
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +52,7 @@ class Ending(enum.Enum):
     FALLEN = 2
     LOST = 3
     STIFF = 4
+    EMPTIED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,10 @@ class Passage:
         Time, group (among those that were integrated) and direction.
     explicit, implicit, high, evaluations : int
         Steps by method, and evaluations of fitness.
+    log_totals : numpy.ndarray, shape (T + 1, K) or (0, 0)
+        ln P of the blocks that were integrated, at the saved times and at the end, where groups are absorbed.
+    absorbed : numpy.ndarray, shape (n,) or (0,)
+        The masses that were.
     """
 
     ending: Ending
@@ -83,6 +88,14 @@ class Passage:
     implicit: int
     high: int
     evaluations: int
+    log_totals: FloatArray
+    absorbed: FloatArray
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that took steps."""
+        steps = (("Taylor", self.high), ("Tsit5", self.explicit), ("Rodas5P", self.implicit))
+        return [name for name, taken in steps if taken]
 
     @property
     def steps(self) -> int:
@@ -99,11 +112,14 @@ class Passages:
     found : Journeys
     y : numpy.ndarray, shape (M, n)
     states : numpy.ndarray, shape (M, T, n)
+    log_totals, absorbed : numpy.ndarray, shape (M, T + 1, K) and (M, n), or without numbers
     """
 
     found: Any
     y: FloatArray
     states: FloatArray
+    log_totals: FloatArray
+    absorbed: FloatArray
 
     def __len__(self) -> int:
         return len(self.y)
@@ -126,13 +142,13 @@ class Passages:
             int(found.implicit[member]),
             int(found.high[member]),
             int(found.evaluations[member]),
+            *(part[member] if len(part) else part for part in (self.log_totals, self.absorbed)),
         )
 
 
 def _solvers(name: str) -> Any:
-    """Return a module of compiled code; to ask for its import takes longer than to look."""
-    full = f"evodyn.solvers.{name}"
-    return sys.modules.get(full) or importlib.import_module(full)
+    """Return a module of compiled code, which is imported at the first solve that asks for it."""
+    return importlib.import_module(f"evodyn.solvers.{name}")
 
 
 def work_of_a_step(forms: Any) -> int:
@@ -163,6 +179,7 @@ def travel(
     level: float,
     below: npt.NDArray[np.bool_],
     halts: bool,
+    absorbs: bool = False,
 ) -> Passages:
     """Integrate members, known as `forms`, from log-masses `u`, shape (M, n), at `t` to `stop`.
 
@@ -176,14 +193,19 @@ def travel(
         Most steps.
     level, below, halts
         ln of the threshold, -inf without; who starts below it, shape (M, n); whether the first fall ends it.
+    absorbs
+        Whether who falls below leaves the state instead; then nobody starts below, and nothing flows in.
     """
     forms = forms._replace(contribution=_apart(forms.contribution))  # which are changed in place
     y, states = _apart(u), _room((len(u), len(times), u.shape[1]))
     longest, tolerance = solver.max_step, solver.tolerance
+    members = len(u) if absorbs else 0
+    totals = np.empty((members, len(times) + 1, forms.log_totals.shape[1]))
+    masses = np.zeros((members, u.shape[1]))
     found = _solvers("members").travel_all(
-        forms, y, t, stop, first, longest, most, tolerance, times, states, level, below, halts
+        forms, y, t, stop, first, longest, most, tolerance, times, states, level, below, halts, totals, masses
     )
-    return Passages(found, y, states)
+    return Passages(found, y, states, totals, masses)
 
 
 def part_of(forms: Any, members: slice) -> Any:
@@ -227,8 +249,9 @@ def compiled_forms(flow: Flow, members: Sequence[NormalForm], log_totals: FloatA
     inflow = inflow[rows]
 
     def of_swings(part: str, *shape: int) -> FloatArray:
-        values = [[getattr(swing, part) for swing in member.swings] for member in members]
-        return np.array(values, dtype=np.float64).reshape(number, swings, *shape)
+        if not swings:
+            return np.empty((number, 0, *shape))
+        return np.array([[getattr(swing, part) for swing in member.swings] for member in members])
 
     return _solvers("members").Forms(
         starts,
@@ -250,9 +273,14 @@ def compiled_forms(flow: Flow, members: Sequence[NormalForm], log_totals: FloatA
 
 def _room(shape: tuple[int, ...]) -> FloatArray:
     """Return memory for an array, with a gap behind it; see `evodyn.solvers.vectors.room`."""
-    gap: int = _solvers("vectors").GAP
     size = math.prod(shape)
-    return np.empty(size + gap)[:size].reshape(shape)
+    return np.empty(size + _gap())[:size].reshape(shape)
+
+
+@functools.cache
+def _gap() -> int:
+    gap: int = _solvers("vectors").GAP
+    return gap
 
 
 def _apart(values: FloatArray) -> FloatArray:

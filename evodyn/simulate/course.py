@@ -114,8 +114,7 @@ class Course:
     def travel(self, passage: Passage) -> None:
         """Count the steps of a compiled phase."""
         self.steps += passage.steps
-        names = (("Taylor", passage.high), ("Tsit5", passage.explicit), ("Rodas5P", passage.implicit))
-        self.travelled += [name for name, steps in names if steps and name not in self.travelled]
+        self.travelled += [name for name in passage.methods if name not in self.travelled]
 
     @property
     def ran_on(self) -> tuple[str, str]:

@@ -161,9 +161,9 @@ class Ledger:
 
     def cross(self, groups: npt.ArrayLike, times: npt.ArrayLike, directions: npt.ArrayLike) -> None:
         """Enter crossings, in order of time."""
-        groups = np.atleast_1d(np.asarray(groups, dtype=np.int64))
-        if not len(groups):
+        if isinstance(groups, list) and not groups:
             return
+        groups = np.atleast_1d(np.asarray(groups, dtype=np.int64))
         part = np.empty(len(groups), dtype=_COLUMNS)
         part["group"], part["time"], part["direction"] = groups, times, directions
         self.parts.append(part.view(np.recarray))

@@ -234,7 +234,8 @@ class Flow:
         return atol, rtol
 
     @functools.cached_property
-    def _segments(self) -> Segments:
+    def segments(self) -> Segments:
+        """The blocks, as parts of the last axis."""
         return Segments([block.groups for block in self.blocks])
 
     @functools.cached_property
@@ -256,7 +257,7 @@ class Flow:
         return not self._totals[1].any()
 
     def _log_starts(self) -> FloatArray:
-        return self._segments.spread(self._totals[0])
+        return self.segments.spread(self._totals[0])
 
     def log_totals(self, t: Any) -> FloatArray:
         """Return ln P of every block at times `t`, shape (..., K), where it is known."""
@@ -298,7 +299,7 @@ class Flow:
             alone += float(self.log_totals(t)[0]) - math.log(np.add.reduce(np.exp(alone)))
             return alone
         logs = self._relative(y)
-        segments, (log_starts, _, _, known) = self._segments, self._totals
+        segments, (log_starts, _, _, known) = self.segments, self._totals
         if known.any():
             # The largest first: the total must not be rounded at the size of a drift.
             logs -= segments.spread(np.where(known, segments.reduced(np.maximum, logs), 0.0))
@@ -311,7 +312,7 @@ class Flow:
     def shares(self, t: FloatArray, y: FloatArray) -> Shares:
         """Return states, shape (T, n), at times, shape (T,), as log-shares and ln P of every block."""
         log_starts, _, _, known = self._totals
-        log_shares, own = shares_of(self._relative(y), self._segments)
+        log_shares, own = shares_of(self._relative(y), self.segments)
         return log_shares, np.where(known, self.log_totals(t), log_starts + own)
 
     def normal(self, t: FloatArray, log_shares: FloatArray) -> Shares:

@@ -32,7 +32,7 @@ def integrate(course: Course, state: State) -> Outcome:
         if ended is not None:
             return _outcome(course, state, ended)
         while state.t < course.end:
-            if not np.isfinite(state.log_masses).any():
+            if not _any_mass(state):
                 return _outcome(course, state, Termination.ALL_EXTINCT)
             stop = course.next_stop(state.t)
             course.phases += 1
@@ -78,9 +78,11 @@ def integrate(course: Course, state: State) -> Outcome:
             message=f"{type(failure).__name__}: {failure}",
             cause=failure,
         )
-    if not np.isfinite(state.log_masses).any():
-        return _outcome(course, state, Termination.ALL_EXTINCT)
-    return _outcome(course, state, Termination.COMPLETED)
+    return _outcome(course, state, Termination.COMPLETED if _any_mass(state) else Termination.ALL_EXTINCT)
+
+
+def _any_mass(state: State) -> bool:
+    return bool(np.maximum.reduce(state.log_masses) > -np.inf)
 
 
 def _outcome(

@@ -36,11 +36,14 @@ from evodyn.simulate.problem import check_kinds, check_start, validated_masses
 from evodyn.simulate.run import Run
 from evodyn.simulate.solve import run_from
 from evodyn.simulate.status import Termination
+from evodyn.simulate.straight import may_absorb
 
 __all__ = ["ALONG", "Members", "integrated_together"]
 
 ALONG = ("masses", "log_masses", "total_mass")
 """What an ensemble computes of all members at once."""
+
+_ARRIVED = {Ending.ARRIVED.value, Ending.EMPTIED.value}
 
 _PARTS = 4
 """Parts of the members for each thread, so that none waits long for the slowest."""
@@ -89,7 +92,7 @@ class Members:
     @property
     def arrived(self) -> bool:
         """Whether all of them came to the end."""
-        return all((part.found.endings == Ending.ARRIVED.value).all() for part in self.parts)
+        return all(set(part.found.endings.tolist()) <= _ARRIVED for part in self.parts)
 
     def runs(self, *, throw: bool) -> tuple[Run, ...]:
         """Return every member's run, which goes on by itself where the member did not come to the end."""
@@ -123,12 +126,25 @@ class Members:
     def at_end(self) -> dict[str, Any]:
         """Return what an ensemble holds of members that came to the end."""
         first, below = self._record()
+        absorbed, endings = (
+            np.zeros_like(self.masses),
+            [ending for part in self.parts for ending in part.found.endings],
+        )
+        if self._absorbs:
+            absorbed = np.concatenate([part.absorbed for part in self.parts])
         return {
             "extinction_time": first,
             "extinct_at_end": below,
-            "absorbed_mass": np.zeros_like(self.masses),
-            "termination": (Termination.COMPLETED,) * len(self.masses),
+            "absorbed_mass": absorbed,
+            "termination": tuple(
+                Termination.ALL_EXTINCT if ending == Ending.EMPTIED.value else Termination.COMPLETED
+                for ending in endings
+            ),
         }
+
+    @property
+    def _absorbs(self) -> bool:
+        return self.extinction is not None and self.extinction.policy == "absorb"
 
     def _record(self) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         """Return first times below the threshold and who is below it at the end; see `Ledger`."""
@@ -157,7 +173,10 @@ class Members:
         due = self.due
         log_shares[:, ~due], log_totals[:, ~due] = shares_of(np.log(self.masses)[:, None], segments)
         log_shares[:, due] = np.concatenate([part.states for part in self.parts])
-        log_totals[:, due] = self.flow.relaxed(self.log_totals[:, None, :], self.times[due])
+        if self._absorbs:
+            log_totals[:, due] = np.concatenate([part.log_totals[:, :-1] for part in self.parts])
+        else:
+            log_totals[:, due] = self.flow.relaxed(self.log_totals[:, None, :], self.times[due])
         totals = np.exp(log_totals)
         logs = log_shares + segments.spread(log_totals)
         masses = np.exp(log_shares) * segments.spread(totals)
@@ -177,15 +196,14 @@ def integrated_together(
     """Return members after their integration in threads, or None where each has to be solved by itself.
 
     They are integrated together where compiled methods know them all in one phase: nobody is absent, nothing
-    flows in, is absorbed, or changes at breakpoints.
+    flows in, or changes at breakpoints.
     """
     check_kinds(dynamics, landscapes[0], extinction)
     validated_masses(masses[0], dynamics)
     n = masses.shape[1]
     blocks, inflow = dynamics.blocks(n), dynamics.steady_inflow(n)
-    absorbs = extinction is not None and extinction.policy == "absorb"
     clipped = any(clip_acts(member) for _, member in blocks)
-    if not solver.compiles or absorbs or clipped or inflow is None or inflow.any() or not (masses > 0).all():
+    if not solver.compiles or clipped or inflow is None or inflow.any() or not (masses > 0).all():
         return None
     if len(breakpoints(dynamics, span)):
         return None
@@ -217,7 +235,8 @@ def integrated_together(
         return None
     ledger = Ledger(extinction, span[0], logs[0])
     level, below = ledger.one_level, _below(extinction, logs)
-    if level is None:
+    absorbs = ledger.policy_is("absorb")
+    if level is None or (absorbs and not all(may_absorb(form, inflow, below) for form in forms)):
         return None
     u = logs - Segments([block for block, _ in blocks]).spread(log_totals)
 
@@ -234,6 +253,7 @@ def integrated_together(
             level=level,
             below=below[members],
             halts=ledger.halts,
+            absorbs=absorbs,
         )
 
     threads, number = os.cpu_count() or 1, len(masses)

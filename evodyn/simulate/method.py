@@ -49,10 +49,10 @@ class Solver(Specification):
         system has settled: lower `max_step` to that length, or declare the times in a method
         ``breakpoints(t_span)`` of the landscape, the dynamics or the callable mutation rate.
     compiled : bool, optional
-        Whether "auto" may use the compiled methods, "Tsit5" with "Rodas5P" where the problem is stiff, for
-        fitness that has a `NormalForm` and totals that are known. They need numba (the extra "fast"). By
-        default they are used where their code lies ready, which ``python -m evodyn.compile`` sees to once;
-        with True that is done first if need be.
+        Whether "auto" may use the compiled methods, "Tsit5" (for up to eight groups that interact "Taylor")
+        with "Rodas5P" where the problem is stiff, for fitness that has a `NormalForm` and totals that are
+        known. They need numba (the extra "fast"). By default they are used where their code lies ready, which
+        ``python -m evodyn.compile`` sees to once; with True that is done first if need be.
     max_steps : int, optional
         Most accepted steps of a run. Every single step has a cap on its evaluations, too.
 

@@ -106,8 +106,10 @@ class Occasions:
         self, due: Sequence[int], state: State, ledger: Ledger, saved: Trajectory
     ) -> tuple[State, Termination | None]:
         """Let events act on a state, one after the other; return what comes of it, and what ends the run."""
+        if not due:
+            return state, None
         ended = None
-        self.acting = bool(due)
+        self.acting = True
         for k in due:
             event = self.events[k]
             if event.action is not None:
@@ -121,9 +123,8 @@ class Occasions:
                 ended = ended or Termination.STOPPED_AT_EVENT
             if ended is not None:
                 break
-        if due:
-            saved.replace(state)
-            self.look_at(state)
+        saved.replace(state)
+        self.look_at(state)
         self.acting = False
         return state, ended
 

@@ -34,6 +34,7 @@ from evodyn.simulate.problem import (
 from evodyn.simulate.run import EndState, Run, SolveError, interrupted
 from evodyn.simulate.settling import validated_settle
 from evodyn.simulate.status import Stats, Termination
+from evodyn.simulate.straight import straight
 from evodyn.simulate.trajectory import Outcome, Table, Trajectory
 from evodyn.solvers.scipy_methods import METHODS
 
@@ -188,11 +189,16 @@ def run_from(
             "constant or recorded fitness without density dependence, clip or mutation, and no events where "
             "a function changes its sign: use method='auto'."
         )
+    outcome: Outcome | None = None
     with np.errstate(all="ignore"):
         if exact and solver.method in ("auto", "closed_form"):
             wanted = closed_form.Wanted(occasions, settle, report, output)
             outcome = closed_form.run(dynamics, landscape, state, end, saved, ledger, wanted)
-        else:
+        elif not (form is None or occasions.events or settle or dense):
+            outcome, known = straight(
+                dynamics, landscape, form, state, end, saved, ledger, solver, known, report
+            )
+        if outcome is None:
             method, reason = chosen_method(dynamics, len(masses), solver)
             course = Course(
                 dynamics, landscape, state, end, saved, ledger, solver, method, reason, occasions,

@@ -30,6 +30,7 @@ _KERNELS = (
     "interpolants",
     "games",
     "journeys",
+    "absorption",
     "members",
     "maps",
 )

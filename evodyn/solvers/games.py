@@ -1,8 +1,8 @@
 """A whole integration of few groups that interact, by Taylor's series, compiled.
 
-Where a matrix acts on shares, steps are limited by accuracy, and most hold times to save at. The coefficients of
-the series follow from one another by sums of products: no stage waits for an exponential, the order is as high
-as the tolerance asks for, and the series itself is the interpolant (Jorba and Zou 2005).
+Where a matrix acts on shares, steps are limited by accuracy, and most hold times to save at. The coefficients
+of the series follow from one another by sums of products: no stage waits for an exponential, the order is as
+high as the tolerance asks for, and the series itself is the interpolant (Jorba and Zou 2005).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAFETY, _MOST = 0.9, 5.0
 
 @ordered
 def suits(form, level):
-    """Tell whether few groups of one block interact, nothing flows in or swings, and no crossing is sought."""
+    """Tell whether few groups of one block interact, without inflow, swings or a level to cross."""
     return (
         0 < form.interaction.shape[0] <= _FEW
         and form.loss.size == 1
@@ -57,7 +57,7 @@ def _product(one, first, other, second, count):
 
 @sums
 def _enter_series(form, scale, factor, inverses, u, shares, series, slopes, backwards, growth):
-    """Enter the coefficients of u, and of du/dt, of shares (backwards), and of fitness, on which they rest."""
+    """Enter the coefficients of u, and of what they rest on: du/dt, shares (backwards) and fitness."""
     n, decay, temperature = u.size, form.decay * scale, form.temperature
     order = inverses.size - 1
     for i in range(n):

@@ -33,11 +33,22 @@ from evodyn.solvers.kernels import (
 from evodyn.solvers.matrices import MOST_DENSE
 from evodyn.solvers.vectors import copy, exponential, making, ordered, room, subtract, sums, weighted_mean
 
-__all__ = ["ARRIVED", "FALLEN", "LIMITED", "LOST", "STIFF", "Journey", "Watch", "journey", "travel"]
+__all__ = [
+    "ARRIVED",
+    "EMPTIED",
+    "FALLEN",
+    "LIMITED",
+    "LOST",
+    "STIFF",
+    "Journey",
+    "Watch",
+    "journey",
+    "travel",
+]
 
-ARRIVED, LIMITED, FALLEN, LOST, STIFF = range(5)
+ARRIVED, LIMITED, FALLEN, LOST, STIFF, EMPTIED = range(6)
 """How a journey ended: at its stop, at the step limit, at a group's fall, where no step is accepted because
-velocities are not finite, or where it is stiff and the Jacobian is too large."""
+velocities are not finite, or where it is stiff and the Jacobian is too large, or where nobody is left."""
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0
 
@@ -72,6 +83,8 @@ class Journey(NamedTuple):
         Rows filled.
     explicit, implicit, high, evaluations : int
         Steps of Tsit5, Rodas5P and Taylor's series, and evaluations of fitness.
+    stiff : bool
+        Whether the implicit method is to go on.
     times, groups, directions : array
         Crossings, in order of steps.
     """
@@ -84,6 +97,7 @@ class Journey(NamedTuple):
     implicit: int
     high: int
     evaluations: int
+    stiff: bool
     times: FloatArray
     groups: Any
     directions: Any
@@ -490,6 +504,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         implicit,
         0,
         evaluations,
+        stiff,
         times[:crossed],
         groups[:crossed],
         directions[:crossed],
@@ -497,10 +512,10 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
 
 
 @making
-def journey(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch):
+def journey(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch, stiff):
     """Integrate `u` from `t` to `stop` by the methods that suit; see `travel`."""
     if not suits(form, watch.level):
-        return travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch, False)
+        return travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch, stiff)
     stiff, lost, t, step, row, high, evaluations = play(
         form, u, t, stop, first, longest, most, tolerance, save_at, rows
     )
@@ -510,8 +525,8 @@ def journey(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wa
         )
         return Journey(
             rest.ending, rest.t, rest.step, row + rest.rows, rest.explicit, rest.implicit, high,
-            evaluations + rest.evaluations, rest.times, rest.groups, rest.directions,
+            evaluations + rest.evaluations, rest.stiff, rest.times, rest.groups, rest.directions,
         )  # fmt: skip
     ending = LOST if lost else ARRIVED if t >= stop else LIMITED
     nobody = np.empty(0, np.int64)
-    return Journey(ending, t, step, row, 0, 0, high, evaluations, np.empty(0), nobody, nobody)
+    return Journey(ending, t, step, row, 0, 0, high, evaluations, stiff, np.empty(0), nobody, nobody)

@@ -30,8 +30,8 @@ def _enter_row(slopes, interactions, scaled, row):
 def enter_jacobian(form, shift, diagonal, scaled, shares, velocity, slopes, matrix):
     """Enter shift - J; return a bound on the size of the eigenvalues of J.
 
-    With B the interactions and s what they act on, J_ij = d_i δ_ij + B_ij s_j - w_j in every block. The slopes
-    of its mean are w_j = s_j Σ x_i B_ij + x_j (v_j + d_j), without the last term for groups of other blocks.
+    With B the interactions and s what they act on, J_ij = d_i δ_ij + B_ij s_j - w_j in every block. Slopes of
+    its mean are w_j = s_j Σ x_i B_ij + x_j (v_j + d_j), without the last term for groups of others.
     """
     largest = 0.0
     for k in range(form.loss.size):

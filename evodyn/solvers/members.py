@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evodyn.core.arrays import FloatArray
+from evodyn.solvers.absorption import absorbing
 from evodyn.solvers.journeys import Watch, journey
 from evodyn.solvers.kernels import Form
 from evodyn.solvers.vectors import making
@@ -86,7 +87,9 @@ def _extended(array, used, size):
 
 
 @making
-def travel_all(forms, u, t, stop, first, longest, most, tolerance, save_at, rows, level, below, halts):
+def travel_all(
+    forms, u, t, stop, first, longest, most, tolerance, save_at, rows, level, below, halts, totals, masses
+):
     """Integrate every member from `t` to `stop`; see `travel` and `Watch`.
 
     Parameters
@@ -96,6 +99,8 @@ def travel_all(forms, u, t, stop, first, longest, most, tolerance, save_at, rows
         Logarithms of shares in any unit, changed in place.
     rows : array, shape (M, T, N)
     below : bool array, shape (M, N)
+    totals, masses : array, shape (M, T + 1, K) and (M, N), or (0, 0, 0) and (0, 0)
+        Where to enter what `absorbing` does, if groups are absorbed.
     """
     number = u.shape[0]
     endings, filled = np.empty(number, np.int64), np.empty(number, np.int64)
@@ -122,8 +127,16 @@ def travel_all(forms, u, t, stop, first, longest, most, tolerance, save_at, rows
             forms.targets,
             forms.begin,
         )
-        watch = Watch(level, below[m], halts)
-        found = journey(form, u[m], t, stop, first, longest, most, tolerance, save_at, rows[m], watch)
+        if totals.shape[0] > 0:
+            found = absorbing(
+                form, u[m], t, stop, first, longest, most, tolerance, save_at, rows[m], level, totals[m],
+                masses[m],
+            )  # fmt: skip
+        else:
+            watch = Watch(level, below[m], halts)
+            found = journey(
+                form, u[m], t, stop, first, longest, most, tolerance, save_at, rows[m], watch, False
+            )
         endings[m], reached[m], steps[m], filled[m] = found.ending, found.t, found.step, found.rows
         explicit[m], implicit[m], high[m] = found.explicit, found.implicit, found.high
         evaluations[m] = found.evaluations
