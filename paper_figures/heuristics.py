@@ -35,8 +35,8 @@ def main() -> None:
             "(a) Rank correlation of the final masses with the score that was their fitness, averaged over "
             "time and at the end, and with other scores at the end; columns: what the fitness was.",
             "(b) Change of ln p of neurons whose incoming weights have a twin against the others of their "
-            "layer, less that of the same neurons without twins; last: what a twin adds to the other is taken "
-            "off its fitness, as a positive control.",
+            "layer, less that of the same neurons without twins; last: what a twin adds to the other is "
+            "taken off its fitness, as a positive control.",
         ],
     )
 

@@ -115,9 +115,10 @@ def score(model: nn.Module, x: torch.Tensor, y: torch.Tensor, signal: nb.Signal)
     selector = nb.Selector(model, frozen, signal, 1.0, landscape=ed.landscapes.Constant, scope="layer")
     loss: Any = nn.functional.cross_entropy(model(x), y)
     loss.backward()
+    recorder = nb.Recorder(selector)
     selector.step()
-    assert selector.contribution is not None  # noqa: S101
-    return selector.contribution.double().numpy()
+    (found,) = recorder.record().contributions
+    return np.asarray(found, dtype=float)
 
 
 def correlations(data: xr.Dataset) -> list[float]:

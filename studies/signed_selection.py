@@ -114,7 +114,8 @@ def trained(point: Training) -> xr.Dataset:
     recorder = nb.Recorder(selector)
     order = torch.Generator().manual_seed(point.order)
     batch = data.train_images[:CHECKED], data.train_labels[:CHECKED]
-    masses, falls, right = [selector.masses], [], [nb.accuracy(model, data.test_images, data.test_labels)]
+    masses, right = [selector.masses], [nb.accuracy(model, data.test_images, data.test_labels)]
+    falls: list[FloatArray] = []
     if point.checked:
         falls.append(fisher(model, *batch, point.step_size))
     for _ in range(point.epochs):
@@ -159,8 +160,8 @@ def fisher(model: nn.Module, x: torch.Tensor, y: torch.Tensor, step_size: float)
 # Replays and controls
 
 
-def without_price(benefit: FloatArray, point: Training, *, price: bool = True) -> ed.landscapes.Recorded:
-    """Return the landscape of recorded benefits, less the price of each step unless there is none."""
+def net_fitness(benefit: FloatArray, point: Training, *, price: bool = True) -> ed.landscapes.Recorded:
+    """Return recorded benefits less the price of their step, if there is one, as a landscape."""
     times = np.arange(len(benefit) + 1) * point.step_size
     costs = np.array([point.triangle(t) for t in times[:-1]]) if price else np.zeros(len(benefit))
     return ed.landscapes.Recorded(times, benefit.astype(float) - costs[:, None], 0.0)
@@ -179,7 +180,7 @@ def neutral(benefit: FloatArray, per_epoch: int, rng: np.random.Generator) -> Fl
 
 def replays(data: xr.Dataset, point: Training) -> tuple[xr.Dataset, list[Row]]:
     """Replay the recorded signals by the network's own map, by Euler's with finer steps, and by the flow."""
-    landscape, start = without_price(data["benefit"].values, point), data["mass"].values[0]
+    landscape, start = net_fitness(data["benefit"].values, point), data["mass"].values[0]
     steps, per_epoch = data.sizes["step"], point.steps
 
     def by_map(scheme: Literal["euler", "exponential"], finer: int = 1) -> FloatArray:
@@ -243,13 +244,14 @@ def controls(
 ) -> tuple[xr.Dataset, list[Row]]:
     """Compare who dies by selection with who dies by the noise of the signal alone, at the same step size."""
     start, benefit = selected["mass"].values[0], frozen["benefit"].values
-    alive, same = [], []
+    alive: list[FloatArray] = []
+    same: list[float] = []
     dead = selected["mass"].values[-1] == 0
     for draw in range(draws):
         rng = np.random.default_rng([point.seed, draw])
         run = ed.iterate(
             GENERAL,
-            without_price(neutral(benefit, point.steps, rng), point, price=False),
+            net_fitness(neutral(benefit, point.steps, rng), point, price=False),
             start,
             len(benefit),
             point.step_size,
