@@ -17,18 +17,21 @@ FIGURES := figures$(if $(QUICK),/quick)
 
 # What each study takes on two cores, for people to decide by: in full, and quick.
 TAKES_architectures := $(if $(QUICK),20 seconds,3 minutes)
+TAKES_balance := $(if $(QUICK),10 seconds,30 seconds)
 TAKES_branches := $(if $(QUICK),10 seconds,2 minutes)
 TAKES_discrete_vs_continuous := $(if $(QUICK),15 seconds,2 minutes)
 TAKES_extensions := $(if $(QUICK),10 seconds,1 minute)
 TAKES_extinction := $(if $(QUICK),15 seconds,1 minute)
 TAKES_extinction_rates := $(if $(QUICK),20 seconds,3 minutes)
 TAKES_fixed_points := $(if $(QUICK),20 seconds,2 minutes)
+TAKES_heuristics := $(if $(QUICK),10 seconds,30 seconds)
 TAKES_inference := $(if $(QUICK),10 seconds,1 minute)
 TAKES_lossless := $(if $(QUICK),30 seconds,2 to 3 hours)
 TAKES_mnist_bridge := $(if $(QUICK),30 seconds,6 minutes)
 TAKES_noise := $(if $(QUICK),20 seconds,2 minutes)
 TAKES_paper_readings := $(if $(QUICK),1 minute,2 to 3 hours)
 TAKES_replay := $(if $(QUICK),30 seconds,4 minutes)
+TAKES_signed_selection := $(if $(QUICK),15 seconds,1 minute)
 TAKES_trajectories := 10 seconds
 
 .DEFAULT_GOAL := help
