@@ -23,7 +23,7 @@ COMPILING = 300.0
 
 _WINS_NOWHERE = (
     *("dense", "Jacobian", "Kvaerno5", "RK23", "RADAU", "CyRK BDF", "CyRK LSODA", "CVODE Adams"),
-    *("CVODE BDF, GMRES, log", "dopri8", "Dopri8", "diffrax Tsit5, mass", "Taylor, mass"),
+    *("CVODE BDF, GMRES, log", "torchdiffeq", "Dopri8", "diffrax Tsit5, mass", "Taylor, mass"),
 )
 
 
@@ -54,7 +54,7 @@ class Options:
     def patience(self) -> Patience:
         """Return how far scans go."""
         if self.quick:
-            return Patience(self.target, slow=self.slow or 5.0, call=5.0, method=10.0)
+            return Patience(self.target, slow=self.slow or 5.0, call=5.0, method=4.0)
         return Patience(self.target, slow=self.slow or 10.0, beyond=100.0)
 
     def keeps(self, method: Method) -> bool:

@@ -57,7 +57,7 @@ class Patience:
     beyond : float
         Scans go on until the error is so many times smaller, for the curve.
     call, method : float
-        Most seconds of one call, and of all attempts of a method.
+        Most seconds of one call by the clock, and of processor time of all attempts of a method.
     rival : float
         Seconds of the fastest peer so far.
     slow : float
@@ -93,7 +93,7 @@ def scan(
     method: Method, solve: Solve, error: Callable[[FloatArray], float], patience: Patience
 ) -> Iterator[Attempt]:
     """Yield attempts at the settings of a method, from loose to tight, for each of its policies."""
-    began = time.perf_counter()
+    began = time.process_time()
     if not method.policies:
         yield attempt(method, solve, error, (math.nan, math.nan), patience)
         return
@@ -104,7 +104,7 @@ def scan(
         ) is not None:
             tried.append(attempt(method, solve, error, policy(tolerance), patience))
             yield tried[-1]
-            if tried[-1].seconds > patience.longest or time.perf_counter() - began > patience.method:
+            if tried[-1].seconds > patience.longest or time.process_time() - began > patience.method:
                 break
         reached = [k for k, one in enumerate(tried) if one.error <= patience.target]
         if reached:  # half a decade looser may do
@@ -121,21 +121,22 @@ def attempt(
     """Run a method once, twice if it compiles first, or three times if that is short; compare its result."""
     most = patience.call + (COMPILING if method.compiles else 0.0)
     spent: list[float] = []
-    began, first = time.perf_counter(), math.nan
+    began, busy, first = time.perf_counter(), time.process_time(), math.nan
     try:
         while len(spent) < 3:
-            busy = time.process_time()
             with limited(most):
                 values = solve(*setting)
             spent.append(time.process_time() - busy)
+            busy = time.process_time()
             if len(spent) == 1:
                 first = time.perf_counter() - began
             if spent[-1] > SHORT and (len(spent) > 1 or not method.compiles):
                 break
     except (Exception, TooLongError) as failure:
+        spent.append(time.process_time() - busy)
         first = time.perf_counter() - began
         reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:100]
-        return Attempt(*setting, first, first, math.inf, reason)
+        return Attempt(*setting, spent[-1], first, math.inf, reason)
     return Attempt(*setting, min(spent), first, error(method.logs(values)))
 
 
