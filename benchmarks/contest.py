@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.methods import Method, Solve
 from benchmarks.rows import OURS, Clock, Outcome, Row
 from benchmarks.scan import Attempt, Patience, chosen, scan
-from benchmarks.timing import TooLongError, in_turns, limited
+from benchmarks.timing import Times, TooLongError, in_turns, limited
 from evodyn.core.arrays import FloatArray
 
 __all__ = ["Options", "contest"]
@@ -126,15 +126,13 @@ def entered(
     row = dataclasses.replace(row, first=1e3 * attempts[0].first)
     if best is None:
         return Entry(method, dataclasses.replace(row, note=attempts[-1].failure or "no numbers"), attempts)
-    milliseconds = 1e3 * best.seconds
+    reached = best.error <= patience.target
+    given_up = method.policies and not reached and attempts[-1].seconds > patience.longest
     row = dataclasses.replace(
-        row,
-        median=milliseconds,
-        shortest=milliseconds,
-        processor=milliseconds,
-        rounds=1,
+        row.timed(Times([best.seconds], [best.seconds])),  # until it is timed in turns
         error=best.error,
-        reached=best.error <= patience.target,
+        reached=reached,
         setting=f"{best.rtol:.0e}/{best.atol:.0e}" if method.policies else "fixed",
+        note="given up: slower than a peer that reached the error" if given_up else "",
     )
     return Entry(method, row, attempts, best, solve)
