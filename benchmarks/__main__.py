@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.contest import Options
 from benchmarks.machine import busy, described
-from benchmarks.rows import CLOCKS, Clock, Outcome, table, verdict_table, write
+from benchmarks.rows import CLOCKS, Clock, Outcome, figure, table, verdict_table, write
 
 WORKS = (
     "integration",
@@ -95,8 +95,10 @@ def save(folder: Path, outcomes: list[Outcome], about: dict[str, str]) -> None:
     """Write what there is so far: rows, targets, and all attempts of every scan."""
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "timings.csv", [(row, {}) for one in outcomes for row in one.rows])
-    verdicts = [(each, {"outcome": each.outcome}) for one in outcomes for each in one.verdicts]
-    write(folder / "targets.csv", verdicts)
+    verdicts = [each for one in outcomes for each in one.verdicts]
+    others = [" ".join(map(figure, each.others)) for each in verdicts]
+    judged = [{"others": text, "outcome": each.outcome} for each, text in zip(verdicts, others, strict=True)]
+    write(folder / "targets.csv", zip(verdicts, judged, strict=True))
     scans = [(each, {"work": one.work, "method": name}) for one in outcomes for name, each in one.attempts]
     write(folder / "scans.csv", scans)
     (folder / "machine.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

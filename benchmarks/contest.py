@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.methods import Method, Solve
 from benchmarks.rows import OURS, Clock, Outcome, Row
 from benchmarks.scan import Attempt, Patience, chosen, scan
-from benchmarks.timing import TooLongError, in_turns, limited
+from benchmarks.timing import Times, TooLongError, in_turns, limited
 from evodyn.core.arrays import FloatArray
 
 __all__ = ["Options", "contest"]
@@ -23,7 +23,7 @@ COMPILING = 300.0
 
 _WINS_NOWHERE = (
     *("dense", "Jacobian", "Kvaerno5", "RK23", "RADAU", "CyRK BDF", "CyRK LSODA", "CVODE Adams"),
-    *("CVODE BDF, GMRES, log", "dopri8", "Dopri8", "diffrax Tsit5, mass", "Taylor, mass"),
+    *("CVODE BDF, GMRES, log", "torchdiffeq", "Dopri8", "diffrax Tsit5, mass", "Taylor, mass"),
 )
 
 
@@ -54,7 +54,7 @@ class Options:
     def patience(self) -> Patience:
         """Return how far scans go."""
         if self.quick:
-            return Patience(self.target, slow=self.slow or 5.0, call=5.0, method=10.0)
+            return Patience(self.target, slow=self.slow or 5.0, call=5.0, method=4.0)
         return Patience(self.target, slow=self.slow or 10.0, beyond=100.0)
 
     def keeps(self, method: Method) -> bool:
@@ -126,15 +126,13 @@ def entered(
     row = dataclasses.replace(row, first=1e3 * attempts[0].first)
     if best is None:
         return Entry(method, dataclasses.replace(row, note=attempts[-1].failure or "no numbers"), attempts)
-    milliseconds = 1e3 * best.seconds
+    reached = best.error <= patience.target
+    given_up = method.policies and not reached and attempts[-1].seconds > patience.longest
     row = dataclasses.replace(
-        row,
-        median=milliseconds,
-        shortest=milliseconds,
-        processor=milliseconds,
-        rounds=1,
+        row.timed(Times([best.seconds], [best.seconds])),  # until it is timed in turns
         error=best.error,
-        reached=best.error <= patience.target,
+        reached=reached,
         setting=f"{best.rtol:.0e}/{best.atol:.0e}" if method.policies else "fixed",
+        note="given up: slower than a peer that reached the error" if given_up else "",
     )
     return Entry(method, row, attempts, best, solve)

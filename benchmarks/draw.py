@@ -56,12 +56,18 @@ def drawn(folder: Path, figures: Path) -> Path | None:
     works = _curves(folder)
     if not works:
         return None
-    rows = math.ceil(len(works) / COLUMNS)
+    columns = min(COLUMNS, len(works))
+    rows = math.ceil(len(works) / columns)
     mpl.rcParams.update(
         {"font.size": 8, "axes.titlesize": 8, "axes.titlelocation": "left", "pdf.fonttype": 42}
     )
     figure, grid = plt.subplots(
-        rows, COLUMNS, figsize=(7.2, 0.5 + 1.9 * rows), sharex=True, layout="constrained", squeeze=False
+        rows,
+        columns,
+        figsize=(2.4 * columns, 0.5 + 1.9 * rows),
+        sharex=True,
+        layout="constrained",
+        squeeze=False,
     )
     target = float(about["target"])
     for axes, (work, curves) in zip(grid.flat, works.items(), strict=False):
@@ -74,7 +80,7 @@ def drawn(folder: Path, figures: Path) -> Path | None:
         axes.set_xlabel("largest error of ln p")
     shown = [library for library in LOOKS if any(library in curves for curves in works.values())]
     handles = [mpl.lines.Line2D([], [], label=library, **LOOKS[library]) for library in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 + columns, frameon=False)
     figures.mkdir(parents=True, exist_ok=True)
     path = figures / "benchmarks"
     for kind in ("pdf", "png"):
@@ -92,7 +98,7 @@ def _curves(folder: Path) -> dict[str, dict[str, list[Point]]]:
     with (folder / "scans.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             error, seconds = float(row["error"]), float(row["seconds"])
-            if math.isfinite(error):
+            if error <= ERRORS[1]:
                 library = library_of[row["work"], row["method"]]
                 # Rounding is no precision: what is exact is drawn at the edge.
                 point = max(error, ERRORS[0]), 1e3 * seconds
@@ -108,7 +114,9 @@ def _panel(axes: Axes, work: str, curves: Mapping[str, list[Point]], target: flo
     for library, points in curves.items():
         axes.plot(*zip(*points, strict=True), markersize=4, **LOOKS[library])
     axes.axvline(target, color="0.7", linewidth=0.8, zorder=0)
-    axes.set(xscale="log", yscale="log", xlim=ERRORS[::-1], title=work)
+    seconds = [point[1] for points in curves.values() for point in points]
+    decades = 10.0 ** math.floor(math.log10(min(seconds))), 10.0 ** math.ceil(math.log10(max(seconds)))
+    axes.set(xscale="log", yscale="log", xlim=ERRORS[::-1], ylim=decades, title=work)
     axes.spines[["top", "right"]].set_visible(False)
 
 

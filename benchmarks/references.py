@@ -17,7 +17,7 @@ __all__ = ["error", "reference"]
 
 LEAST = math.log(1e-12)
 """Logarithm of the mass below which errors do not count; mean mass is 1."""
-LARGE = 50_000
+LARGE = 5_000
 """Groups from which on the reference has to be compiled as a whole, where it can be."""
 
 

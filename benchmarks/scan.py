@@ -11,9 +11,9 @@ from benchmarks.methods import Method, Solve
 from benchmarks.timing import TooLongError, limited
 from evodyn.core.arrays import FloatArray
 
-__all__ = ["Attempt", "Patience", "chosen", "scan", "tolerances"]
+__all__ = ["Attempt", "Patience", "chosen", "scan"]
 
-LOOSEST, TIGHTEST = -4.0, -13.0
+LOOSEST, TIGHTEST = -4, -13
 """Decades of tolerance that are tried."""
 SHORT = 0.05
 """Seconds of a call that is repeated."""
@@ -57,7 +57,7 @@ class Patience:
     beyond : float
         Scans go on until the error is so many times smaller, for the curve.
     call, method : float
-        Most seconds of one call, and of all attempts of a method.
+        Most seconds of one call by the clock, and of processor time of all attempts of a method.
     rival : float
         Seconds of the fastest peer so far.
     slow : float
@@ -77,38 +77,29 @@ class Patience:
         return min(self.call, self.slow * self.rival)
 
 
-def tolerances(errors: Sequence[float], target: float, beyond: float = 1.0) -> float | None:
-    """Return the tolerance to try after those that gave `errors`, or None if enough were tried.
-
-    They go down by decades until the error is `beyond` times below the target. Then half a decade above the
-    first that reached the target is tried, for that may do too.
-    """
-    decades = LOOSEST - len(errors)
-    if errors and errors[-1] <= target / beyond:
-        return None
-    return 10.0**decades if decades >= TIGHTEST else None
-
-
 def scan(
     method: Method, solve: Solve, error: Callable[[FloatArray], float], patience: Patience
 ) -> Iterator[Attempt]:
-    """Yield attempts at the settings of a method, from loose to tight, for each of its policies."""
-    began = time.perf_counter()
+    """Yield attempts at the settings of a method, for each of its policies.
+
+    Tolerances go down by decades until the error is small enough, or until it is hopeless. Then half a decade
+    above the first that reached the target is tried, for that may do too.
+    """
+    began = time.process_time()
     if not method.policies:
         yield attempt(method, solve, error, (math.nan, math.nan), patience)
-        return
     for policy in method.policies:
-        tried: list[Attempt] = []
-        while (
-            tolerance := tolerances([one.error for one in tried], patience.target, patience.beyond)
-        ) is not None:
-            tried.append(attempt(method, solve, error, policy(tolerance), patience))
-            yield tried[-1]
-            if tried[-1].seconds > patience.longest or time.perf_counter() - began > patience.method:
+        reached = []
+        for decade in range(LOOSEST, TIGHTEST - 1, -1):
+            one = attempt(method, solve, error, policy(10.0**decade), patience)
+            yield one
+            if one.error <= patience.target:
+                reached.append(decade)
+            enough = one.error <= patience.target / patience.beyond
+            if enough or one.seconds > patience.longest or time.process_time() - began > patience.method:
                 break
-        reached = [k for k, one in enumerate(tried) if one.error <= patience.target]
-        if reached:  # half a decade looser may do
-            yield attempt(method, solve, error, policy(10.0 ** (LOOSEST - reached[0] + 0.5)), patience)
+        if reached:
+            yield attempt(method, solve, error, policy(10.0 ** (reached[0] + 0.5)), patience)
 
 
 def attempt(
@@ -121,21 +112,22 @@ def attempt(
     """Run a method once, twice if it compiles first, or three times if that is short; compare its result."""
     most = patience.call + (COMPILING if method.compiles else 0.0)
     spent: list[float] = []
-    began, first = time.perf_counter(), math.nan
+    began, busy, first = time.perf_counter(), time.process_time(), math.nan
     try:
         while len(spent) < 3:
-            busy = time.process_time()
             with limited(most):
                 values = solve(*setting)
             spent.append(time.process_time() - busy)
+            busy = time.process_time()
             if len(spent) == 1:
                 first = time.perf_counter() - began
             if spent[-1] > SHORT and (len(spent) > 1 or not method.compiles):
                 break
     except (Exception, TooLongError) as failure:
+        spent.append(time.process_time() - busy)
         first = time.perf_counter() - began
         reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:100]
-        return Attempt(*setting, first, first, math.inf, reason)
+        return Attempt(*setting, spent[-1], first, math.inf, reason)
     return Attempt(*setting, min(spent), first, error(method.logs(values)))
 
 

@@ -28,7 +28,10 @@ class TooLongError(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Interrupt what comes back to Python after so many seconds."""
+    """Interrupt what comes back to Python after so many seconds by the clock.
+
+    (A limit of processor time would make the system count that in ticks, and short calls take none.)
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
