@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from evodyn.core import validation
-from nn_bridge.baselines.gates import GatedLinear, folded, penalty
+from nn_bridge.baselines.gates import GatedLinear, balanced, folded, penalty
 from nn_bridge.baselines.rankings import remove_lowest
 from nn_bridge.layers import population_layers
 from nn_bridge.removal.compact import compact
@@ -60,7 +61,8 @@ def removed_early(
     middle : torch.nn.Sequential
         The whole network at the removal.
     small : torch.nn.Module
-        For the next fraction, what is left, at the end of the course; gates and masses are in its weights.
+        For the next fraction, what is left, at the end of the course; gates and masses are in its weights,
+        shared out between those that enter a neuron and those that leave it.
     """
     if not 0 < validation.count("until", until) < course.epochs:
         raise ValueError(f"until is {until!r}; expected an epoch before the last of {course.epochs}.")
@@ -76,7 +78,8 @@ def removed_early(
     for fraction in fractions:
         twin = copy.deepcopy(model)
         remove_lowest(twin, ranked, fraction)
-        small = compact(folded(twin)).train()
+        left: Any = compact(folded(twin))
+        small = balanced(left).train()
         rest = Lessons(course, small, images, labels, seed=seed + 1)
         rest.step = lessons.step
         for _ in range(course.epochs - until):

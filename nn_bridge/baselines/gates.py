@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -11,7 +12,9 @@ from torch import nn
 
 from nn_bridge.layers import PopulationLinear, population_layers
 
-__all__ = ["GatedLinear", "folded", "gated", "penalty"]
+__all__ = ["GatedLinear", "balanced", "folded", "gated", "penalty"]
+
+SWEEPS = 20  # a layer changes the norms of its neighbours
 
 
 class GatedLinear(PopulationLinear, ABC):
@@ -94,4 +97,30 @@ def folded(model: nn.Sequential) -> nn.Sequential:
             open_ones = torch.where(gates == 0, 0.0, part.masses)
             plain.masses.copy_(open_ones if open_ones.any() else part.masses)
             setattr(twin, name, plain)
+    return twin
+
+
+@torch.no_grad()
+def balanced(model: nn.Sequential) -> nn.Sequential:
+    """Return the network with what enters a neuron as large as what it sends on: same outputs.
+
+    Gates that are folded into weights leave small weights before large ones, which no learning rate suits.
+    Between the linear layers of the chain there may be nothing but ReLU.
+    """
+    twin = copy.deepcopy(model)
+    layers = [part for part in twin if isinstance(part, nn.Linear)]
+    others = [part for part in twin if not isinstance(part, nn.Linear | nn.ReLU)]
+    if others:
+        raise ValueError(f"model has a {type(others[0]).__name__}; expected linear layers and ReLU alone.")
+    for _ in range(SWEEPS):
+        for layer, after in itertools.pairwise(layers):
+            norms = layer.weight.square().sum(1)
+            if layer.bias is not None:
+                norms = norms + layer.bias.square()
+            ratios = (after.weight.square().sum(0) / norms) ** 0.25
+            ratios = torch.where((ratios > 0) & ratios.isfinite(), ratios, 1.0)
+            layer.weight.mul_(ratios[:, None])
+            if layer.bias is not None:
+                layer.bias.mul_(ratios)
+            after.weight.div_(ratios)
     return twin

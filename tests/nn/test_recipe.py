@@ -107,10 +107,8 @@ def test_the_asked_for_number_of_groups_is_met_exactly(remove: float) -> None:
     trained = nb.Recipe(remove, **FAST).train(model, x, y)
     assert sum(trained.living) == round((1 - remove) * 46)
     assert trained.fraction_removed == pytest.approx(1 - sum(trained.living) / 46)
-    assert [part.out_features for part in trained.model if isinstance(part, nn.Linear)] == [
-        *trained.living,
-        2,
-    ]
+    linear = [part for part in trained.model.modules() if isinstance(part, nn.Linear)]
+    assert [part.out_features for part in linear] == [*trained.living, 2]
     for name, value in model.state_dict().items():
         assert torch.equal(value, given[name]), name
     layers = nb.population_layers(trained.before)
@@ -123,11 +121,11 @@ def test_the_asked_for_number_of_groups_is_met_exactly(remove: float) -> None:
 def test_an_asked_for_size_is_met_within_one_group(of: Any) -> None:
     x, y = samples()
     model = nb.population_mlp((8, 32, 14, 2))
-    sizes = [getattr(cost(nb.compact(net), x[:2], repeats=1), of) for net in (model,)]
+    whole = getattr(cost(nb.compact(model), x[:2], repeats=1), of)
     trained = nb.Recipe(0.6, of=of, **FAST).train(model, x, y)
     size = getattr(cost(trained.model, x[:2], repeats=1), of)
-    assert 0.4 * sizes[0] - 47 < size <= 0.4 * sizes[0]
-    assert trained.fraction_removed == pytest.approx(1 - size / sizes[0])
+    assert 0.4 * whole - 47 < size <= 0.4 * whole
+    assert trained.fraction_removed == pytest.approx(1 - size / whole)
 
 
 def test_without_a_number_the_price_is_a_triangle_and_finds_one() -> None:
@@ -204,14 +202,14 @@ def test_filters_are_shed_like_neurons_and_written_back_with_their_statistics() 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"remove": 1.0}, "remove is 1.0"),
+        ({"remove": 1.0}, "remove is 1"),
         ({"of": "bytes"}, "of is 'bytes'"),
-        ({"start": 3.0, "stop": 2.0}, "stop is 2.0"),
-        ({"smoothing": 1.0}, "smoothing is 1.0"),
+        ({"start": 3.0, "stop": 2.0}, "stop is 2"),
+        ({"smoothing": 1.0}, "smoothing is 1"),
     ],
 )
 def test_recipes_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nb.Recipe(**settings)
-    with pytest.raises(ValueError, match="momentum is 1.0"):
+    with pytest.raises(ValueError, match="expected a number in"):
         nb.Course(momentum=1.0)
