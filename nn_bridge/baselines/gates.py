@@ -6,13 +6,14 @@ import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from nn_bridge.layers import PopulationLinear, population_layers
 
-__all__ = ["GatedLinear", "balanced", "folded", "gated", "penalty"]
+__all__ = ["GatedLinear", "balanced", "closed", "folded", "gated", "penalty"]
 
 SWEEPS = 20  # a layer changes the norms of its neighbours
 
@@ -25,6 +26,9 @@ class GatedLinear(PopulationLinear, ABC):
     layer : PopulationLinear
         Whose parameters and masses the new layer takes over.
     """
+
+    closed: ClassVar[float] = 0.01
+    """The score below which a gate counts as closed."""
 
     def __init__(self, layer: PopulationLinear) -> None:
         super().__init__(1, 1, bias=layer.bias is not None)
@@ -76,6 +80,14 @@ def penalty(model: nn.Module) -> torch.Tensor:
     """Return the penalty of strength 1 on the living groups of all layers with gates, shape ()."""
     layers = [layer for layer in population_layers(model) if isinstance(layer, GatedLinear)]
     return torch.stack([(layer.penalties() * (layer.masses > 0)).sum() for layer in layers]).sum()
+
+
+@torch.no_grad()
+def closed(model: nn.Module) -> float:
+    """Return the fraction of all groups whose gates are closed; 0 without gates."""
+    layers = [layer for layer in population_layers(model) if isinstance(layer, GatedLinear)]
+    shut = sum(int((layer.scores() < layer.closed).sum()) for layer in layers)
+    return shut / sum(len(layer.masses) for layer in population_layers(model))
 
 
 @torch.no_grad()

@@ -179,8 +179,7 @@ def early(point: Training) -> Iterator[Outcome]:
         how = {"scores": rankings.by_gate, "strength": point.strength}
     elif point.method == "exponentiated":
         how = {"scores": rankings.by_mass, "selector": functools.partial(ascent, step_size=point.strength)}
-    fractions = [fraction for fraction in point.fractions if fraction is not None]
-    before = None
+    fractions = sorted(fraction for fraction in point.fractions if fraction is not None)
     removals = removed_early(
         model,
         data.train_images,
@@ -192,8 +191,7 @@ def early(point: Training) -> Iterator[Outcome]:
         **how,
     )
     for fraction, (middle, small) in zip(fractions, removals, strict=True):
-        before = right(middle, data) if before is None else before
-        yield Outcome(point.method, fraction, widths_left(small), before, right(small, data))
+        yield Outcome(point.method, fraction, widths_left(small), right(middle, data), right(small, data))
 
 
 def ascent(model: nn.Module, step_size: float) -> Selector:

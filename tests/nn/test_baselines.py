@@ -53,6 +53,13 @@ def test_hard_concrete_gates_are_certain_in_evaluation() -> None:
     np.testing.assert_allclose(gates.gates().detach(), expected, rtol=1e-6)
 
 
+def test_a_hard_concrete_gate_counts_as_closed_where_it_is_zero_in_evaluation() -> None:
+    gates = HardConcrete(layer(200)).eval()
+    gates.openness.data.copy_(torch.linspace(-3, -2, 200))  # closed below ln(1/11) = -2.398
+    assert 0 < int((gates.gates() == 0).sum()) < 200
+    assert torch.equal(gates.scores() < gates.closed, gates.gates() == 0)
+
+
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_d_gating_is_a_group_penalty_of_power_two_over_d(depth: int) -> None:
     """Descent on the factors of y = (Σ z w) ends where min ½‖v - a‖² + λ D ‖v‖^(2/D) does."""
