@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,11 +22,15 @@ from nn_bridge.selector import Selector
 from nn_bridge.shedding.course import Course, Lessons
 from nn_bridge.shedding.price import AdaptivePrice
 from nn_bridge.shedding.shed import balance, remember, restore, shed
-from nn_bridge.signals import Benefit
+from nn_bridge.signals import Benefit, Signal
 
 __all__ = ["Recipe", "Trained"]
 
 LEAST = 2  # groups that are left in a layer at any price: one alone cannot be removed
+
+
+def _fitness(masses: Any, fitness: Any) -> Any:
+    return fitness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Recipe(Specification):
-    """Training in which groups of neurons pay for their mass, and those that are not worth it die.
+    """Training in which groups pay for their mass, and those that are not worth it die.
 
     The masses follow ṗ_i = p_i (φ_i - c k_i) (Eq. 5), φ_i = -∂L/∂p_i the marginal benefit of a group's mass
     (`Benefit`), k_i its cost and c a price; with weight decay on the weights on both sides of a neuron. A
@@ -77,19 +80,21 @@ class Recipe(Specification):
     step_size : float
         η_p, in units of 1/fitness per step.
     price : float
-        With `remove`, the price's rate κ, in units of fitness per epoch; without, its peak, in units of
-        fitness.
-    limit : float
-        The highest price that `remove` leads to, in units of fitness.
+        The peak of the triangle, in units of fitness, where `remove` is None.
+    price_rate : float
+        κ of the price that follows what lives, dc/dt = κ ln(A/K), in units of fitness per epoch.
+    price_limit : float
+        The highest such price, in units of fitness.
     start, stop : float
         Epochs in which there is selection, at most: if more than asked for live at `stop`, those of the
         smallest masses die then.
-    smoothing : float
-        Of the benefit over steps, see `Benefit`.
+    signal : Signal
+        What fitness is made of.
+    dynamics : evodyn.Dynamics
+        Of the masses of each layer: growth by fitness less price itself (Eq. 5), or by comparison with the
+        mean of the layer (`evodyn.Replicator`), say.
     threshold : float
         The mass below which a group is extinct; all begin at 1.
-    bound : float
-        The widest growth rate φ_i - c k_i that acts, in units of fitness; infinite for none.
     balanced : bool
         Whether √p of the masses left becomes part of the weights on each side, where that leaves the outputs
         as they are; otherwise p is part of the incoming weights.
@@ -116,27 +121,31 @@ class Recipe(Specification):
     of: Literal["groups", "parameters", "macs"] = "groups"
     course: Course = Course()  # noqa: RUF009
     step_size: float = 3.0
-    price: float = 5e-4
-    limit: float = 2e-2
+    price: float = 2.4e-3
+    price_rate: float = 5e-4
+    price_limit: float = 2e-2
     start: float = 1.0
     stop: float = 13.0
-    smoothing: float = 0.9
+    signal: Signal = Benefit(smoothing=0.9)  # noqa: RUF009
+    dynamics: ed.Dynamics = ed.Selection(_fitness)  # noqa: RUF009
     threshold: float = 0.01
-    bound: float = float("inf")
     balanced: bool = True
 
     def __post_init__(self) -> None:
         if self.remove is not None and not 0 <= validation.finite("remove", self.remove) < 1:
             raise ValueError(f"remove is {self.remove!r}; expected a fraction in [0, 1), or None.")
         validation.choice("of", self.of, ("groups", "parameters", "macs"))
-        for name in ("step_size", "price", "limit", "threshold"):
+        for name in ("step_size", "price", "price_rate", "price_limit", "threshold"):
             self._set(**{name: validation.positive(name, getattr(self, name))})
-        self._set(bound=validation.positive("bound", self.bound, infinite=True))
         start, stop = (validation.non_negative(name, getattr(self, name)) for name in ("start", "stop"))
         if stop <= start:
             raise ValueError(f"stop is {stop!r}; expected an epoch after start, {start!r}.")
         self._set(start=start, stop=stop)
-        Benefit(self.smoothing)
+        for name, kind in (("course", Course), ("signal", Signal), ("dynamics", ed.Dynamics)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected an instance of {kind.__name__}."
+                )
 
     def train(
         self,
@@ -196,7 +205,7 @@ class _Shedding:
         room = (1 - (recipe.remove or 0.0)) * self.total
         self.capacity = float(round(room)) if recipe.of == "groups" else room
         self._unit = float(self._sizes().mean())
-        self._market = AdaptivePrice(self.capacity, recipe.price, recipe.limit)
+        self._market = AdaptivePrice(self.capacity, recipe.price_rate, recipe.price_limit)
         self._triangle = Triangle(recipe.price, recipe.start, recipe.stop)
         self.go_on()
 
@@ -223,7 +232,7 @@ class _Shedding:
 
     def go_on(self) -> None:
         """Begin selection, remove who died, or end selection, as it is time to."""
-        ending = self.lessons.epochs >= self.recipe.stop
+        ending = self.lessons.epochs >= min(self.recipe.stop, self.recipe.course.epochs)
         if self.over:
             return
         if self.selector is None:
@@ -250,13 +259,13 @@ class _Shedding:
 
     def _select(self, state: dict[str, Any] | None = None) -> None:
         """Make the selector of the network as it is now."""
-        self._size = self._sizes()
+        self._size = self._sizes().to(population_layers(self.model)[0].masses.device)
         self.selector = Selector(
             self.model,
-            ed.Selection(self._growth),
-            Benefit(self.recipe.smoothing),
+            self.recipe.dynamics,
+            self.recipe.signal,
             self.recipe.step_size,
-            landscape=Priced(lambda time: self.price, self._size / self._unit),
+            landscape=Priced(lambda time: self.price, self._size.cpu() / self._unit),
             scope="layer",
             scheme="exponential",
             extinction=ed.Extinction(self.recipe.threshold, "absorb"),
@@ -265,21 +274,19 @@ class _Shedding:
             self.selector.load_state_dict(state)
         self.selector.listen(self._stepped)
 
-    def _growth(self, masses: Any, fitness: Any) -> Any:
-        bound = self.recipe.bound
-        return fitness if math.isinf(bound) else fitness.clip(-bound, bound)
-
     def _sizes(self) -> torch.Tensor:
         """Return how much of what is counted goes with each group."""
         if self.recipe.of == "groups":
             return torch.ones(sum(self.living), dtype=torch.float64)
-        return group_sizes(self.model, self.example, self.recipe.of)
+        with evaluation_mode(self.model):
+            return group_sizes(self.model, self.example, self.recipe.of)
 
     def _measured(self) -> float:
         """Return how much there is of what is counted, exactly."""
         if self.recipe.of == "groups":
             return float(sum(self.living))
-        whole = cost(compact(self.model, self.example), self.example, repeats=1)
+        with evaluation_mode(self.model):
+            whole = cost(compact(self.model, self.example), self.example, repeats=1)
         return float(getattr(whole, self.recipe.of))
 
     def _left(self, masses: torch.Tensor) -> float:
@@ -335,9 +342,10 @@ class _Shedding:
         if not bool((masses == 0).any()):
             return
         state = self.selector.state_dict()
-        state["smoothed"] = state["smoothed"][masses > 0]
+        for name in ("smoothed", "remembered"):
+            state[name] = None if state[name] is None else state[name][masses > 0]
         self.model = shed(self.model, self.example, self.lessons.optimizer)
         left = [part > 0 for part in masses.split(self.living)]
-        self.alive = [numbers[kept] for numbers, kept in zip(self.alive, left, strict=True)]
+        self.alive = [numbers[kept.cpu()] for numbers, kept in zip(self.alive, left, strict=True)]
         self.amount = self._measured()
         self._select(state)

@@ -62,6 +62,8 @@ def balance(model: nn.Module) -> None:
         reader: Any = links[following]
         if not hasattr(layer, "masses") or not all(map(_homogeneous, links[at + 1 : following])):
             continue
+        if len(layer.masses) != reader.weight.shape[1]:
+            continue
         roots = layer.masses.sqrt().to(layer.weight.dtype)
         layer.weight.mul_(roots[:, None])
         if layer.bias is not None:

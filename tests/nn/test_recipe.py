@@ -22,8 +22,8 @@ SHORT = nb.Course(epochs=4, batch_size=32, warm_up=4, hold=2.0)
 FAST: dict[str, Any] = {
     "course": SHORT,
     "step_size": 40.0,
-    "price": 0.1,
-    "limit": 1.0,
+    "price_rate": 0.1,
+    "price_limit": 1.0,
     "start": 0.5,
     "stop": 3.0,
 }
@@ -117,6 +117,12 @@ def test_the_asked_for_number_of_groups_is_met_exactly(remove: float) -> None:
     assert len(trained.history) == 4
 
 
+def test_what_no_price_brought_about_is_cut_at_the_end() -> None:
+    x, y = samples()
+    trained = nb.Recipe(0.5, course=SHORT).train(nb.population_mlp((8, 32, 14, 2)), x, y)
+    assert sum(trained.living) == 23 and trained.history[-1]["living"] == trained.living
+
+
 @pytest.mark.parametrize("of", ["parameters", "macs"])
 def test_an_asked_for_size_is_met_within_one_group(of: Any) -> None:
     x, y = samples()
@@ -132,8 +138,9 @@ def test_without_a_number_the_price_is_a_triangle_and_finds_one() -> None:
     x, y = samples()
     settings = {**FAST, "price": 0.02}
     trained = nb.Recipe(**settings).train(nb.population_mlp((8, 48, 2)), x, y)
-    prices = [row["price"] for row in trained.history]
-    assert prices == pytest.approx([0.02 * 0.4, 0.02 * 0.8, 0.0, 0.0], abs=1e-12) or prices[1] > prices[0]
+    assert trained.history[0]["price"] == pytest.approx(0.02 * 0.5 / 1.25)
+    assert trained.history[1]["price"] == pytest.approx(0.02 * (1 - 0.25 / 1.25))
+    assert trained.history[3]["price"] == 0.0
     assert 1 <= trained.living[0] < 48
 
 
@@ -146,7 +153,7 @@ def test_the_same_seed_is_the_same_training_to_the_last_bit() -> None:
 
 def test_no_price_makes_a_layer_extinct() -> None:
     x, y = samples()
-    settings = {**FAST, "price": 50.0, "limit": 50.0}
+    settings = {**FAST, "price": 50.0}
     assert min(nb.Recipe(**settings).train(nb.population_mlp((8, 12, 6, 2)), x, y).living) == 2
 
 
@@ -205,7 +212,7 @@ def test_filters_are_shed_like_neurons_and_written_back_with_their_statistics() 
         ({"remove": 1.0}, "remove is 1"),
         ({"of": "bytes"}, "of is 'bytes'"),
         ({"start": 3.0, "stop": 2.0}, "stop is 2"),
-        ({"smoothing": 1.0}, "smoothing is 1"),
+        ({"signal": "benefit"}, "signal is 'benefit'; expected an instance of Signal"),
     ],
 )
 def test_recipes_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
