@@ -43,7 +43,8 @@ class Course(Specification):
     label_smoothing : float
         In [0, 1): the part of each label that is spread over all classes.
     noise : float
-        Standard deviation of Gaussian noise on every input, in units of the inputs; it falls with the rate.
+        Standard deviation of Gaussian noise on every input, in units of that of all inputs; it falls with the
+        rate. It averages out over the many pixels of an image; where there are a few inputs, 0 is right.
 
     Raises
     ------
@@ -65,7 +66,7 @@ class Course(Specification):
     momentum: float = 0.9
     weight_decay: float = 1e-3
     label_smoothing: float = 0.1
-    noise: float = 0.0
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -184,7 +185,10 @@ class Lessons:
     ) -> None:
         self.course, self.images, self.labels = course, images, labels
         self.order = torch.Generator().manual_seed(validation.count("seed", seed, least=0))
-        self.noise = torch.Generator().manual_seed(2**32 + seed)  # another stream than the order's
+        self.noise = torch.Generator(images.device).manual_seed(
+            2**32 + seed
+        )  # another stream than the order's
+        self.spread = course.noise * float(images.std(correction=0)) if course.noise else 0.0
         self.step, self.steps_per_epoch = 0, -(-len(images) // course.batch_size)
         self.steps = course.epochs * self.steps_per_epoch
         self.optimizer = course.optimizer(model) if optimizer is None else optimizer
@@ -225,7 +229,7 @@ class Lessons:
 
         self._set_rate()
         images, labels = samples
-        if self.course.noise:
+        if self.spread:
             images = self._noisy(images)
         return train_epoch(
             model,
@@ -240,9 +244,7 @@ class Lessons:
 
     def _noisy(self, images: torch.Tensor) -> torch.Tensor:
         """Return the images of a part with noise on them."""
-        spread = self.course.noise * min(
-            self.course.rate(self.step, self.steps) / self.course.learning_rate, 1.0
-        )
+        spread = self.spread * self.course.rate(self.step, self.steps) / self.course.learning_rate
         return torch.empty_like(images).normal_(0.0, spread, generator=self.noise).add_(images)
 
     def _set_rate(self) -> None:

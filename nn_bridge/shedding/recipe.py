@@ -110,7 +110,7 @@ class Recipe(Specification):
     >>> draw = torch.Generator().manual_seed(0)
     >>> x = torch.randn(256, 8, generator=draw)
     >>> y = (x[:, 0] * x[:, 1] > 0).long()
-    >>> recipe = Recipe(remove=0.75, course=Course(epochs=20, batch_size=32, warm_up=8))
+    >>> recipe = Recipe(remove=0.75, course=Course(batch_size=32, warm_up=8, noise=0))
     >>> trained = recipe.train(nb.population_mlp((8, 64, 2)), x, y)
     >>> trained.living, nb.accuracy(trained.model, x, y) > 0.9
     ((16,), True)
@@ -122,13 +122,13 @@ class Recipe(Specification):
     course: Course = Course()  # noqa: RUF009
     step_size: float = 3.0
     price: float = 2.4e-3
-    price_rate: float = 5e-4
+    price_rate: float = 1.5e-3
     price_limit: float = 2e-2
     start: float = 1.0
     stop: float = 13.0
     signal: Signal = Benefit(smoothing=0.9)  # noqa: RUF009
     dynamics: ed.Dynamics = ed.Selection(_fitness)  # noqa: RUF009
-    threshold: float = 0.01
+    threshold: float = 0.1
     balanced: bool = True
 
     def __post_init__(self) -> None:
