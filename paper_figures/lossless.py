@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 import style
 
@@ -38,6 +37,7 @@ SELECTION = ("selection", "o", style.OURS)
 OTHERS = (("d", "#4f8fc0"), ("*", "#8fbcdc"))
 """Marker and colour of selection in further networks, those that others report of."""
 TICKS = (10, 30, 50, 70, 80, 90, 95, 97, 98, 98.5, 98.8, 99.2)
+FEW = 4  # of these, below which others are found
 
 
 def main() -> None:
@@ -147,13 +147,12 @@ def scaled(axes: Axes) -> None:
     axes.invert_yaxis()
     low, high = sorted(axes.get_ylim())
     ticks = [tick for tick in TICKS if low <= 100 - tick <= high]
+    if len(ticks) < FEW:
+        locator = MaxNLocator(5)
+        ticks = [tick for tick in locator.tick_values(100 - high, 100 - low) if low <= 100 - tick <= high]
     axes.yaxis.set_major_locator(FixedLocator([100 - tick for tick in ticks]))
-    axes.yaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+    axes.yaxis.set_major_formatter(FixedFormatter([f"{tick:.6g}" for tick in ticks]))
     axes.yaxis.set_minor_locator(NullLocator())
-    if len(ticks) < 2:
-        middle = math.sqrt(low * high)
-        axes.yaxis.set_major_locator(FixedLocator([low, middle, high]))
-        axes.yaxis.set_major_formatter(FixedFormatter([f"{100 - v:.3g}" for v in (low, middle, high)]))
 
 
 if __name__ == "__main__":

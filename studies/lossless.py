@@ -108,7 +108,8 @@ def main(
         force = trials.STRENGTHS.get(name, 0.0)
         if force and strength is not None:
             force = strength
-        return Training(name, layers, number, tuple(removed), course, strength=force, **common)
+        recipe = nb.Recipe(stop=float(common.get("until", trials.UNTIL))) if name == "selection" else None
+        return Training(name, layers, number, tuple(removed), course, recipe, strength=force, **common)
 
     runs = list(itertools.product(networks, range(seed, seed + seeds)))
     names = dict.fromkeys("dense" if name in trials.DENSE else name for name in METHODS if name in method)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from evodyn.core import validation
-from nn_bridge.baselines.gates import GatedLinear, folded, penalty
+from nn_bridge.baselines.gates import GatedLinear, balanced, closed, folded, penalty
 from nn_bridge.baselines.rankings import remove_lowest
 from nn_bridge.layers import population_layers
 from nn_bridge.removal.compact import compact
@@ -32,18 +34,21 @@ def removed_early(
     selector: Callable[[nn.Module], Selector] | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[nn.Sequential, nn.Module]]:
-    """Train a network, remove groups after some epochs, and go on; for every fraction from the same middle.
+    """Train a network, remove groups on the way, and go on, for every fraction from a middle of its own.
+
+    A fraction is removed as soon as so many gates are closed, or, if they never are, after `until` epochs.
+    All fractions share the training before that.
 
     Parameters
     ----------
     model : torch.nn.Sequential
-        A network with masses; trained in place up to the removal.
+        A network with masses; trained in place up to the last removal.
     images, labels : Tensor
         The samples.
     fractions : sequence of float
-        How much of all groups is removed.
+        How much of all groups is removed, in ascending order.
     course : Course
-        The schedule of the whole training, which the removal does not lengthen.
+        The schedule of the whole training, which a removal does not lengthen.
     until : int
         Epochs before the removal, at least 1 and less than those of the course.
     scores : callable
@@ -58,31 +63,41 @@ def removed_early(
     Yields
     ------
     middle : torch.nn.Sequential
-        The whole network at the removal.
+        The whole network at the removal; the next step trains it on.
     small : torch.nn.Module
-        For the next fraction, what is left, at the end of the course; gates and masses are in its weights.
+        For the next fraction, what is left, at the end of the course; gates and masses are in its weights,
+        shared out between those that enter a neuron and those that leave it.
     """
     if not 0 < validation.count("until", until) < course.epochs:
         raise ValueError(f"until is {until!r}; expected an epoch before the last of {course.epochs}.")
-    lessons = Lessons(
-        course, model, images, labels, seed=seed, optimizer=without_decay_of_gates(course, model)
-    )
+    if list(fractions) != sorted(fractions):
+        raise ValueError(f"fractions is {fractions!r}; expected them in ascending order.")
+    optimizer = without_decay_of_gates(course, model)
+    lessons = Lessons(course, model, images, labels, seed=seed, optimizer=optimizer)
     moved = selector(model) if selector is not None else None
     pressure = (lambda: strength * penalty(model)) if strength else None
-    for _ in range(until):
-        for _, samples in lessons.epoch():
+    due = list(fractions)
+    for epoch in range(until):
+        for part, (_, samples) in enumerate(lessons.epoch(), start=1):
             lessons.part(model, samples, moved, penalty=pressure)
-    ranked = scores(model)
-    for fraction in fractions:
-        twin = copy.deepcopy(model)
-        remove_lowest(twin, ranked, fraction)
-        small = compact(folded(twin)).train()
-        rest = Lessons(course, small, images, labels, seed=seed + 1)
-        rest.step = lessons.step
-        for _ in range(course.epochs - until):
-            for _, samples in rest.epoch():
-                rest.part(small, samples)
-        yield model, small
+            last = epoch + 1 == until and lessons.step == until * lessons.steps_per_epoch
+            while due and (last or closed(model) >= due[0]):
+                twin = copy.deepcopy(model)
+                remove_lowest(twin, scores(model), due.pop(0))
+                left: Any = compact(folded(twin))
+                rest = Lessons(course, small := balanced(left).train(), images, labels, seed=seed + 1)
+                rest.step = lessons.step
+                _finish(rest, small, epoch, part)
+                yield model, small
+        if not due:
+            return
+
+
+def _finish(lessons: Lessons, model: nn.Module, epoch: int, part: int) -> None:
+    """Train to the end of the course, from the end of a part of an epoch on."""
+    for number in range(epoch, lessons.course.epochs):
+        for _, samples in itertools.islice(lessons.epoch(), part if number == epoch else 0, None):
+            lessons.part(model, samples)
 
 
 def without_decay_of_gates(course: Course, model: nn.Module) -> torch.optim.Optimizer:

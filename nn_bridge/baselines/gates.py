@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from nn_bridge.layers import PopulationLinear, population_layers
 
-__all__ = ["GatedLinear", "folded", "gated", "penalty"]
+__all__ = ["GatedLinear", "balanced", "closed", "folded", "gated", "penalty"]
+
+SWEEPS = 20  # a layer changes the norms of its neighbours
 
 
 class GatedLinear(PopulationLinear, ABC):
@@ -22,6 +26,9 @@ class GatedLinear(PopulationLinear, ABC):
     layer : PopulationLinear
         Whose parameters and masses the new layer takes over.
     """
+
+    closed: ClassVar[float] = 0.01
+    """The score below which a gate counts as closed."""
 
     def __init__(self, layer: PopulationLinear) -> None:
         super().__init__(1, 1, bias=layer.bias is not None)
@@ -76,6 +83,14 @@ def penalty(model: nn.Module) -> torch.Tensor:
 
 
 @torch.no_grad()
+def closed(model: nn.Module) -> float:
+    """Return the fraction of all groups whose gates are closed; 0 without gates."""
+    layers = [layer for layer in population_layers(model) if isinstance(layer, GatedLinear)]
+    shut = sum(int((layer.scores() < layer.closed).sum()) for layer in layers)
+    return shut / sum(len(layer.masses) for layer in population_layers(model))
+
+
+@torch.no_grad()
 def folded(model: nn.Sequential) -> nn.Sequential:
     """Return a network of plain population layers whose weights hold the gates: same outputs in evaluation.
 
@@ -94,4 +109,30 @@ def folded(model: nn.Sequential) -> nn.Sequential:
             open_ones = torch.where(gates == 0, 0.0, part.masses)
             plain.masses.copy_(open_ones if open_ones.any() else part.masses)
             setattr(twin, name, plain)
+    return twin
+
+
+@torch.no_grad()
+def balanced(model: nn.Sequential) -> nn.Sequential:
+    """Return the network with what enters a neuron as large as what it sends on: same outputs.
+
+    Gates that are folded into weights leave small weights before large ones, which no learning rate suits.
+    Between the linear layers of the chain there may be nothing but ReLU.
+    """
+    twin = copy.deepcopy(model)
+    layers = [part for part in twin if isinstance(part, nn.Linear)]
+    others = [part for part in twin if not isinstance(part, nn.Linear | nn.ReLU)]
+    if others:
+        raise ValueError(f"model has a {type(others[0]).__name__}; expected linear layers and ReLU alone.")
+    for _ in range(SWEEPS):
+        for layer, after in itertools.pairwise(layers):
+            norms = layer.weight.square().sum(1)
+            if layer.bias is not None:
+                norms = norms + layer.bias.square()
+            ratios = (after.weight.square().sum(0) / norms) ** 0.25
+            ratios = torch.where((ratios > 0) & ratios.isfinite(), ratios, 1.0)
+            layer.weight.mul_(ratios[:, None])
+            if layer.bias is not None:
+                layer.bias.mul_(ratios)
+            after.weight.div_(ratios)
     return twin

@@ -33,6 +33,9 @@ class HardConcrete(GatedLinear):
         Of the draws.
     """
 
+    # z = 0 in evaluation, where σ(a) <= -γ/(ζ - γ).
+    closed = 1 / (1 + (HIGH / -LOW) * (-LOW / HIGH) ** TEMPERATURE)
+
     def __init__(self, layer: PopulationLinear, *, start: float = 2.0, seed: int = 0) -> None:
         super().__init__(layer)
         self.generator = torch.Generator().manual_seed(seed)

@@ -67,6 +67,8 @@ class Training:
     fractions: tuple[float | None, ...]
     """What is to be removed; None: what the recipe finds by itself."""
     course: Course
+    recipe: Recipe | None = None
+    """Of selection, but for what is to be removed and the course."""
     until: int = UNTIL
     strength: float = 0.0
     dataset: str = "mnist"
@@ -140,7 +142,8 @@ def selection(point: Training) -> Iterator[Outcome]:
     """Train with the recipe, which removes while it trains."""
     data = point.data()
     for fraction in point.fractions:
-        recipe = Recipe(fraction, course=point.course, stop=float(point.until))
+        recipe = point.recipe or Recipe(stop=float(point.until))
+        recipe = dataclasses.replace(recipe, remove=fraction, course=point.course)
         trained = recipe.train(point.model(), data.train_images, data.train_labels, seed=point.seed)
         before, after = (right(model, data) for model in (trained.before, trained.model))
         yield Outcome("selection", nan_if_none(fraction), trained.living, before, after)
@@ -179,8 +182,7 @@ def early(point: Training) -> Iterator[Outcome]:
         how = {"scores": rankings.by_gate, "strength": point.strength}
     elif point.method == "exponentiated":
         how = {"scores": rankings.by_mass, "selector": functools.partial(ascent, step_size=point.strength)}
-    fractions = [fraction for fraction in point.fractions if fraction is not None]
-    before = None
+    fractions = sorted(fraction for fraction in point.fractions if fraction is not None)
     removals = removed_early(
         model,
         data.train_images,
@@ -192,8 +194,7 @@ def early(point: Training) -> Iterator[Outcome]:
         **how,
     )
     for fraction, (middle, small) in zip(fractions, removals, strict=True):
-        before = right(middle, data) if before is None else before
-        yield Outcome(point.method, fraction, widths_left(small), before, right(small, data))
+        yield Outcome(point.method, fraction, widths_left(small), right(middle, data), right(small, data))
 
 
 def ascent(model: nn.Module, step_size: float) -> Selector:

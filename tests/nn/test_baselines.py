@@ -12,7 +12,7 @@ from torch import nn
 
 import nn_bridge as nb
 from nn_bridge.baselines.d_gating import DGating
-from nn_bridge.baselines.gates import folded, gated, penalty
+from nn_bridge.baselines.gates import balanced, folded, gated, penalty
 from nn_bridge.baselines.hard_concrete import HIGH, LOW, TEMPERATURE, HardConcrete
 from nn_bridge.baselines.rankings import at_random, by_gate, by_magnitude, by_sensitivity, remove_lowest
 from nn_bridge.baselines.slimming import Slimming
@@ -51,6 +51,13 @@ def test_hard_concrete_gates_are_certain_in_evaluation() -> None:
     gates.openness.data.copy_(torch.tensor([-10.0, 0.0, 1.0, 10.0]))
     expected = np.clip(1.2 / (1 + np.exp([10.0, 0.0, -1.0, -10.0])) - 0.1, 0, 1)
     np.testing.assert_allclose(gates.gates().detach(), expected, rtol=1e-6)
+
+
+def test_a_hard_concrete_gate_counts_as_closed_where_it_is_zero_in_evaluation() -> None:
+    gates = HardConcrete(layer(200)).eval()
+    gates.openness.data.copy_(torch.linspace(-3, -2, 200))  # closed below ln(1/11) = -2.398
+    assert 0 < int((gates.gates() == 0).sum()) < 200
+    assert torch.equal(gates.scores() < gates.closed, gates.gates() == 0)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
@@ -106,6 +113,26 @@ def test_folded_gates_give_the_same_outputs_and_the_same_smaller_network(kind: o
     assert (
         number(penalty(model)) < number(penalty(gated(nb.population_mlp(WIDTHS), kind))) or kind is KINDS[2]
     )
+
+
+def test_a_balanced_network_has_the_same_outputs_and_equal_norms_on_both_sides_of_a_neuron() -> None:
+    model = nb.compact(nb.population_mlp(WIDTHS))
+    first, second, third = (part for part in model.modules() if isinstance(part, nn.Linear))
+    with torch.no_grad():
+        for layer, scale in ((first, 1e-3), (third, 1e3)):
+            layer.weight.mul_(scale)
+        first.bias.mul_(1e-3)
+        second.weight[:, 1] = 0.0  # nobody listens to it
+    assert isinstance(model, nn.Sequential)
+    after = balanced(model)
+    x = torch.randn(7, 6, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(after(x), model(x), rtol=1e-4, atol=1e-4)
+    first, second, third = (part for part in after.modules() if isinstance(part, nn.Linear))
+    entering = torch.cat([first.weight, first.bias[:, None]], 1).norm(dim=1).detach()
+    heard = torch.arange(5) != 1
+    torch.testing.assert_close(entering[heard], second.weight.norm(dim=0).detach()[heard], rtol=1e-3, atol=0)
+    entering = torch.cat([second.weight, second.bias[:, None]], 1).norm(dim=1).detach()
+    torch.testing.assert_close(entering, third.weight.norm(dim=0).detach(), rtol=1e-3, atol=0)
 
 
 def test_a_layer_whose_gates_are_all_closed_can_still_be_made_smaller() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from scipy import stats
 import nn_bridge as nb
 from nn_bridge.baselines import rankings
 from nn_bridge.baselines.early import removed_early
+from nn_bridge.baselines.gates import closed, gated
+from nn_bridge.baselines.slimming import Slimming
 from nn_bridge.baselines.trials import METHODS, Training, measured
 from tests.scripts import fits, module, saved, study
 
@@ -131,3 +134,20 @@ def test_early_removals_start_from_one_middle_and_keep_to_the_budget(monkeypatch
     assert [sum(widths) - 3 for widths in sizes] == [6, 3]
     rates = [course.rate(k, 12) for k in range(12)]
     assert steps == pytest.approx(rates + rates[8:])
+
+
+def test_a_fraction_is_removed_as_soon_as_so_many_gates_are_closed() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(256, 6, generator=draw), torch.randint(0, 3, (256,), generator=draw)
+    course = nb.Course(epochs=4, hold=3.0, warm_up=1, batch_size=16)
+    seen: list[float] = []
+    widths: list[Any] = []
+    model = gated(nb.population_mlp((6, 24, 3)), Slimming)
+    removals = removed_early(
+        model, x, y, [0.25, 0.75], course=course, until=3, scores=rankings.by_gate, strength=0.1
+    )
+    for middle, small in removals:
+        seen.append(closed(middle))
+        widths.append(small.get_submodule("hidden1").out_features)
+    assert widths == [18, 6]
+    assert 0.25 <= seen[0] < 0.75 <= seen[1]
