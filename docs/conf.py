@@ -26,6 +26,7 @@ extensions = [
     "matplotlib.sphinxext.plot_directive",
     "myst_parser",
     "notebooks",
+    "study_pages",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 2
@@ -54,12 +55,18 @@ html_copy_source = False
 html_math_renderer = "mathml"  # browsers draw it themselves: no script, no font and no network is needed
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+html_js_files = ["copy.js"]
 
 
 def keep_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Let |x| in a docstring be an absolute value, not a substitution."""
     code = (">>>", "...")
     lines[:] = [line if line.lstrip().startswith(code) else line.replace("|", r"\|") for line in lines]
+
+
+def end_examples(app: Any, docname: str, source: list[str]) -> None:
+    """Let a block of code end with its last line, not with the empty one that ends a tested example."""
+    source[0] = source[0].replace("\n\n```\n", "\n```\n")
 
 
 def as_mathml(display: str) -> Callable[[Any, nodes.math | nodes.math_block], None]:
@@ -73,7 +80,8 @@ def as_mathml(display: str) -> Callable[[Any, nodes.math | nodes.math_block], No
 
 
 def setup(app: Any) -> None:
-    """Register what is done to docstrings, to their first sentences and to formulas."""
+    """Register what is done to docstrings, to their first sentences, to examples and to formulas."""
     autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Eqs.")  # behind which a sentence goes on
     app.add_html_math_renderer("mathml", (as_mathml("inline"), None), (as_mathml("block"), None))
     app.connect("autodoc-process-docstring", keep_bars)
+    app.connect("source-read", end_examples)

@@ -19,7 +19,7 @@ def main() -> None:
     data = style.read("branches", "branches.nc")
     given = style.specification(data)
     style.start()
-    figure, panels = plt.subplots(2, 2, figsize=(style.WIDTH, 4.6))
+    figure, panels = plt.subplots(2, 2, figsize=(style.WIDTH, 4.8))
     fights, help_each_other, conventions, regulation = panels.flat
     for name in ("hawks and doves", "hawks"):
         curve(fights, data.sel(branch=name))
@@ -36,6 +36,18 @@ def main() -> None:
     titles = ("Exchange", "Fold", "Fold under mutation", "Extinctions under Eq. 10")
     for letter, axes, title in zip("abcd", panels.flat, titles, strict=True):
         style.letter(axes, letter, title)
+    style.key(
+        figure,
+        [
+            style.symbol("stable", line="-", color=style.OURS),
+            style.symbol("unstable", line="--", color=style.OURS),
+            style.symbol("exchange of stability", "s", color=style.PAPER),
+            style.symbol("fold", "D", color=style.PAPER),
+            style.symbol("share of starts below", "o", color="black"),
+            style.symbol("extinction", "o", color=style.OURS, mfc="none"),
+            style.symbol("in closed form", ".", color=style.PAPER),
+        ],
+    )
     style.save(
         figure,
         "branches",
@@ -101,7 +113,7 @@ def masses(axes: Axes, cell: xr.Dataset) -> None:
         }
         axes.plot(found, 0.0, "o", zorder=3, **ring)
         axes.plot(exact, 0.0, ".", color=style.PAPER, markersize=3, zorder=4, clip_on=False)
-    axes.set(xscale="log", xlabel="λ of Eq. 10 (1/time/mass)", ylabel="mass at rest", ylim=(0, None))
+    axes.set(xscale="log", xlabel="decay λ (1/time/mass)", ylabel="mass at rest", ylim=(0, None))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
 import style
@@ -24,13 +25,25 @@ def main() -> None:
     described = style.specification(data)
     scenario = described["scenario"]
     style.start()
-    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 2.7), width_ratios=(1.12, 1, 1.12))
+    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 2.9), width_ratios=(1.12, 1, 1.12))
     errors(panels[0], data)
     style.letter(panels[0], "a", "Error of the maps")
     limits(panels[1], data)
     style.letter(panels[1], "b", "Where the maps leave the flow")
     doubling(panels[2], data)
     style.letter(panels[2], "c", "Two equal groups")
+    grounds = {"settles": "1.0", "is projected, then settles or overflows": "0.86", "keeps moving": "0.70"}
+    style.key(
+        figure,
+        [
+            style.symbol("found on simulations", "o"),
+            style.symbol("theory", line="-"),
+            *(
+                Patch(facecolor=c, edgecolor="0.5", linewidth=0.5, label=f"b: {n}")
+                for n, c in grounds.items()
+            ),
+        ],
+    )
     style.save(
         figure,
         "discrete_vs_continuous",
@@ -49,7 +62,7 @@ def main() -> None:
             f"κ = {described['signal_clip']:g}), points are found by bisection on simulations. Shaded is "
             "what becomes of a uniform start: it settles (white), it settles or overflows after projections "
             "(light; some of them on its way to the attractor), it keeps moving (dark).",
-            "(c) What the Euler map of two equal groups settles into: beyond the flip at hλP/N = 2 it "
+            "(c) What the Euler map of two equal groups settles into: beyond the flip at η_p λP/N = 2 it "
             "alternates with the amplitude of theory (line), at 3 the cycle loses its symmetry, at 1 + √5 it "
             "doubles its period, and beyond 4 a mass would become negative (triangles: found by bisection on "
             "simulations).",
@@ -82,7 +95,7 @@ def errors(axes: Axes, data: xr.Dataset) -> None:
         borderaxespad=0.0,
         labelspacing=0.25,
     )
-    axes.set(xscale="log", yscale="log", xlabel="step size h (1/fitness)", ylabel="largest error (mass)")
+    axes.set(xscale="log", yscale="log", xlabel="step size η$_p$ (1/fitness)", ylabel="largest error (mass)")
     axes.xaxis.set_minor_formatter(NullFormatter())
     smallest = float(cells.error.values.min())
     axes.set_ylim(smallest / 2, float(cells.error.values.max()) * 12)
@@ -118,8 +131,8 @@ def limits(axes: Axes, data: xr.Dataset) -> None:
     axes.set(
         xscale="log",
         yscale="log",
-        xlabel="density regularisation λ\n(fitness/mass)",
-        ylabel="step size h (1/fitness)",
+        xlabel="decay λ (1/time/mass)",
+        ylabel="step size η$_p$ (1/fitness)",
         xlim=(decay[0] / 1.15, decay[-1] * 1.15),
         ylim=(low, high),
     )
@@ -155,7 +168,7 @@ def doubling(axes: Axes, data: xr.Dataset) -> None:
         style.label_line(axes, theory, height, str(mark), "black", shift=(0, 2), ha=ha, va="baseline")
     axes.text(2.02, 0.08, "line: theory", color=readable(colour), fontsize=7, va="bottom")
     axes.set(
-        xlabel="normalised step size hλP/N",
+        xlabel="normalised step size η$_p$λP/N",
         ylabel="share of one group",
         ylim=(0, 1.26),
         xlim=(1.7, 4.05),

@@ -21,7 +21,7 @@ def main() -> None:
     schedules(panels[0, 1], data)
     style.letter(panels[0, 1], "b", "Mutation rates that change with time")
     objectives(panels[1, 0], data)
-    style.letter(panels[1, 0], "c", "Accuracy against cost")
+    style.letter(panels[1, 0], "c", "Benefit against cost")
     layers(panels[1, 1], data)
     style.letter(panels[1, 1], "d", "Two layers that evolve together")
     groups, decay = described["groups"], described["decay"]
@@ -91,14 +91,15 @@ def schedules(axes: Axes, data: xr.Dataset) -> None:
 
 
 def objectives(axes: Axes, data: xr.Dataset) -> None:
-    """Draw mean benefit (accuracy, say) against mean cost, for all weights."""
-    axes.plot(data.mean_cost_curve, data.mean_accuracy_curve, color=style.GREY, zorder=1)
+    """Draw mean benefit (of accuracy, say) against mean cost, for all weights."""
+    axes.plot(data.mean_cost_curve, data.mean_benefit_curve, color=style.GREY, zorder=1)
     for colour, weight in zip(style.shades(data.sizes["weight"]), data.weight.values, strict=True):
         cell = data.sel(weight=weight)
-        place = (float(cell.mean_cost), float(cell.mean_accuracy))
+        place = (float(cell.mean_cost), float(cell.mean_benefit))
         axes.plot(*place, "o", color=colour, markersize=5, **style.RIM)
         name = f"w = {weight:g}" if weight == data.weight.values[-1] else f"{weight:g}"
         style.label_line(axes, *place, name, "black", shift=(5, -3), va="top")
+    style.note(axes, 0.97, 0.05, "line: water filling", style.GREY, ha="right")
     axes.set(xlabel="mean cost of a unit of mass", ylabel="mean benefit of a unit of mass")
     axes.margins(x=0.1, y=0.1)
 
@@ -116,6 +117,9 @@ def layers(axes: Axes, data: xr.Dataset) -> None:
     damped = data.orbit.sel(regularisation="with").isel(layer_start=-1).values
     axes.plot(damped[:, 0], damped[:, 1], color=colours[2], linewidth=1.6)
     axes.plot(0.5, 0.5, "+", color="black", markersize=6)
+    style.note(axes, 1.04, 0.9, "λ = 0", colours[1])
+    style.note(axes, 1.04, 0.8, "λ > 0", colours[2])
+    style.note(axes, 1.04, 0.7, "contours of\nwhat is kept", style.GREY, va="top")
     axes.set(
         xlabel="share of group 1 in the first layer",
         ylabel="share in the second",

@@ -37,6 +37,13 @@ def main() -> None:
     sparsity_against_water_filling(panels[2], dense, colours)
     style.letter(panels[2], "c", f"At the end, λ = {decay:g}")
 
+    style.key(
+        figure,
+        [
+            style.symbol("simulated (lines in a), with 95 % intervals (a, c)", "o"),
+            style.symbol("theory (b, c)", line="-"),
+        ],
+    )
     kind, dynamics = str(data.kind.item()), str(data.dynamics.item()).replace("_", " ")
     seeds = data.sizes["seed"]
     style.save(

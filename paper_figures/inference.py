@@ -23,7 +23,7 @@ def main() -> None:
     data = style.read("inference", "inference.nc")
     given = style.specification(data)
     style.start()
-    figure, panels = plt.subplots(2, 3, figsize=(style.WIDTH, 4.6))
+    figure, panels = plt.subplots(2, 3, figsize=(style.WIDTH, 4.8))
     (spread, width, *deaths), (third, *lineages) = panels
     heterogeneity(spread, data)
     precision(width, data)
@@ -45,6 +45,14 @@ def main() -> None:
     )
     for letter, axes, title in zip("abcdef", panels.flat, titles, strict=True):
         style.letter(axes, letter, title)
+    style.key(
+        figure,
+        [
+            style.symbol("estimate (e: record), with 95 % interval (a: 90 % of populations)", "o"),
+            style.symbol("the truth", line="-", color=style.GREY, linewidth=0.8),
+            style.symbol("no upper end (c), end of the fit (e)", line=":", color=style.GREY, linewidth=0.8),
+        ],
+    )
     style.save(
         figure,
         "inference",
@@ -91,7 +99,7 @@ def heterogeneity(axes: Axes, data: xr.Dataset) -> None:
         low, high = own.quantile([0.05, 0.95], dim="seed").values
         axes.fill_between(data.part, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(data.part, own.mean("seed"), "o-", color=colour, label=f"h = {h:g}", **style.RIM)
-    axes.axhline(1.0, color=style.GREY, linewidth=0.7, linestyle=":", zorder=0)
+    axes.axhline(1.0, color=style.GREY, linewidth=0.7, zorder=0)
     axes.set(xlabel="part of the record seen", ylabel="found / true", ylim=(0, None))
     axes.legend(frameon=False, loc="lower right", fontsize=7)
 
@@ -136,7 +144,7 @@ def future(axes: Axes, data: xr.Dataset) -> None:
 def shares(axes: Axes, data: xr.Dataset) -> None:
     """Draw the shares of lineages, and what the first weeks said of them."""
     first = data.isel(last_week=0).sel(week=slice(FIRST_WEEK, None))
-    places = {"BA.1": (11.0, 0.985), "BA.2": (8.2, 0.07), "BA.2.12.1": (17.3, 0.95), "BA.4/5": (8.3, 9e-4)}
+    places = {"BA.1": (11.0, 0.985), "BA.2": (8.2, 0.07), "BA.2.12.1": (17.3, 0.95), "BA.4/5": (8.0, 2.5e-3)}
     for name, colour in zip(first.lineage.values, colours(data, "lineage"), strict=True):
         own = first.sel(lineage=name)
         axes.plot(first.week, own.share.where(own.share > 0), ".", color=colour, markersize=4)

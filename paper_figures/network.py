@@ -58,7 +58,7 @@ def main() -> None:
             f"Masses of the {data.sizes['group']} neurons of the paper's network while it trains on MNIST, "
             f"seed {first}, the signal {read}.",
             "(a) Range, 90 % and 50 % of the masses under the replicator between the floor and the ceiling "
-            "that the clip of the signal sets, (1 ± ηκ) to the power of the number of steps. (b) The same "
+            "that the clip of the signal sets, (1 ± η_p κ) to the power of the number of steps. (b) The same "
             "with the axis enlarged.",
             "(c) Final masses under the three dynamics; replicator and normalised growth coincide, and "
             "mutation to 1/N draws all masses towards nothing."

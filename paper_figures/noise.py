@@ -23,7 +23,7 @@ def main() -> None:
     data = style.read("noise", "noise.nc")
     described = style.specification(data)
     style.start()
-    figure, panels = plt.subplots(2, 3, figsize=(style.WIDTH, 4.5))
+    figure, panels = plt.subplots(2, 3, figsize=(style.WIDTH, 4.7))
     death_times(panels[0, 0], data)
     style.letter(panels[0, 0], "a", "Time to death of the worse")
     who_dies(panels[0, 1], data)
@@ -36,6 +36,14 @@ def main() -> None:
     style.letter(panels[1, 1], "e", "Noisy estimates: shares")
     rescued(panels[1, 2], data)
     style.letter(panels[1, 2], "f", "Mutation against extinction")
+    style.key(
+        figure,
+        [
+            style.symbol("simulated, with 95 % intervals (d: standard deviation)", "o"),
+            style.symbol("theory", line="-"),
+            style.symbol("strength 1", line=":"),
+        ],
+    )
     times, who, rare = described["times"], described["who"], described["rare"]
     style.save(
         figure,

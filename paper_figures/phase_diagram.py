@@ -1,4 +1,4 @@
-"""Extinction at equilibrium as a phase diagram, and what else theory says (studies/extinction_rates.py)."""
+"""How many groups are left at equilibrium, and how fast the others go (studies/extinction_rates.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 import style
 
 MARKERS = {"uniform": "o", "gaussian": "s", "lognormal": "^", "pareto": "v", "two_class": "D"}
-LEVELS = np.linspace(0.1, 0.9, 9)
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+SHOWN = "lognormal"
+TICKS = {0.125: "⅛", 0.25: "¼", 0.5: "½", 1.0: "1", 2.0: "2"}
 
 
 def main() -> None:
@@ -21,74 +23,90 @@ def main() -> None:
     specification = style.specification(data)
     laws = [str(law) for law in data.law.values]
     colours = dict(zip(laws, style.shades(len(laws)), strict=True))
+    decay, groups = float(specification["main_decay"]), int(specification["groups"])
     style.start()
-    figure, panels = plt.subplots(2, 4, figsize=(style.WIDTH, 3.9))
-    shading: Any = None
-    for k, law in enumerate(laws):
-        axes = panels.flat[k]
-        shading = phase(axes, data, law)
-        style.letter(axes, "abcde"[k], law.replace("_", " "))
-        axes.set_xlabel("heterogeneity h")
-        if k in (0, 4):
-            axes.set_ylabel("decay λ (1/time/mass)")
-        else:
-            axes.tick_params(labelleft=False)
-    bar = figure.colorbar(shading, ax=panels[0, 3], ticks=[0, 0.5, 1], pad=0.02)
-    bar.set_label("fraction extinct")
-    rates(panels[1, 1], data, colours)
-    style.letter(panels[1, 1], "f", "decay rates")
-    finite_size(panels[1, 2], data, colours)
-    style.letter(panels[1, 2], "g", "finite size, h = 1")
-    error_threshold(panels[1, 3], data)
-    style.letter(panels[1, 3], "h", "mutation")
+    figure, (whole, by_law, speed) = plt.subplots(1, 3, figsize=(style.WIDTH, 2.8))
+    phase(whole, data)
+    style.letter(whole, "a", f"Fraction extinct, {SHOWN}")
+    every_law(by_law, data, decay, groups, colours)
+    style.letter(by_law, "b", f"Every law, λ = {decay:g}")
+    rates(speed, data, colours)
+    style.letter(speed, "c", "How fast the others go")
+    style.key(
+        figure,
+        [
+            *(style.symbol(law.replace("_", " "), MARKERS[law], color=colours[law]) for law in laws),
+            style.symbol("simulated (a)", "o", color="black", mfc="none"),
+            style.symbol("theory", line="-"),
+        ],
+    )
     style.save(
         figure,
         "phase_diagram",
         [
-            "Extinction in theory and simulation, for five laws of the contributions with mean 1 and "
-            "coefficient of variation h; unit mass per group.",
-            "(a-e) Fraction of groups extinct at the equilibrium of Eq. 10: shading and contours (every "
-            "tenth) are theory in the limit of many groups; circles are simulated populations, shaded "
-            "alike, so that they vanish where both agree.",
-            "(f) Decay rates of dying groups, measured in populations of "
-            f"{specification['groups']}, against theory (line), with constant fitness and with "
-            f"λ = {specification['main_decay']:g}; some of the groups are shown, the largest relative "
-            "difference of all is given.",
-            "(g) Simulated less theoretical fraction extinct against the number of groups N at h = 1, "
-            f"λ = {specification['main_decay']:g}, with 95 % confidence intervals (moved apart), and its fit "
-            "by a + b/N; symbols as in f.",
-            f"(h) Share of the one best group, whose advantage over all others is {specification['peak']:g}, "
-            "against the mutation rate: points are simulated, lines the equilibrium with N groups, dashes "
-            "the limit of many, 1 - μ/μ_c.",
+            "Extinction at the equilibrium of Eq. 10, in theory and simulation, for contributions with mean "
+            "1 and coefficient of variation h; unit mass per group.",
+            f"(a) Fraction of groups extinct for {SHOWN} contributions: shading and contours are theory in "
+            "the limit of many groups; circles are simulated populations, shaded alike, so that they vanish "
+            "where both agree.",
+            f"(b) The same for five laws at λ = {decay:g}: lines are theory in the limit of many, points are "
+            "simulated, with 95 % confidence intervals.",
+            f"(c) Rates at which dying groups decay, measured in populations of {groups}, over theory, with "
+            f"constant fitness and with λ = {decay:g}; the line is where both are equal, some of the groups "
+            "are shown, the largest relative difference of all is given.",
         ],
     )
 
 
-def phase(axes: Axes, data: xr.Dataset, law: str) -> Any:
-    """Draw theory as shading with contours and the simulated fractions on it; return the shading."""
+def phase(axes: Axes, data: xr.Dataset) -> None:
+    """Draw theory as shading with contours, and the simulated fractions on it, over h and λ."""
     spread, decay = data.map_heterogeneity.values, data.map_decay.values
-    surface = data.sparsity.sel(law=law).values
-    shading = axes.pcolormesh(
-        spread, decay, surface, cmap="viridis", vmin=0, vmax=1, shading="gouraud", rasterized=True
-    )
-    axes.contour(spread, decay, surface, LEVELS, colors="white", linewidths=0.4)
-    mine = data.phase_kind.values == law
+    surface = data.sparsity.sel(law=SHOWN).values
+    scale: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    axes.pcolormesh(spread, decay, surface, shading="gouraud", rasterized=True, **scale)
+    lines = axes.contour(spread, decay, surface, LEVELS, colors="white", linewidths=0.5)
+    middle = len(decay) // 2
+    places = [(float(np.interp(level, surface[middle], spread)), decay[middle]) for level in LEVELS]
+    axes.clabel(lines, fontsize=6.5, manual=places, colors="white", inline_spacing=0)
+    mine = data.phase_kind.values == SHOWN
     axes.scatter(
         data.phase_heterogeneity.values[mine],
         data.phase_decay.values[mine],
-        c=data.phase_simulation.values[mine],
-        cmap="viridis",
-        vmin=0,
-        vmax=1,
-        s=26,
+        26,
+        data.phase_simulation.values[mine],
         edgecolors="black",
         linewidths=0.6,
         zorder=3,
+        **scale,
     )
-    axes.set(xscale="log", yscale="log")
-    axes.set_xticks([0.25, 0.5, 1, 2], ["¼", "½", "1", "2"])
+    axes.set(yscale="log", ylabel="decay λ (1/time/mass)")
+    heterogeneities(axes)
+
+
+def heterogeneities(axes: Axes) -> None:
+    """Make h the horizontal axis, on a logarithmic scale."""
+    axes.set(xscale="log", xlabel="heterogeneity h")
+    axes.set_xticks(list(TICKS), list(TICKS.values()))
     axes.minorticks_off()
-    return shading
+
+
+def every_law(axes: Axes, data: xr.Dataset, decay: float, groups: int, colours: dict[str, Any]) -> None:
+    """Draw the fraction extinct over h at one λ: theory as lines, simulations as points."""
+    place = int(np.searchsorted(data.map_decay.values, decay))
+    below, above = np.log(data.map_decay.values[place - 1 : place + 1])
+    part = (np.log(decay) - below) / (above - below)
+    for law, colour in colours.items():
+        low, high = data.sparsity.sel(law=law).values[place - 1 : place + 1]
+        smooth = np.abs(high - low) < 0.2  # else it jumps in between
+        line = np.where(smooth, low + part * (high - low), high if part > 0.5 else low)
+        axes.plot(data.map_heterogeneity, line, color=colour, linewidth=1.1)
+        mine = (data.phase_kind.values == law) & np.isclose(data.phase_decay.values, decay)
+        spread, found = data.phase_heterogeneity.values[mine], data.phase_simulation.values[mine]
+        ends = np.abs([data.phase_low.values[mine] - found, data.phase_high.values[mine] - found])
+        look: dict[str, Any] = {"color": colour, "markersize": 3.5, "elinewidth": 0.8, **style.RIM}
+        axes.errorbar(spread, found, ends, fmt=MARKERS[law], **look)
+    axes.set(ylabel="fraction of groups extinct", ylim=(-0.02, 1))
+    heterogeneities(axes)
 
 
 def rates(axes: Axes, data: xr.Dataset, colours: dict[str, Any]) -> None:
@@ -102,48 +120,11 @@ def rates(axes: Axes, data: xr.Dataset, colours: dict[str, Any]) -> None:
         inside = known & mine[:, None]
         order = np.argsort(expected[inside])
         few = order[np.unique(np.linspace(0, len(order) - 1, 12).astype(int))]
-        look: dict[str, Any] = {"color": colour, "markersize": 3.5, "label": law.replace("_", " ")}
-        axes.plot(expected[inside][few], found[inside][few], MARKERS[law], **look, **style.RIM)
+        look: dict[str, Any] = {"color": colour, "markersize": 3.5, **style.RIM}
+        axes.plot(expected[inside][few], found[inside][few], MARKERS[law], **look)
     worst = np.abs(found[known] / expected[known] - 1).max()
-    style.note(axes, 0.04, 0.9, f"all within {worst:.0e}")
-    axes.set(xscale="log", yscale="log", xlabel="theory (1/time)", ylabel="measured (1/time)")
-    axes.legend(
-        frameon=False, fontsize=6, handletextpad=0.1, borderpad=0, labelspacing=0.25, loc="lower right"
-    )
-
-
-def finite_size(axes: Axes, data: xr.Dataset, colours: dict[str, Any]) -> None:
-    """Draw the difference between simulation and theory against the number of groups."""
-    axes.axhline(0, color=style.GREY, linewidth=0.8)
-    for k, (law, colour) in enumerate(colours.items()):
-        mine = data.finite_kind.values == law
-        sizes = data.finite_groups.values[mine]
-        theory = data.finite_theory.values[mine]
-        mean = data.finite_simulation.values[mine] - theory
-        ends = np.stack((data.finite_low.values[mine], data.finite_high.values[mine])) - theory
-        look: dict[str, Any] = {"fmt": MARKERS[law], "color": colour, "markersize": 3, "elinewidth": 0.7}
-        axes.errorbar(sizes * 1.1 ** (k - 2), mean, np.abs(ends - mean), **look)
-        grid = np.geomspace(sizes.min() / 1.2, sizes.max() * 1.2, 50)
-        fit = data.correction_limit.sel(law=law).item() + data.correction_slope.sel(law=law).item() / grid
-        axes.plot(grid, fit, color=colour, linewidth=0.9)
-    axes.set(xscale="log", xlabel="number of groups N", ylabel="simulation - theory")
-    shown = np.unique(data.finite_groups.values)
-    shown = shown[:: -2 if len(shown) > 3 else -1]
-    axes.set_xticks(shown, [str(size) for size in shown])
-    axes.minorticks_off()
-
-
-def error_threshold(axes: Axes, data: xr.Dataset) -> None:
-    """Draw the best group's share against the mutation rate."""
-    factor = data.factor.values
-    grid = np.linspace(0, factor.max(), 100)
-    axes.plot(grid, np.maximum(1 - grid, 0), "--", color=style.GREY, linewidth=0.8)
-    for size, colour in zip(data.peak_groups.values, style.shades(data.sizes["peak_groups"]), strict=True):
-        cell = data.sel(peak_groups=size)
-        axes.plot(factor, cell.best_share_theory, color=colour, linewidth=1.0)
-        axes.plot(factor, cell.best_share, "o", color=colour, markersize=3, label=f"N = {size}")
-    axes.set(xlabel="mutation rate μ/μ$_c$", ylabel="share of the best", ylim=(-0.03, 0.85))
-    axes.legend(frameon=False, fontsize=6.5, handletextpad=0.1, borderpad=0)
+    style.note(axes, 0.04, 0.93, f"all within {worst:.0e}", va="top")
+    axes.set(xscale="log", yscale="log", xlabel="decay rate in theory (1/time)", ylabel="measured (1/time)")
 
 
 if __name__ == "__main__":

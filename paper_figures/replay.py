@@ -23,7 +23,7 @@ def main() -> None:
     run = data.isel(run=widest)
 
     style.start()
-    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 2.5))
+    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 2.7))
     trajectories(panels[0], run)
     style.letter(panels[0], "a", "Network and replayed flow")
     distances(panels[1], run)
@@ -31,6 +31,14 @@ def main() -> None:
     orders(panels[2], data)
     style.letter(panels[2], "c", "At every step size")
 
+    style.key(
+        figure,
+        [
+            style.symbol("network (a), map (c)", "o"),
+            style.symbol("flow", line="-"),
+            style.symbol("limits: of the clip (a), a priori (c)", line="--"),
+        ],
+    )
     readings = "; ".join(
         f"{name}: {', '.join(f'{k} = {v}' for k, v in options.items()) or 'Eq. 9 as printed'}"
         for name, options in specification["readings"].items()
@@ -47,8 +55,8 @@ def main() -> None:
             f"through evodyn with the contributions held between steps, {seeds}.",
             f"(a) Masses of {SHOWN} of the {data.sizes['group']} neurons, by rank at the end, under the "
             f"{reading} reading with {dynamics} dynamics: in the network after every epoch (points) and by "
-            "the flow (lines); dashed, the clip floor and ceiling (1 ± η κ) to the power of the step.",
-            f"(b) Largest difference of a log-mass between map and flow for steps η of {', '.join(steps)}; "
+            "the flow (lines); dashed, the clip floor and ceiling (1 ± η_p κ) to the power of the step.",
+            f"(b) Largest difference of a log-mass between map and flow for steps η_p of {', '.join(steps)}; "
             f"the first repeats the network's own steps{same}.",
             "(c) The same at its largest over time against the step size for all runs, beside the a priori "
             f"bounds (dashed). Readings: {readings}.",
@@ -86,7 +94,7 @@ def distances(axes: Axes, run: xr.Dataset) -> None:
 
 def _fraction(size: float, first: float) -> str:
     ratio = round(first / size)
-    return "η" if ratio == 1 else f"η/{ratio}"
+    return "η$_p$" if ratio == 1 else f"η$_p$/{ratio}"
 
 
 def orders(axes: Axes, data: xr.Dataset) -> None:
@@ -100,7 +108,7 @@ def orders(axes: Axes, data: xr.Dataset) -> None:
         marker = markers[run.reading.item()]
         drawn.append(axes.plot(sizes, worst, marker=marker, color=colour, linewidth=1.0)[0])
         axes.plot(sizes, run.bound.values, "--", color=colour, linewidth=0.8)
-    axes.set(xlabel="step size of the map (1/fitness)", xscale="log", yscale="log")
+    axes.set(xlabel="step size η$_p$ of the map (1/fitness)", xscale="log", yscale="log")
     axes.set_ylabel("largest |difference| of ln p")
     for reading in markers:
         inside = [k for k in range(data.sizes["run"]) if data.reading.values[k] == reading]

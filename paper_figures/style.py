@@ -21,6 +21,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from evodyn.core import netcdf
 from evodyn.core.atomic import replacing
@@ -33,6 +34,7 @@ __all__ = [
     "PAPER",
     "RIM",
     "WIDTH",
+    "key",
     "label_line",
     "letter",
     "note",
@@ -45,6 +47,7 @@ __all__ = [
     "shades",
     "specification",
     "start",
+    "symbol",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -267,6 +270,17 @@ def label_line(
 def note(axes: Axes, x: float, y: float, text: str, colour: Any = "black", **look: Any) -> None:
     """Write a note at a place in the panel, given as fractions of its width and height."""
     axes.text(x, y, text, transform=axes.transAxes, color=readable(colour), fontsize=7, **look)
+
+
+def symbol(label: str, marker: str = "", line: Any = "none", **look: Any) -> Line2D:
+    """Return an entry of a key: a marker, a line, or both, grey unless `look` has a colour."""
+    return Line2D([], [], marker=marker, linestyle=line, label=label, **{"color": "0.3", **look})
+
+
+def key(figure: Figure, symbols: Sequence[Any], *, ncols: int | None = None) -> None:
+    """Say below the panels what their symbols stand for."""
+    look: dict[str, Any] = {"frameon": False, "fontsize": 7, "handletextpad": 0.5, "columnspacing": 1.4}
+    figure.legend(handles=symbols, loc="outside lower center", ncols=ncols or len(symbols), **look)
 
 
 def save(figure: Figure, name: str, caption: Sequence[str]) -> Figure:

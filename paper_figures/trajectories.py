@@ -27,7 +27,7 @@ def main() -> None:
     given = style.specification(data)
     threshold = given["threshold"]
     style.start()
-    figure, panels = plt.subplots(2, 3, figsize=(style.WIDTH, 4.2), sharex=True, sharey=True)
+    figure, panels = plt.subplots(2, 3, figsize=(style.WIDTH, 4.4), sharex=True, sharey=True)
     for row, decay in zip(panels, data.decay.values, strict=True):
         for axes, name in zip(row, TITLES, strict=True):
             masses(axes, data.sel(decay=decay, dynamics=name), threshold)
@@ -39,6 +39,15 @@ def main() -> None:
         "abcdef", panels.flat, ((d, n) for d in data.decay.values for n in TITLES), strict=True
     ):
         style.letter(axes, letter, f"{TITLES[name]}, λ = {decay:g}")
+    rim: dict[str, Any] = {"mfc": "none", "markeredgewidth": 0.6, "markersize": 4.5}
+    style.key(
+        figure,
+        [
+            style.symbol("falls below the threshold", "x", markersize=4.5),
+            style.symbol("the same in closed form", "s", **rim),
+            style.symbol("equilibrium", "o", **rim),
+        ],
+    )
     style.save(
         figure,
         "trajectories",

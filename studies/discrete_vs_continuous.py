@@ -30,7 +30,7 @@ from evodyn.model.dynamics import Scheme, rate_bound
 SCHEMA = 1
 EQUATION = dict(zip(DYNAMICS, (12, 13, 14), strict=True))
 SCHEMES: dict[str, Scheme] = {"Euler": "euler", "exponential": "exponential"}
-TWINS = LinearDecay([1.0, 1.0], decay=1.0)  # with P = 2 the step size is hλP/N itself
+TWINS = LinearDecay([1.0, 1.0], decay=1.0)  # with P = 2 the step size is η_p λP/N itself
 LANDMARKS = {"flip": 2.0, "cycle splits": 3.0, "period 4": 1 + math.sqrt(5), "projection": 4.0}
 OUTCOMES = ("settles", "settles after projections", "keeps moving", "overflows")
 RANGE = (1 / 30, 30.0)  # step sizes among which limits are looked for
@@ -335,7 +335,7 @@ def two_groups(*, points: int, length: int) -> xr.Dataset:
         "projection": (lambda a: bool((np.abs(tail(a, 2 * length)) >= 1).any()), 3.5, 5.0),
     }
     measured = [bisected(test, low, high) for test, low, high in tests.values()]
-    step = ("normalised step size hλP/N",)
+    step = ("normalised step size η_p λP/N",)
     marks = {
         "landmark_theory": (list(LANDMARKS.values()), *step),
         "landmark_measured": (measured, *step),
@@ -365,7 +365,7 @@ def table_rows(data: xr.Dataset) -> list[Row]:
                 quantity = f"{label}, λ = {decay:.3g}"
                 rows.append(_shared.compared(theory, measured, part=str(variant), quantity=quantity))
     for mark in data.landmark.values:
-        cell, quantity = data.sel(landmark=mark), f"{mark}, hλP/N"
+        cell, quantity = data.sel(landmark=mark), f"{mark}, η_p λP/N"
         theory, measured = float(cell.landmark_theory), float(cell.landmark_measured)
         rows.append(_shared.compared(theory, measured, part="two groups", quantity=quantity))
     return rows

@@ -183,30 +183,30 @@ def schedule(point: Extension) -> Found:
 
 
 def objectives(point: Extension) -> Found:
-    """Weigh the cost of a group against its accuracy, as a sum of two landscapes, for several weights.
+    """Weigh the cost of a group against its benefit, as a sum of two landscapes, for several weights.
 
     In theory the sum is one water filling, with contributions a - w·k.
     """
-    accuracy, cost, end = point.drawn(0), point.drawn(1), 4000.0
+    benefit, cost, end = point.drawn(0), point.drawn(1), 4000.0
 
     def measured(masses: FloatArray) -> tuple[float, float, float]:
         shares = masses / masses.sum()
-        return float(shares @ accuracy), float(shares @ cost), float((masses > 1e-3).sum())
+        return float(shares @ benefit), float(shares @ cost), float((masses > 1e-3).sum())
 
     def simulated(weight: float) -> tuple[float, float, float]:
-        fitness = ed.landscapes.LinearDecay(accuracy, point.decay) + ed.landscapes.Constant(-weight * cost)
+        fitness = ed.landscapes.LinearDecay(benefit, point.decay) + ed.landscapes.Constant(-weight * cost)
         start = np.ones(point.groups)
         run = ed.solve(ed.Replicator(), fitness, start, (0.0, end), save_at=[end], solver=TIGHT)
         return measured(run.masses[-1])
 
     def filled(weight: float) -> tuple[float, float, float]:
-        return measured(water_filling(accuracy - weight * cost, point.decay, float(point.groups))[0])
+        return measured(water_filling(benefit - weight * cost, point.decay, float(point.groups))[0])
 
     values = {weight: simulated(weight) for weight in WEIGHTS}
     fine = np.linspace(WEIGHTS[0], WEIGHTS[-1], 101)
     curves = [filled(float(weight)) for weight in fine]
     texts = {
-        "mean_accuracy": "mean accuracy of a unit of mass",
+        "mean_benefit": "mean benefit of a unit of mass",
         "mean_cost": "mean cost of a unit of mass",
         "survivors": "surviving groups",
     }
@@ -224,7 +224,7 @@ def objectives(point: Extension) -> Found:
         {
             f"w = {weight:g}: {name}": (filled(weight)[k], values[weight][k])
             for weight in (WEIGHTS[0], WEIGHTS[3], WEIGHTS[-1])
-            for k, name in enumerate(("mean accuracy", "mean cost", "survivors"))
+            for k, name in enumerate(("mean benefit", "mean cost", "survivors"))
         },
     )
 

@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SOURCES = {
     str(page.relative_to(DOCS).with_suffix("")): page
     for page in DOCS.rglob("*.md")
-    if "_build" not in page.parts
+    if not {"_build", "studies"} & set(page.parent.relative_to(DOCS).parts)
 }
 
 LOADED = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=[\"']([^\"']*)")
@@ -91,6 +91,25 @@ def test_notebooks_run_from_start_to_end_and_show_what_they_found(pages: dict[st
     assert 92 < float(held) < 98
 
 
+def test_every_study_has_a_page_with_its_figures_and_their_captions(pages: dict[str, str]) -> None:
+    studies = {script.stem for script in (DOCS.parent / "studies").glob("*.py") if script.stem[0] != "_"}
+    found = {name.partition("/")[2] for name in pages if name.startswith("studies/")}
+    assert found == studies
+    shown = [
+        figure for name in found for figure in re.findall(r"_images/(\w+)\.png", pages[f"studies/{name}"])
+    ]
+    assert {*shown} == {picture.stem for picture in (DOCS / "images").glob("*.png")}
+    for name in found:
+        page = pages[f"studies/{name}"]
+        captions = re.findall(r'<span class="caption-text">(.{80,}?)</span>', page, re.DOTALL)
+        assert len(captions) == len(set(re.findall(r'<img alt="[^"]+" src="\.\./_images/(\w+)', page))) > 0
+        assert f"make {name} " in page
+
+
+def test_code_can_be_copied_without_its_prompts(pages: dict[str, str]) -> None:
+    assert all("_static/copy.js" in page for name, page in pages.items() if name in SOURCES)
+
+
 def test_the_gallery_shows_every_plot_and_every_study_figure() -> None:
     text = SOURCES["gallery"].read_text()
     assert set(re.findall(r"ed\.plots\.(\w+)\(", text)) == set(ed.plots.__all__)
@@ -100,3 +119,4 @@ def test_the_gallery_shows_every_plot_and_every_study_figure() -> None:
         "tables",
     }
     assert set(re.findall(r"images/(\w+)\.png", text)) == figures
+    assert {picture.stem for picture in (DOCS / "images").glob("*.txt")} == figures

@@ -52,7 +52,7 @@ def test_the_plot_of_extinctions_is_a_picture(folder: Path) -> None:
 
 
 def test_the_table_says_who_survives_by_theory(folder: Path) -> None:
-    """At rest p_i = h (c_i/φ - 1) for those with c_i above the common fitness φ, which the total fixes."""
+    """At rest p_i = K (c_i/φ - 1) for those with c_i above the common fitness φ, which the total fixes."""
     (file,) = folder.rglob("extinctions.csv")
     table = pd.read_csv(file)
     quality, half, total = np.array([1.0, 0.8, 0.6, 0.3, 0.1]), 2.0, 5.0
@@ -71,5 +71,5 @@ def test_the_table_says_who_survives_by_theory(folder: Path) -> None:
 def test_the_sweep_left_a_file_for_each_point_and_printed_them(folder: Path) -> None:
     assert len(list(folder.rglob("sweep/*.nc"))) == 6
     rows = re.findall(r"\[(\d+) (\d+)\]", (folder / "printed.txt").read_text())
-    low, middle, high = (int(right) for _, right in rows)  # h = 0.1, 0.5, 1 where crowding is weak
+    low, middle, high = (int(right) for _, right in rows)  # heterogeneity 0.1, 0.5, 1 where crowding is weak
     assert high < middle < low == 50

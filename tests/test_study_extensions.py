@@ -52,7 +52,7 @@ def test_the_first_of_two_populations_is_the_only_one_and_processes_change_nothi
     xr.testing.assert_equal(both.isel(member=[0]), alone)
     for name in ("slowest", "orbit", "kept", "level"):  # nothing was drawn for these
         assert "member" not in both[name].dims
-    for name in ("distance", "mean_fitness", "mean_cost", "mean_accuracy_curve"):
+    for name in ("distance", "mean_fitness", "mean_cost", "mean_benefit_curve"):
         assert both[name].dims[0] == "member"
         assert not np.allclose(both[name][0], both[name][1], rtol=1e-3, atol=0)
     assert [row for row in rows if row["member"] == "0"] == its_rows
@@ -125,7 +125,7 @@ def test_a_falling_rate_ends_fitter_than_a_constant_one_and_begins_more_diverse_
 
 def test_weighing_cost_lowers_it_and_no_point_beats_another(data: xr.Dataset) -> None:
     assert (np.diff(data.mean_cost) < 0).all()
-    assert (np.diff(data.mean_accuracy) < 0).all()
+    assert (np.diff(data.mean_benefit) < 0).all()
     np.testing.assert_allclose(
         data.mean_cost, np.interp(data.weight, data.fine_weight, data.mean_cost_curve), rtol=2e-3
     )

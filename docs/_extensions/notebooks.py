@@ -11,6 +11,8 @@ import nbformat
 from myst_parser.parsers.sphinx_ import MystParser
 from nbclient import NotebookClient
 
+LOG = logging.getLogger(__name__)
+LOG.setLevel(logging.WARNING)
 FENCE = "`" * 8
 SHOWN = ("text/html", "image/png", "text/plain")
 """Forms of an output, the best first."""
@@ -41,7 +43,7 @@ def executed(text: str) -> Any:
             timeout=300,
             resources={"metadata": {"path": folder}},
             extra_arguments=["--log-level=ERROR"],
-            log=logging.getLogger(__name__),
+            log=LOG,
         )
         return client.execute(env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
 

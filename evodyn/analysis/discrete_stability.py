@@ -37,7 +37,7 @@ def error_constant(
     save_at: npt.ArrayLike | None = None,
     scheme: Scheme = "euler",
 ) -> FloatArray:
-    """Return the leading coefficient e(t) of a map's global error: its masses are p(t) + h·e(t) + O(h²).
+    """Return the leading coefficient e(t) of a map's global error: its masses are p(t) + η_p e(t) + O(η_p²).
 
     Along the flow dp/dt = F(t, p), e solves the variational equation de/dt = J e + (a - d²p/dt²)/2 from
     e = 0, with J = ∂F/∂p and a the second derivative of one step in its size: 0 for the Euler map,
@@ -173,9 +173,9 @@ def _check_smooth(
 def flip_step_size(equilibrium: Equilibrium) -> float:
     """Return the step size at which the Euler map at a stable rest point loses stability.
 
-    The multipliers of the map are 1 + hλ_k, with the flow's eigenvalues λ_k: the first leaves the unit
-    circle at h = min_k -2 Re λ_k/|λ_k|² (a flip, where λ_k is real). With Eq. 10 and equal contributions
-    this is hλP/N = 2. Absent groups that cannot invade do not count: a rare one never overshoots zero,
+    The multipliers of the map are 1 + η_p ν_k, with the flow's eigenvalues ν_k: the first leaves the unit
+    circle at η_p = min_k -2 Re ν_k/|ν_k|² (a flip, where ν_k is real). With Eq. 10 and equal contributions
+    this is η_p λP/N = 2. Absent groups that cannot invade do not count: a rare one never overshoots zero,
     for the projection takes it from half the step size on (`positivity_step_size`).
 
     Parameters
@@ -186,7 +186,7 @@ def flip_step_size(equilibrium: Equilibrium) -> float:
     Returns
     -------
     float
-        h > 0; 0 at a rest point that the flow itself leaves or circles, inf without a direction to move in.
+        η_p > 0; 0 at a rest point that the flow itself leaves or circles, inf without a direction to move in.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def positivity_step_size(
     Returns
     -------
     float
-        h > 0; inf if no mass decreases.
+        η_p > 0; inf if no mass decreases.
 
     Raises
     ------

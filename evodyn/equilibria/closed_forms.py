@@ -197,7 +197,7 @@ def regulated_balance(
     """Return ln p at the rest point where c_i - λp_i - T ln p_i + μm_i/p_i is the same for all groups.
 
     For each level θ every group has one solution, which rises as θ falls; θ follows from the total mass.
-    With h = (c_i - θ)/T it solves h = ln p + (λ/T) p - (μm_i/T)/p, as Wright's function does when one of
+    With a = (c_i - θ)/T it solves a = ln p + (λ/T) p - (μm_i/T)/p, as Wright's function does when one of
     the last two terms is left out. From there, or from where both are equal if that is nearer, the solution
     is less than half a unit of ln p away, and Newton's iteration converges.
 

@@ -185,7 +185,7 @@ def _name(
     names: list[str],
     colours: Any,
 ) -> None:
-    """Write names at the ends of the lines, moved apart, and above the crosses, in rows where they are close."""
+    """Write names at the ends of the lines, moved apart, and above crosses, in rows where those are close."""
     bottom, top = ax.get_ylim()
     scale = 72 / ax.figure.dpi
     line = _LINE * FontProperties(size="small").get_size_in_points()
