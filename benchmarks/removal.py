@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models
+from torchvision.models.mobilenetv3 import mobilenet_v3_small
+from torchvision.models.resnet import resnet18 as resnet
 
 import nn_bridge as nb
 
@@ -86,12 +87,12 @@ def packed() -> tuple[nn.Module, torch.Tensor]:
 
 def resnet18() -> tuple[nn.Module, torch.Tensor]:
     """Return ResNet-18."""
-    return models.get_model("resnet18", num_classes=10), torch.randn(2, 3, 64, 64)
+    return resnet(num_classes=10), torch.randn(2, 3, 64, 64)
 
 
 def mobilenet() -> tuple[nn.Module, torch.Tensor]:
     """Return MobileNetV3 in its small form."""
-    return models.get_model("mobilenet_v3_small", num_classes=10), torch.randn(2, 3, 64, 64)
+    return mobilenet_v3_small(num_classes=10), torch.randn(2, 3, 64, 64)
 
 
 NETWORKS: list[Callable[[], tuple[nn.Module, torch.Tensor]]] = [

@@ -200,7 +200,7 @@ class Selector:
                     "samples on the first axis of the model's first input, and layers that keep them apart: "
                     "use a signal of the whole batch."
                 )
-        if revives and bool((self.masses == 0).any()):
+        if revives and device.type != "meta" and bool((self.masses == 0).any()):
             warnings.warn(
                 "groups of mass 0 come back by mutation; expected dynamics without mutation, or "
                 "extinction=evodyn.Extinction(threshold, 'absorb'), where they are to stay away.",
