@@ -342,10 +342,15 @@ class _Shedding:
         if not bool((masses == 0).any()):
             return
         state = self.selector.state_dict()
-        for name in ("smoothed", "remembered"):
-            state[name] = None if state[name] is None else state[name][masses > 0]
         self.model = shed(self.model, self.example, self.lessons.optimizer)
-        left = [part > 0 for part in masses.split(self.living)]
+        layers = population_layers(self.model)
+        # A group of mass 0 that shares its place with living ones is still there.
+        left = [
+            part > 0 if len(layer.masses) < len(part) else part >= 0
+            for part, layer in zip(masses.split(self.living), layers, strict=True)
+        ]
+        for name in ("smoothed", "remembered"):
+            state[name] = None if state[name] is None else state[name][torch.cat(left)]
         self.alive = [numbers[kept.cpu()] for numbers, kept in zip(self.alive, left, strict=True)]
         self.amount = self._measured()
         self._select(state)
