@@ -29,7 +29,7 @@ def main() -> None:
     colours = style.shades(data.sizes["heterogeneity"])
 
     style.start()
-    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 2.5))
+    figure, panels = plt.subplots(1, 3, figsize=(style.WIDTH, 2.7))
     fraction_over_time(panels[0], dense, colours)
     style.letter(panels[0], "a", f"Extinct over time, λ = {decay:g}")
     times_against_closed_form(panels[1], free, colours)
@@ -77,7 +77,7 @@ def fraction_over_time(axes: Axes, data: xr.Dataset, colours: list[Any]) -> None
         axes.plot(time, mean, color=colour)
         ends = mean_interval(fractions, groups)
         axes.fill_between(time, *ends, color=colour, alpha=0.25, linewidth=0)
-        height = max(float(mean[-1]), lowest + 0.055)
+        height = max(float(mean[-1]), lowest + 0.065)
         last = h == data.heterogeneity.values[-1]
         style.label_line(axes, time[-1], height, f"h = {h:g}" if last else f"{h:g}", colour)
         lowest = height

@@ -48,6 +48,39 @@ def test_members_are_what_they_are_alone(workers: int) -> None:
     assert ensemble.stats == tuple(run.stats for run in alone)
 
 
+MUTANT = ed.Event(when=[2.0], action=lambda masses: masses + 0.1)
+SECOND = ed.Event(when=lambda t, masses: float(masses[0] - 2 * masses[1]), terminal=True)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("solver", [None, ed.Solver(method="LSODA")])
+def test_members_have_their_own_events_and_dense_output(workers: int, solver: ed.Solver | None) -> None:
+    options: dict[str, Any] = {"solver": solver, "events": [MUTANT, SECOND], "dense": True}
+    arguments = (REPLICATOR, LANDSCAPES, STARTS, (0.0, 5.0))
+    ensemble = ed.solve_ensemble(*arguments, workers=workers, **options)
+    alone = [
+        ed.solve(REPLICATOR, landscape, start, (0.0, 5.0), **options)
+        for landscape, start in zip(LANDSCAPES, STARTS, strict=True)
+    ]
+    for run, other in zip(ensemble, alone, strict=True):
+        # From processes come copies, and functions are equal to no copy of theirs.
+        assert run.same_as(other) or workers > 1
+        np.testing.assert_array_equal(run.masses, other.masses)
+        assert run.events.tolist() == other.events.tolist()
+    assert len({run.t_span[1] for run in ensemble}) == 3
+    early = min(run.t_span[1] for run in alone)
+    np.testing.assert_array_equal(ensemble.at(early / 2), [run.at(early / 2) for run in alone])
+    assert ensemble.at([0.0, early]).shape == (3, 2, 4)
+
+
+def test_what_members_do_not_have_is_named() -> None:
+    ensemble = ed.solve_ensemble(REPLICATOR, LANDSCAPES, STARTS, (0.0, 5.0))
+    with pytest.raises(ValueError, match="dense=True"):
+        ensemble.at(1.0)
+    with pytest.raises(ValueError, match=r"events\[0\].when contains 9.0"):
+        ed.solve_ensemble(REPLICATOR, LANDSCAPES, STARTS, (0.0, 5.0), events=[ed.Event(when=[9.0])])
+
+
 GAMES = [ed.landscapes.MatrixGame(np.roll(np.diag(C), k, axis=1)) for k in (0, 1, 2)]
 WAVES = [ed.landscapes.Seasonal(C, k * C, 3.0) + ed.landscapes.Entropic(C, 0.2) for k in (1, 2, 3)]
 TOGETHER: dict[str, tuple[ed.Dynamics, Any, ed.Extinction | None]] = {

@@ -189,6 +189,14 @@ LONG: dict[str, Callable[[Any], Any]] = {
     ),
     "auto": lambda f: ed.solve(REPLICATOR, REGULATED, np.ones(3), (0.0, 9.0), progress=f),
     "map": lambda f: ed.iterate(REPLICATOR, REGULATED, np.ones(3), 1000, 0.1, progress=f),
+    "estimates": lambda f: ed.stochastic.noisy_iterate(
+        REPLICATOR, REGULATED, np.ones(3), 300, 0.1, noise=0.1, rng=0, progress=f
+    ),
+    "generations": lambda f: ed.stochastic.wright_fisher(REPLICATOR, TWO, [9, 9], 300, rng=0, progress=f),
+    "births": lambda f: ed.stochastic.moran(REPLICATOR, TWO, [9, 9], 30, rng=0, progress=f),
+    "basins": lambda f: ed.basins(
+        REPLICATOR, landscapes.MatrixGame(np.diag([1.0, 2.0])), starts=3, rng=0, progress=f
+    ),
     "ensemble": lambda f: ed.solve_ensemble(
         REPLICATOR, REGULATED, np.ones((4, 3)) + np.eye(4, 3), (0.0, 9.0), progress=f
     ),
@@ -203,7 +211,7 @@ def test_progress_rises_to_one_and_changes_nothing(name: str) -> None:
     assert told.same_as(silent)
     assert heard[-1] == 1.0 and heard[0] < 0.3 and len(heard) <= 201
     assert all(later > earlier for earlier, later in itertools.pairwise(heard))
-    if name in ("map", "noise", "scipy"):
+    if name in ("map", "noise", "scipy", "estimates", "generations"):
         assert len(heard) > 20
 
 

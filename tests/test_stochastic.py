@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import scipy.stats
 
-from evodyn import NormalizedGrowth, Replicator, SelectionMutation, iterate, solve
+from evodyn import NormalizedGrowth, Replicator, ReplicatorMutator, SelectionMutation, iterate, solve
 from evodyn.equilibria.equilibrium import equilibrium
 from evodyn.model.games import MatrixGame
 from evodyn.model.landscapes import Constant, LinearDecay, Recorded
@@ -352,6 +352,10 @@ def noisy(landscape: Any = None, span: tuple[float, float] = (0.0, 1.0), **optio
         (lambda: noisy(lambda t, p: -p), "step_size is None"),
         (lambda: noisy(dynamics=SelectionMutation(0.1)), "step_size is None"),
         (lambda: noisy(dynamics=Replicator(signal_clip=0.1)), "without a signal clip"),
+        (
+            lambda: noisy(dynamics=ReplicatorMutator(np.full((3, 3), 1 / 3))),
+            "white noise makes births negative.*use wright_fisher",
+        ),
         (lambda: noisy(dynamics=Populations(Replicator(), (1, 2))), "expected Replicator"),
         (lambda: stationary_odds_law(C, 1.0, "ito", mutation_rate=0.1), "two groups"),
         (lambda: stationary_odds_law([0.0, 0.0], 0.0, "ito", mutation_rate=0.1), "noise is zero"),

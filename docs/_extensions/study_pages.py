@@ -1,7 +1,7 @@
 """A page for every study, made from its script, its figures and their captions.
 
-Pages are written to docs/studies before the sources are read, so that a new study has its page like the others.
-The scripts are read and not run: some of them need torch.
+Pages are written to docs/studies before the sources are read, so that a new study has its page like the
+others. The scripts are read and not run: some of them need torch.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from scipy import special
 
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
+from evodyn.core.progress import Progress, reporting
 from evodyn.core.specifications import Specification
 from evodyn.equilibria.conditions import RestPointProblem
 from evodyn.equilibria.equilibrium import Equilibrium, equilibrium
@@ -99,6 +100,7 @@ def basins(
     starts: int | npt.ArrayLike = 100,
     rng: Any,
     level: float = 0.95,
+    progress: Progress = None,
 ) -> Basins:
     """Return which rest points random starts lead to, and what share of them each attracts.
 
@@ -116,6 +118,8 @@ def basins(
         What `numpy.random.default_rng` takes.
     level : float, optional
         Probability of the intervals of the shares.
+    progress : bool or callable, optional
+        True for a bar (rich, of the extra "studies"), or a function of the fraction of starts that is done.
 
     Returns
     -------
@@ -154,16 +158,19 @@ def basins(
         masses = _drawn(dynamics, landscape, total_mass, validation.count("starts", starts), generator)
     reached: list[Equilibrium] = []
     ends = np.full(len(masses), -2)
-    for k, start in enumerate(masses):
-        try:
-            point = equilibrium(dynamics, landscape, start=start)
-        except NoRestPointError:
-            ends[k] = -1 if _cycles(dynamics, landscape, start) else -2
-            continue
-        known = (index for index, other in enumerate(reached) if _same(point, other))
-        ends[k] = next(known, len(reached))
-        if ends[k] == len(reached):
-            reached.append(point)
+    with reporting(progress, "Following starts") as report:
+        for k, start in enumerate(masses):
+            if report is not None:
+                report(k / len(masses))
+            try:
+                point = equilibrium(dynamics, landscape, start=start)
+            except NoRestPointError:
+                ends[k] = -1 if _cycles(dynamics, landscape, start) else -2
+                continue
+            known = (index for index, other in enumerate(reached) if _same(point, other))
+            ends[k] = next(known, len(reached))
+            if ends[k] == len(reached):
+                reached.append(point)
     counts = np.array([np.count_nonzero(ends == index) for index in range(len(reached))], dtype=int)
     order = np.argsort(-counts, kind="stable")
     place = np.empty(len(order), dtype=int)

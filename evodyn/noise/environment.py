@@ -68,6 +68,7 @@ def fitness_noise(
         What the noise means; there is no default, for it decides who survives.
     dynamics : Dynamics, optional
         `Replicator` (the default), `NormalizedGrowth` (the same here) or `SelectionMutation`, without clip.
+        Mutants among offspring, as in `ReplicatorMutator`, have no such noise: it would make births negative.
     save_at : array_like, optional
         Increasing times to save, within `t_span`; 101 equally spaced ones by default.
     step_size : float, optional
@@ -167,6 +168,13 @@ def fitness_noise(
 def _without_clip(dynamics: Dynamics, masses: FloatArray, t: float) -> Dynamics:
     """Return `dynamics` if its velocity is selection by φ - φ̄, with mutation μ(m - p) or without."""
     n = len(masses)
+    once, twice = (dynamics.inflow(masses, np.full(n, f), time=t) for f in (1.0, 2.0))
+    if not np.array_equal(once, twice):
+        raise ValueError(
+            f"dynamics is {dynamics!r}, in which mutants are born in proportion to fitness: white noise "
+            "makes births negative, and a group without mass would get less than none. Expected mutation "
+            "apart from births, as in SelectionMutation; or use wright_fisher or moran, which sample births."
+        )
     inflow = np.broadcast_to(dynamics.inflow(masses, np.zeros(n), time=t), (n,))
     if not (
         dynamics.compares_with_mean

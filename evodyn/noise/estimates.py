@@ -10,6 +10,7 @@ import numpy.typing as npt
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host, real
 from evodyn.core.generators import seed_of
+from evodyn.core.progress import Progress
 from evodyn.model.dynamics import SCHEMES, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.noise.runs import StochasticRuns, check_landscape, iterated, per_group
@@ -34,6 +35,7 @@ def noisy_iterate(
     scheme: Scheme = "euler",
     threshold: float | None = None,
     rng: Any = None,
+    progress: Progress = None,
 ) -> StochasticRuns:
     """Iterate a discrete map (Eqs. 12-14) with an unbiased estimate of fitness, φ̂ = φ + σξ, at every step.
 
@@ -46,6 +48,8 @@ def noisy_iterate(
         independent between groups and steps.
     members, threshold, rng
         As for `fitness_noise`.
+    progress : bool or callable, optional
+        True for a bar (rich, of the extra "studies"), or a function of the fraction of steps that is done.
 
     Returns
     -------
@@ -82,4 +86,4 @@ def noisy_iterate(
 
     model = f"unbiased estimates of fitness at every step of the {scheme} map"
     course = (masses, n_steps, save_every, step_size, threshold, seed_of(rng), model, advance)
-    return iterated(*course, normal=True, dynamics=dynamics, landscape=landscape)
+    return iterated(*course, normal=True, dynamics=dynamics, landscape=landscape, progress=progress)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray
+from evodyn.core.progress import Progress
 from evodyn.model.dynamics import Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.noise.runs import StochasticRuns
@@ -28,6 +29,7 @@ def moran(
     save_every: int = 1,
     scheme: Scheme = "exponential",
     rng: Any = None,
+    progress: Progress = None,
 ) -> StochasticRuns:
     """Sample a Moran process: one birth and one death at a time, n of them a generation.
 
@@ -36,7 +38,7 @@ def moran(
 
     Parameters
     ----------
-    dynamics, landscape, counts, n_generations, step_size, members, save_every, scheme, rng
+    dynamics, landscape, counts, n_generations, step_size, members, save_every, scheme, rng, progress
         As for `wright_fisher`. With `ReplicatorMutator` and the scheme "ratio" parents are drawn in
         proportion to fitness, and offspring mutate: the process as it is mostly written.
 
@@ -81,6 +83,7 @@ def moran(
         save_every=save_every,
         scheme=scheme,
         rng=rng,
+        progress=progress,
     )
 
 

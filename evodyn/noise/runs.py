@@ -14,6 +14,7 @@ import numpy.typing as npt
 from evodyn.core import html, validation
 from evodyn.core.arrays import FloatArray, frozen
 from evodyn.core.generators import Seed, member_rng
+from evodyn.core.progress import Progress, reporting
 from evodyn.core.specifications import Specification
 from evodyn.model.descriptions import encode
 from evodyn.model.dynamics import Dynamics
@@ -225,13 +226,14 @@ def iterated(
     normal: bool,
     dynamics: Dynamics | None = None,
     landscape: LandscapeFunction | None = None,
+    progress: Progress = None,
 ) -> StochasticRuns:
     """Iterate ``advance(k, masses, draws)`` and record; `normal` numbers are drawn in chunks if wanted."""
     members, n = masses.shape
     saved = np.unique(np.append(np.arange(0, n_steps + 1, save_every), n_steps))
     check_memory(len(saved), n, members)
     times = saved * step_size
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"), reporting(progress, "Sampling") as report:
         record = Recorder(times, np.log(masses), threshold)
         kept = np.empty((members, len(saved), n))
         generators = [member_rng(seed, k) for k in range(members)] if normal else []
@@ -248,6 +250,8 @@ def iterated(
             record.save((k + 1) * step_size, np.log(masses))
             if record.row > before:
                 kept[:, before] = masses
+            if report is not None:
+                report((k + 1) / n_steps)
     return record.runs(model, seed, kept, dynamics=dynamics, landscape=landscape)
 
 

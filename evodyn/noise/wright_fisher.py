@@ -12,6 +12,7 @@ import scipy.stats
 from evodyn.core import validation
 from evodyn.core.arrays import FloatArray, host, real
 from evodyn.core.generators import member_rng, seed_of
+from evodyn.core.progress import Progress
 from evodyn.model.dynamics import MAPS, Dynamics, Scheme
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.noise.runs import StochasticRuns, check_landscape, iterated
@@ -44,6 +45,7 @@ def wright_fisher(
     save_every: int = 1,
     scheme: Scheme = "exponential",
     rng: Any = None,
+    progress: Progress = None,
 ) -> StochasticRuns:
     """Sample a haploid Wright-Fisher population with selection and mutation.
 
@@ -63,7 +65,7 @@ def wright_fisher(
         Number of generations.
     step_size : float, optional
         Duration of a generation, in units of 1/fitness.
-    members, save_every, rng
+    members, save_every, rng, progress
         As for `noisy_iterate`.
     scheme : {"exponential", "euler", "ratio"}, optional
         The map, as in `evodyn.Dynamics.step`: with "ratio", parents are drawn in proportion to fitness.
@@ -103,6 +105,7 @@ def wright_fisher(
         save_every=save_every,
         scheme=scheme,
         rng=rng,
+        progress=progress,
     )
 
 
@@ -123,6 +126,7 @@ def sampled(
     save_every: int,
     scheme: Scheme,
     rng: Any,
+    progress: Progress,
 ) -> StochasticRuns:
     """Iterate the generations of a population of individuals; members in which one group is left rest."""
     start = checked_counts(dynamics, landscape, counts)
@@ -148,7 +152,7 @@ def sampled(
     masses = np.tile(start / individuals, (members, 1))
     model = f"{name} of {individuals} individuals"
     course = (masses, n_generations, save_every, step_size, None, seed, model, advance)
-    return iterated(*course, normal=False, dynamics=dynamics, landscape=landscape)
+    return iterated(*course, normal=False, dynamics=dynamics, landscape=landscape, progress=progress)
 
 
 def wright_fisher_matrix(

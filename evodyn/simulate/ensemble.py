@@ -149,6 +149,25 @@ class Ensemble(Result):
         fractions[(early & (np.asarray(t)[..., None] > ends)).T] = np.nan
         return fractions
 
+    def at(self, t: npt.ArrayLike) -> FloatArray:
+        """Return the masses of every member at any time; needs ``solve_ensemble(..., dense=True)``.
+
+        Parameters
+        ----------
+        t : float or array_like, shape (...)
+            Times within the runs of all members.
+
+        Returns
+        -------
+        numpy.ndarray, shape (M, ..., N)
+
+        Raises
+        ------
+        ValueError
+            As for `Run.at`.
+        """
+        return np.stack([run.at(t) for run in self.runs])
+
     @functools.cached_property
     def absorbed_mass(self) -> FloatArray:
         """Mass removed by absorption, shape (M, N)."""
@@ -294,7 +313,7 @@ class Ensemble(Result):
     def _repr_html_(self) -> str:
         first, extinct = self.runs[0], self.extinct_at_end.mean(axis=1)
         rows = {
-            "members": len(self.runs),
+            "members": len(self),
             "dynamics": repr(first.dynamics),
             "groups": first.native.shape[-1],
             "time": f"{first.t_span[0]:g} to {max(run.t_span[1] for run in self):g}, {len(self.t)} saved",

@@ -22,6 +22,7 @@ from evodyn.core.progress import Progress, Report, reporting
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import Landscape, LandscapeFunction, kernel
 from evodyn.simulate.ensemble import Ensemble
+from evodyn.simulate.events import Event
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.members import integrated_together
 from evodyn.simulate.method import Solver
@@ -48,6 +49,8 @@ def solve_ensemble(
     rng: Any = None,
     workers: int = 1,
     settle: float | None = None,
+    events: Sequence[Event] | None = None,
+    dense: bool = False,
     progress: Progress = None,
     throw: bool = True,
 ) -> Ensemble:
@@ -76,6 +79,11 @@ def solve_ensemble(
         Processes to use (through joblib, of the "studies" extra). Landscapes must then be picklable.
     settle : float, optional
         As for `solve`: what follows the rest of a member is NaN in the ensemble's tables.
+    events : sequence of Event, optional
+        As for `solve`, of every member by itself; what occurred is in ``ensemble[k].events``. Members are
+        then solved one after another, or each in a process, and not together.
+    dense : bool, optional
+        As for `solve`: every member keeps what `Ensemble.at` needs.
     progress : bool or callable, optional
         As for `solve`, of the fraction of members that are finished.
     throw : bool, optional
@@ -136,6 +144,8 @@ def solve_ensemble(
         extinction=extinction,
         solver=solver,
         settle=settle,
+        events=events,
+        dense=dense,
         throw=throw,
     )
     jobs = list(zip(landscapes, rows, strict=True))
@@ -144,7 +154,8 @@ def solve_ensemble(
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(reporting(progress, "Solving members"))
         together = None
-        if workers == 1 and settle is None:
+        apart = bool(events) or dense  # asks for what is between steps, in Python
+        if workers == 1 and settle is None and not apart:
             together = integrated_together(
                 dynamics, landscapes, rows, times, (start, end), extinction, solver or Solver(), report
             )
@@ -153,7 +164,7 @@ def solve_ensemble(
         if together is not None:
             arriving = together.until_interrupted()
         elif workers == 1:
-            arriving = _here(task, jobs, solver or Solver(), start)
+            arriving = _here(task, jobs, solver or Solver(), start, threads=not apart)
         else:
             arriving = _elsewhere(task, jobs, workers)
         stack.enter_context(contextlib.closing(arriving))
@@ -197,10 +208,11 @@ def _elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Gener
             yield from runs
 
 
-def _here(task: Callable[..., Run], jobs: list[Any], solver: Any, start: float) -> Generator[Run, None, None]:
+def _here(
+    task: Callable[..., Run], jobs: list[Any], solver: Solver, start: float, *, threads: bool
+) -> Generator[Run, None, None]:
     """Yield the runs of all members, in order, in threads where most time is spent in compiled code."""
-    compiles = isinstance(solver, Solver) and solver.compiles
-    if not compiles or any(kernel(one, start, len(row)) is None for one, row in jobs):
+    if not threads or not solver.compiles or any(kernel(one, start, len(row)) is None for one, row in jobs):
         yield from (task(one, p0=row) for one, row in jobs)
         return
     ended = threading.Event()
@@ -209,12 +221,12 @@ def _here(task: Callable[..., Run], jobs: list[Any], solver: Any, start: float) 
         if ended.is_set():  # signals reach the main thread only
             raise KeyboardInterrupt
 
-    threads = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        yield from threads.map(lambda job: task(job[0], p0=job[1], progress=heed), jobs)
+        yield from pool.map(lambda job: task(job[0], p0=job[1], progress=heed), jobs)
     finally:
         ended.set()
-        threads.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _landscapes(
