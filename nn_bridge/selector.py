@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,6 +16,7 @@ import evodyn as ed
 from evodyn.core import validation
 from evodyn.model.dynamics import SCHEMES, Scheme
 from evodyn.model.fitness import LandscapeFunction
+from evodyn.simulate.compiled_maps import load
 from evodyn.simulate.extinction import emptied
 from nn_bridge.layers import PopulationLayer, populations
 from nn_bridge.population import Observer, probe
@@ -180,6 +182,8 @@ class Selector:
         self.process_group = process_group
         self.steps = 0
         device = layers[0].masses.device
+        if device.type == "cpu":
+            load()
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.contribution: torch.Tensor | None = None
         self._totals: list[torch.Tensor | None] = [None] * len(layers)
@@ -189,12 +193,13 @@ class Selector:
         self._weight = torch.zeros((), dtype=torch.float64, device=device)
         self._listeners: list[Listener] = []
         self._observers: list[Observer | None] = [None] * len(layers)
-        if signal.needs_gradient:
+        self._measured = signal.needs_gradient
+        if self._measured:
             self._observers = [functools.partial(self._observe, index) for index in range(len(layers))]
         revives = extinction is None and self._has_inflow()
         for layer, name in self._names.items():
             layer.revives = revives
-            if signal.needs_gradient and not signal.additive and layer.samples is None:
+            if self._measured and not signal.additive and layer.samples is None:
                 raise ValueError(
                     f"signal is {signal!r}, of single samples, which {name} has not along one axis; expected "
                     "samples on the first axis of the model's first input, and layers that keep them apart: "
@@ -245,23 +250,27 @@ class Selector:
         """
         totals = self._summed(scale)
         values = self.signal.values(self.layers, totals)
-        if not self.signal.needs_gradient:
+        if not self._measured:
             values = over_ranks(values, "mean", self.process_group)
         average = self._averaged(values) if self.signal.smoothing else None
         masses = self.masses
-        contribution = self._compared(values if average is None else average[0] / average[1], masses)
+        contribution = values if average is None else average[0] / average[1]
+        if self.signal.relative:
+            contribution = self._compared(contribution, masses)
         time = self.steps * self.step_size
         sound, new = all_finite(values), masses
         if sound is not False:
             # In double precision, as the masses are: one conversion instead of one in every operation.
             used = chosen(sound, contribution, 0.0).double()
-            present = self._present(masses)
-            fitness = torch.as_tensor(self.landscape(used)(time, present), device=masses.device)
+            present = masses if self.extinction is None else self._present(masses)
+            fitness = self.landscape(used)(time, present)
+            if not torch.is_tensor(fitness) or fitness.device != masses.device:
+                fitness = torch.as_tensor(fitness, device=masses.device)
             new = self._next(present, fitness, time)
             sound = sound & all_finite(fitness, where=present) & all_finite(new)
         if sound is not False:
             new = chosen(sound, new, masses)
-            torch.split_with_sizes_copy(new, self.sizes, out=[layer.masses for layer in self.layers])
+            _write(new, [layer.masses for layer in self.layers])
             if self.signal.memory:
                 self._remembered = chosen(sound, totals, self._remembered)
             if average is not None:
@@ -276,10 +285,8 @@ class Selector:
 
     def _present(self, masses: torch.Tensor) -> torch.Tensor:
         """Return the masses without those of extinct groups, as something else may have left them."""
-        if self.extinction is None:
-            return masses
-        p = _fastest(masses)
-        return torch.as_tensor(emptied(p, self.extinction.below(p)))
+        p, extinction = _fastest(masses), cast(ed.Extinction, self.extinction)
+        return torch.as_tensor(emptied(p, extinction.below(p)))
 
     def _next(self, masses: torch.Tensor, fitness: torch.Tensor, time: float) -> torch.Tensor:
         """Return the masses after the map, and after the extinctions that it led to."""
@@ -293,7 +300,7 @@ class Selector:
             ]
         if self.extinction is not None:  # what is extinct already gets no inflow
             new = emptied(new, (p == 0) | self.extinction.below(new))
-        return torch.as_tensor(new)
+        return torch.from_numpy(new) if type(new) is np.ndarray else new
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after every step; return a function that ends it.
@@ -373,17 +380,9 @@ class Selector:
         total = self._totals[index]
         self._totals[index] = seen if total is None else total + seen
 
-    def _seen(self, index: int) -> torch.Tensor | None:
-        """Return what one layer's backward passes have added up to, None if there was none."""
-        layer = self.layers[index]
-        if layer.probe is None:
-            return self._totals[index]
-        # The probe of a later selector is that one's.
-        return layer.probe.grad if layer.observer is self._observers[index] else None
-
     def _summed(self, scale: float | torch.Tensor | None) -> torch.Tensor:
         """Return the sums over the backward passes, the remembered ones included, and forget the passes."""
-        if not self.signal.needs_gradient:
+        if not self._measured:
             return torch.empty(0)
         if self._differentiated is not None:
             raise RuntimeError(
@@ -394,15 +393,20 @@ class Selector:
             )
         if scale is not None and not torch.is_tensor(scale):
             scale = validation.positive("scale", scale)
-        seen = [self._seen(index) for index in range(len(self.layers))]
-        if any(total is None for total in seen):
-            blind = zip(self.layers, seen, strict=True)
-            names = ", ".join(self._names[layer] for layer, total in blind if total is None)
+        seen: list[Any] = []
+        blind: list[Any] = []
+        for layer, observer, total in zip(self.layers, self._observers, self._totals, strict=True):
+            if layer.probe is not None:
+                # The probe of a later selector is that one's.
+                total = layer.probe.grad if layer.observer is observer else None
+            (blind if total is None else seen).append(layer if total is None else total)
+        if blind:
             raise RuntimeError(
-                f"{names} saw no backward pass since the last step; expected loss.backward() through "
-                "every population layer before selector.step(), with this model's latest selector."
+                f"{', '.join(self._names[layer] for layer in blind)} saw no backward pass since the last "
+                "step; expected loss.backward() through every population layer before selector.step(), with "
+                "this model's latest selector."
             )
-        totals = torch.cat(seen)  # type: ignore[arg-type]
+        totals = torch.cat(seen)
         self.clear()
         if scale is not None:
             totals = totals / scale
@@ -418,9 +422,7 @@ class Selector:
         return (keep * smoothed).add_(values, alpha=1 - keep), keep * self._weight + (1 - keep)
 
     def _compared(self, contribution: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
-        """Return the contributions relative to those of the groups that compete, if they are to be."""
-        if not self.signal.relative:
-            return contribution
+        """Return the contributions relative to those of the groups that compete."""
         if self.order is not None:
             contribution, masses = contribution[self.order], masses[self.order]
         blocks = [block for block, _ in self.dynamics.blocks(len(masses))]
@@ -430,4 +432,16 @@ class Selector:
 
 def _fastest(values: torch.Tensor) -> Any:
     """Return a NumPy view on a CPU, at half the overhead per call of torch's own functions."""
-    return values.numpy() if values.device.type == "cpu" else values
+    return values.numpy() if values.is_cpu else values
+
+
+def _write(values: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
+    """Enter values in tensors that they fill one after another."""
+    if not values.is_cpu:
+        torch.split_with_sizes_copy(values, [len(part) for part in parts], out=list(parts))
+        return
+    start, numbers = 0, values.numpy()
+    for part in parts:
+        view = part.numpy()
+        view[:] = numbers[start : start + len(view)]
+        start += len(view)

@@ -27,20 +27,32 @@ Array = Any
 FloatArray = npt.NDArray[np.float64]
 
 
+_NAMESPACES: dict[type, Any] = {}
+
+
 def array_namespace(array: Array) -> Any:
-    """Return the array-API namespace of `array`; NumPy's own without looking any further."""
-    return np if type(array) is np.ndarray else array_api_compat.array_namespace(array)
+    """Return the array-API namespace of `array`; NumPy's own for its own arrays."""
+    kind = type(array)
+    if kind is np.ndarray:
+        return np
+    if kind not in _NAMESPACES:  # to find out takes longer than a step of a thousand groups
+        _NAMESPACES[kind] = array_api_compat.array_namespace(array)
+    return _NAMESPACES[kind]
 
 
 _OWN = (np.ndarray, np.generic, float, int)
 _DOUBLE = np.dtype(np.float64)
+_FOREIGN: dict[type, bool] = {}
 
 
 def is_foreign(value: object) -> bool:
     """Tell whether `value` is an array of a library other than NumPy."""
     if isinstance(value, _OWN):
         return False
-    return bool(array_api_compat.is_array_api_obj(value))
+    kind = type(value)
+    if kind not in _FOREIGN:
+        _FOREIGN[kind] = bool(array_api_compat.is_array_api_obj(value))
+    return _FOREIGN[kind]
 
 
 def float64(masses: Array) -> Array:
