@@ -125,7 +125,7 @@ class Recipe(Specification):
     price_rate: float = 1.5e-3
     price_limit: float = 2e-2
     start: float = 1.0
-    stop: float = 13.0
+    stop: float = 8.0
     signal: Signal = Benefit(smoothing=0.9)  # noqa: RUF009
     dynamics: ed.Dynamics = ed.Selection(_fitness)  # noqa: RUF009
     threshold: float = 0.1
