@@ -93,13 +93,14 @@ def main(
     trials.loaded(dataset, data_root)  # says what is missing, before anything is trained
     networks = [network(text) for text in dict.fromkeys(widths)]
     fractions = tuple(sorted(set(remove))) if remove else FRACTIONS
-    course = nb.Course()
+    course, until = nb.Course(), trials.UNTIL
     common: Row = {"dataset": dataset, "data_root": data_root, "held_out": held_out}
     if study.smoke:
         seeds, fractions = min(seeds, 2), fractions if remove else fractions[-2:]
         networks = [SMALL] if widths == WIDTHS else networks
         course = nb.Course(epochs=SMOKE["epochs"], hold=1.0, warm_up=10)
-        common |= {name: SMOKE[name] for name in ("until", "train_samples", "test_samples")}
+        common |= {name: SMOKE[name] for name in ("train_samples", "test_samples")}
+        until = SMOKE["until"]
     asked = fractions if remove else (*fractions, None)
 
     def training(
@@ -108,8 +109,8 @@ def main(
         force = trials.STRENGTHS.get(name, 0.0)
         if force and strength is not None:
             force = strength
-        recipe = nb.Recipe(stop=float(common.get("until", trials.UNTIL))) if name == "selection" else None
-        return Training(name, layers, number, tuple(removed), course, recipe, strength=force, **common)
+        recipe = nb.Recipe(stop=float(until)) if name == "selection" else None
+        return Training(name, layers, number, tuple(removed), course, recipe, until, force, **common)
 
     runs = list(itertools.product(networks, range(seed, seed + seeds)))
     names = dict.fromkeys("dense" if name in trials.DENSE else name for name in METHODS if name in method)

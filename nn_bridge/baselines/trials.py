@@ -47,7 +47,7 @@ STRENGTHS: dict[str, float] = {
 """Penalty on gates, step size of masses, probability of dropout: for all fractions, by images held out."""
 EARLY = ("magnitude_early", "l0", "slimming", "d_gating_3", "d_gating_4", "exponentiated")
 """Removal after `UNTIL` epochs, where selection ends at the latest; what is left goes on to the end."""
-UNTIL = 13
+UNTIL = int(Recipe().stop)
 CONTROLS = ("scratch", "scratch_dropout")
 READINGS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -142,7 +142,7 @@ def selection(point: Training) -> Iterator[Outcome]:
     """Train with the recipe, which removes while it trains."""
     data = point.data()
     for fraction in point.fractions:
-        recipe = point.recipe or Recipe(stop=float(point.until))
+        recipe = point.recipe or Recipe()
         recipe = dataclasses.replace(recipe, remove=fraction, course=point.course)
         trained = recipe.train(point.model(), data.train_images, data.train_labels, seed=point.seed)
         before, after = (right(model, data) for model in (trained.before, trained.model))
