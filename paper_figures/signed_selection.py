@@ -43,21 +43,15 @@ def main() -> None:
             "(a) How much a step of the masses alone lowers the loss of its own batch: measured (symbols), "
             "and η_p P Var(φ) for the replicator, η_p Σ p φ² for growth by fitness (lines). (b) Median over "
             "the run of |measured/theory − 1| for η_p, η_p/2, ...; dashed: first order.",
-            f"(c) Groups dead (below {training['threshold']:g}) in the run (dark), and in {given['draws']} "
-            "neutral controls (light): the signals of the same network with frozen masses, centred and each "
-            f"step with a random sign, at the same η_p. {_overlap(overlap, again)}",
+            f"(c) Groups dead (below {training['threshold']:g}) in the run, and in {given['draws']} neutral "
+            "controls: the signals of the same network with frozen masses, centred and each step with a "
+            "random sign, at the same η_p and at larger ones; bars: a random walk's, in theory. Of the dead "
+            f"{again:.2f} times as many are the same with another order of the samples as by chance, and "
+            f"{overlap:.2f} times as many are those that noise alone leaves with the least mass.",
             "(d) Largest difference of a ln p between the flow of the recorded signals and Euler's map with "
             f"the network's step and finer ones; the exponential map repeats the network's steps{same}.",
         ],
     )
-
-
-def _overlap(by_noise: float, again: float) -> str:
-    """Say how many of the dead are the same, where anybody died."""
-    said = (
-        f"With another order of the samples {again:.2f} times as many of the dead are the same as by chance"
-    )
-    return said + (f"; with noise alone {by_noise:.2f} times." if np.isfinite(by_noise) else ".")
 
 
 def fall(axes: Axes, data: xr.Dataset) -> None:
@@ -87,9 +81,12 @@ def order(axes: Axes, data: xr.Dataset, step_size: float) -> None:
 def dead(axes: Axes, data: xr.Dataset) -> None:
     """Draw the fraction dead over the run and in the neutral controls."""
     epochs = np.arange(data.sizes["epoch"])
-    for k, values in enumerate(100 * data.dead_by_drift.values):
-        axes.plot(epochs, values, color="0.65", linewidth=0.7, label=None if k else "noise alone")
-    axes.plot(epochs, 100 * data.dead_by_selection, color=style.OURS, linewidth=1.6, label="selection")
+    axes.plot(epochs, 100 * data.dead_by_selection, color=style.OURS, linewidth=1.8, label="selection")
+    for factor, colour in zip(data.faster.values, style.shades(data.sizes["faster"]), strict=True):
+        one = 100 * data.sel(faster=factor)
+        label = "noise alone, η" if factor == 1 else f"noise, {factor:g} η"
+        axes.plot(epochs, one.dead_by_drift.mean("draw"), color=colour, linewidth=1.0, label=label)
+        axes.plot(epochs[-1], one.dead_by_theory, "_", color=colour, markersize=9, markeredgewidth=1.5)
     axes.set(xlabel="epoch", ylabel="groups dead (%)", ylim=(-3, 103))
     axes.legend(frameon=False, fontsize=7)
 

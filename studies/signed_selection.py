@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import typer
 import xarray as xr
+from scipy.stats import norm
 from torch import nn
 
 import _shared
@@ -28,6 +29,8 @@ SCHEMA = 1
 HALVINGS = 3
 SMOKE: dict[str, Any] = {"widths": (784, 32, 16, 10), "samples": 1280, "step_size": 1.0, "price": 0.2}
 DYNAMICS = ("replicator", "general")
+FASTER = (1.0, 10.0, 30.0, 100.0)
+"""Step sizes of the neutral controls, in units of the run's."""
 CHECKED = 256
 """Samples of the batch on which Fisher's theorem is measured."""
 
@@ -242,48 +245,57 @@ def distance(masses: FloatArray, flow: FloatArray) -> FloatArray:
 def controls(
     selected: xr.Dataset, other: xr.Dataset, frozen: xr.Dataset, point: Training, draws: int
 ) -> tuple[xr.Dataset, list[Row]]:
-    """Compare who dies by selection with who dies by the noise of the signal alone, at the same step size."""
+    """Compare who dies by selection with who dies by the noise of the signal alone.
+
+    Whether they are the same is asked of as many groups, those with the least mass in the control. By theory
+    ln p of a group is a random walk by η_p times the noise, which a group survives with probability
+    2Φ(|ln ε|/η_p s) - 1, s² being the sum of the noise's squares (reflection principle).
+    """
     start, benefit = selected["mass"].values[0], frozen["benefit"].values
-    alive: list[FloatArray] = []
-    same: list[float] = []
     dead = selected["mass"].values[-1] == 0
-    for draw in range(draws):
-        rng = np.random.default_rng([point.seed, draw])
-        run = ed.iterate(
-            GENERAL,
-            net_fitness(neutral(benefit, point.steps, rng), point, price=False),
-            start,
-            len(benefit),
-            point.step_size,
-            save_every=point.steps,
-            extinction=point.extinction,
-            scheme="exponential",
-        )
-        alive.append((run.masses > 0).mean(1))
-        same.append(beyond_chance(dead, run.masses[-1] == 0))
+    fractions, same = np.empty((len(FASTER), draws, point.epochs + 1)), np.empty(draws)
+    theory = np.empty(len(FASTER))
+    for i, factor in enumerate(FASTER):
+        for draw in range(draws):
+            noise = neutral(benefit, point.steps, np.random.default_rng([point.seed, draw]))
+            run = ed.iterate(
+                GENERAL,
+                net_fitness(factor * noise, point, price=False),
+                start,
+                len(benefit),
+                point.step_size,
+                save_every=point.steps,
+                extinction=point.extinction,
+                scheme="exponential",
+            )
+            fractions[i, draw] = (run.masses == 0).mean(1)
+            if factor == 1:
+                least = np.argsort(run.masses[-1], kind="stable")[: dead.sum()]
+                same[draw] = beyond_chance(dead, np.isin(np.arange(len(dead)), least))
+        walk = factor * point.step_size * np.sqrt((noise.astype(float) ** 2).sum(0))
+        theory[i] = 2 * norm.cdf(np.log(point.threshold) / walk).mean()
     again = beyond_chance(dead, other["mass"].values[-1] == 0)
     found = xr.Dataset(
-        labelled(("draw", "epoch"), {"dead_by_drift": (1 - np.array(alive), "fraction dead by noise alone")})
+        labelled(("faster", "draw", "epoch"), {"dead_by_drift": (fractions, "fraction dead by noise alone")})
+        | labelled("faster", {"dead_by_theory": (theory, "fraction dead by noise alone, in theory")})
         | labelled("epoch", {"dead_by_selection": ((selected["mass"].values == 0).mean(1), "fraction dead")})
         | labelled("draw", {"overlap": (same, "overlap of the dead over that of chance")}),
-        attrs={"overlap_of_another_order": again},
+        coordinates(faster=(list(FASTER), "step size of the control over η_p")),
+        {"overlap_of_another_order": again},
     )
-    rows = [
-        {
-            "part": "control",
-            "quantity": name,
-            "theory": theory,
-            "simulation": value,
-            "difference": value - theory,
-        }
-        for name, theory, value in (
-            ("fraction dead, selection", np.nan, float(dead.mean())),
-            ("fraction dead, noise alone (mean)", np.nan, 1 - float(np.mean(alive, axis=0)[-1])),
-            ("the same dead: noise, over chance", 1.0, float(np.mean(same))),
-            ("the same dead: other order, over chance", 1.0, again),
-        )
+    rows = [labelled_row("fraction dead, selection", np.nan, float(dead.mean()))]
+    rows += [
+        labelled_row(f"dead by noise, {factor:g} η_p", theory[i], float(fractions[i, :, -1].mean()))
+        for i, factor in enumerate(FASTER)
     ]
+    rows.append(labelled_row("same dead over chance: noise", 1.0, float(same.mean())))
+    rows.append(labelled_row("same dead over chance: other order", 1.0, again))
     return found, rows
+
+
+def labelled_row(quantity: str, theory: float, simulation: float) -> Row:
+    """Return a row of the controls."""
+    return _shared.compared(theory, simulation, part="control", quantity=quantity)
 
 
 def beyond_chance(first: np.ndarray, second: np.ndarray) -> float:
