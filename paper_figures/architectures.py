@@ -31,8 +31,8 @@ def main() -> None:
         figure,
         "architectures",
         [
-            f"Networks trained on {specification['samples']} images of MNIST for {specification['epochs']} "
-            f"epochs, and for as many with selection, {data.sizes['seed']} seed(s).",
+            f"Networks trained {specification['epochs']} times on {specification['samples']} images of MNIST "
+            "and as many with selection.",
             "(a) Test accuracy with a fraction of every layer's filters, neurons, heads and units at mass 0: "
             "those of least mass (points, lines) and random ones (dashed), without any training afterwards.",
             f"(b) Cost after the physical removal of {100 * specification['sparsity']:g} % of every layer's "
@@ -50,7 +50,6 @@ def accuracies(axes: Axes, data: xr.Dataset) -> None:
         axes.plot(fractions, run.by_mass, "o-", color=colour, label=name)
         axes.plot(fractions, run.at_random, "--", color=colour, linewidth=0.8)
     axes.set(xlabel="groups removed from every layer (%)", ylabel="test accuracy", ylim=(0, 1.02))
-    axes.legend(frameon=False, fontsize=7, loc="lower left")
 
 
 def costs(axes: Axes, data: xr.Dataset) -> None:
@@ -64,7 +63,8 @@ def costs(axes: Axes, data: xr.Dataset) -> None:
     axes.set_xticks(places, list(COSTS.values()))
     axes.set(xlabel="cost", ylabel="after the removal (%)")
     axes.axhline(100, color=style.GREY, linewidth=0.6)
-    axes.margins(y=0.15)
+    axes.set_ylim(0, 1.25 * max(axes.get_ylim()[1], 100))
+    axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=len(networks))
 
 
 if __name__ == "__main__":
