@@ -316,18 +316,15 @@ def output_folder() -> Path:
 
 
 def mark(figure: Figure) -> None:
-    """Say in a strip below the figure that it shows a quick run."""
+    """Say in a strip below the figure, above it where a key is below, that it shows a quick run."""
     width, height = figure.get_size_inches()
     taller = float(height) + MARK_HEIGHT
     figure.set_size_inches(float(width), taller)
     strip = MARK_HEIGHT / taller
+    figure.draw_without_rendering()
+    below = not any(key.get_window_extent().y0 < figure.bbox.height / 4 for key in figure.legends)
     engine = figure.get_layout_engine()
     if engine is not None:
-        engine.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]
-    figure.draw_without_rendering()
-    for legend in figure.legends:
-        if legend.get_window_extent().y0 < strip * figure.bbox.height:
-            legend.set_bbox_to_anchor((0, strip, 1, 1 - strip), transform=figure.transFigure)
-    figure.text(
-        0.5, strip / 2, QUICK, ha="center", va="center", fontsize=7, color=readable(PAPER), weight="bold"
-    )
+        engine.set(rect=(0, strip if below else 0, 1, 1 - strip))  # type: ignore[call-arg]
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "weight": "bold"}
+    figure.text(0.5, strip / 2 if below else 1 - strip / 2, QUICK, color=readable(PAPER), **look)

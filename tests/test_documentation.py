@@ -101,8 +101,9 @@ def test_every_study_has_a_page_with_its_figures_and_their_captions(pages: dict[
     assert {*shown} == {picture.stem for picture in (DOCS / "images").glob("*.png")}
     for name in found:
         page = pages[f"studies/{name}"]
-        captions = re.findall(r'<span class="caption-text">(.{80,}?)</span>', page, re.DOTALL)
-        assert len(captions) == len(set(re.findall(r'<img alt="[^"]+" src="\.\./_images/(\w+)', page))) > 0
+        figures = set(re.findall(r'<img alt="[^"]+" src="\.\./_images/(\w+)', page))
+        captions = re.findall(r"<figcaption>(.{80,}?)</figcaption>", page, re.DOTALL)
+        assert len(captions) == len(figures) > 0
         assert f"make {name} " in page
 
 
