@@ -56,7 +56,7 @@ help:
 	@echo "make check        formatting, lint, types and import rules (installs torch)"
 	@echo "make check-core   the same without torch: the types of the core and of the figures only"
 	@echo "make bench        evodyn beside its peers, with every target's verdict, on a machine that does nothing else:"
-	@echo "                  an hour or two; QUICK=1 takes minutes; WORKS='maps equilibria' does some (installs 6 GB)"
+	@echo "                  an hour or two; QUICK=1 takes ten minutes; WORKS='maps equilibria' does some (installs 6 GB)"
 	@echo "make setup        only make .venv, with evodyn and what the studies need"
 	@echo "make clean        remove environments and caches, but no results"
 

@@ -54,7 +54,7 @@ class Options:
     def patience(self) -> Patience:
         """Return how far scans go."""
         if self.quick:
-            return Patience(self.target, slow=self.slow or 5.0, call=5.0, method=4.0)
+            return Patience(self.target, slow=self.slow or 5.0, call=5.0, method=2.0)
         return Patience(self.target, slow=self.slow or 10.0, beyond=100.0)
 
     def keeps(self, method: Method) -> bool:

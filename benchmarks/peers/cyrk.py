@@ -45,8 +45,10 @@ def _address(flow: Flow, form: Form) -> int:
     return int(_CALLBACKS[kernel, per_group].address)
 
 
-def integrated(flow: Flow, form: Form, method: str, rtol: float, atol: float) -> FloatArray:
-    """Return what CyRK's `method` finds, shape (T, N)."""
+def integrated(
+    flow: Flow, form: Form, method: str, rtol: float, atol: float, *, most_steps: int | None = None
+) -> FloatArray:
+    """Return what CyRK's `method` finds, shape (T, N); by default in as many steps as take about a minute."""
     solution = library("CyRK").nbsolve2_ivp(
         _address(flow, form),
         (0.0, flow.end),
@@ -56,7 +58,7 @@ def integrated(flow: Flow, form: Form, method: str, rtol: float, atol: float) ->
         args=fields.coefficients(flow),
         rtol=rtol,
         atol=atol,
-        max_num_steps=int(np.clip(4e9 / (20 * flow.n), 4096, 500_000)),
+        max_num_steps=most_steps or int(np.clip(4e9 / (20 * flow.n), 4096, 500_000)),
         max_ram_MB=12_000,
     )
     try:
