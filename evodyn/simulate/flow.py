@@ -156,7 +156,9 @@ class Flow:
             living &= ~start.removed
         flows_in = bool(inflow.any())
         blocks = []
-        unit = np.where(floor > 0, floor, 1.0)
+        unit = floor
+        if flows_in:
+            unit = np.where(floor > 0, floor, 1.0)
         for (groups, member), at_cap in zip(dynamics.blocks(n), capped, strict=True):
             log_start = float(log_sum_exp(start.log_masses[groups])[0])
             cap = cap_of(member)

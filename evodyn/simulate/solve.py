@@ -205,10 +205,10 @@ def run_from(
                 form=form, passage=known, settle=settle, report=report, dense=output,
             )  # fmt: skip
             outcome = integrate(course, state)
-    if outcome.termination is Termination.ALL_EXTINCT:
-        # Nothing is left to happen: the rest of the run is known.
-        outcome.state = dataclasses.replace(outcome.state, t=end)
-    run = _result(dynamics, landscape, start, saved, ledger, solver, outcome, occasions, settle, output)
+        if outcome.termination is Termination.ALL_EXTINCT:
+            # Nothing is left to happen: the rest of the run is known.
+            outcome.state = dataclasses.replace(outcome.state, t=end)
+        run = _result(dynamics, landscape, start, saved, ledger, solver, outcome, occasions, settle, output)
     # After Ctrl-C nothing is done that may take long.
     if outcome.termination is not Termination.INTERRUPTED and form is None:
         run.mean_fitness  # noqa: B018 - what a function of a user's raises is raised here
@@ -249,8 +249,6 @@ def _result(
     times, shares = saved.ended(final, outcome.termination)
     partial = outcome.termination is not Termination.COMPLETED
     table = Table(dynamics, landscape, times, shares, partial=partial)
-    with np.errstate(over="ignore"):
-        last_masses = np.exp(final.log_masses)
     return Run.with_pending(
         {
             "native": table.native,
@@ -277,7 +275,7 @@ def _result(
             restarts=outcome.restarts,
             message=outcome.message,
         ),
-        end_state=EndState(final.t, final.log_masses, last_masses, final.removed),
+        end_state=EndState(final.t, final.log_masses, np.exp(final.log_masses), final.removed),
         stores_log_shares=True,
         events=occasions.table,
         planned_events=occasions.events,

@@ -131,7 +131,7 @@ def straight(
     return Outcome(
         state,
         ended if interruption is None else Termination.INTERRUPTED,
-        " and ".join(dict.fromkeys(name for part in parts for name in part.passage.methods)),
+        " and ".join(dict.fromkeys(name for part in parts for name in part.passage.methods)) or "Tsit5",
         "compiled: fitness is in the normal form",
         steps,
         sum(part.passage.evaluations for part in parts),

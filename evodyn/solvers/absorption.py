@@ -15,7 +15,7 @@ __all__ = ["absorbing"]
 
 @ordered
 def _enter_fallen(starts, y, log_totals, level, tolerance, found, fallen):
-    """Mark the first group that fell, and those that cannot be told apart from it at the tolerance."""
+    """Mark the first group that fell, those that cannot be told apart from it, and those that are below."""
     first, earliest = -1, math.inf
     for c in range(found.times.size):
         if found.directions[c] < 0 and found.times[c] < earliest:
@@ -26,6 +26,9 @@ def _enter_fallen(starts, y, log_totals, level, tolerance, found, fallen):
             if found.directions[c] < 0 and starts[k] <= group < starts[k + 1]:
                 height = y[group] + log_totals[k] - level
                 fallen[group] = fallen[group] or group == first or height <= tolerance
+    for k in range(log_totals.size):
+        for i in range(starts[k], starts[k + 1]):
+            fallen[i] = fallen[i] or y[i] + log_totals[k] < level
 
 
 @making

@@ -20,6 +20,7 @@ __all__ = [
     "enter_level",
     "explicit_interpolant",
     "implicit_interpolant",
+    "may_be_below",
     "quintic_at",
     "second_derivatives",
     "values_at",
@@ -179,6 +180,19 @@ def _halve(b, first, second):
         for j in range(NODES - 1 - m):
             second[j] = 0.5 * (second[j] + second[j + 1])
         second[NODES - 1 - m] = last
+
+
+@ordered
+def may_be_below(b, x, piece):
+    """Tell whether a polynomial may be negative on [0, x], by its coefficients there (de Casteljau)."""
+    below = b[0] < 0.0
+    for m in range(NODES):
+        piece[m] = b[m]
+    for m in range(1, NODES):
+        for j in range(NODES - m):
+            piece[j] = (1.0 - x) * piece[j] + x * piece[j + 1]
+        below = below or piece[0] < 0.0
+    return below
 
 
 @ordered

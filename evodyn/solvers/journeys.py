@@ -16,6 +16,7 @@ from evodyn.solvers.interpolants import (
     enter_level,
     explicit_interpolant,
     implicit_interpolant,
+    may_be_below,
     quintic_at,
     second_derivatives,
     values_at,
@@ -51,6 +52,9 @@ ARRIVED, LIMITED, FALLEN, LOST, STIFF, EMPTIED = range(6)
 velocities are not finite, or where it is stiff and the Jacobian is too large, or where nobody is left."""
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0
+
+_NEAR = 1e-3
+"""What part of a step after a fall others may fall that cannot be told apart from it."""
 
 
 class Watch(NamedTuple):
@@ -293,16 +297,21 @@ def _candidates(form, work, t, length, stiff, old, new, level, scene):
 
 
 @ordered
-def _enter_events(form, work, t, length, level, scene, crossed, times, groups, directions):
-    """Enter the crossings within a step, by its place in [0, 1]; return their number and the first fall."""
+def _enter_events(form, work, t, length, watch, scene, crossed, times, groups, directions):
+    """Enter the crossings within a step, by its place in [0, 1]; return their number and the first fall.
+
+    Where the first fall ends the journey, those long after it need not be looked for.
+    """
     fall = math.inf
     for k in range(form.loss.size):
-        enter_level(form, work, k, t, length, level, scene.level)
+        enter_level(form, work, k, t, length, watch.level, scene.level)
         for i in range(form.starts[k], form.starts[k + 1]):
             if not (scene.lowest[i] < 0.0 and scene.highest[i] >= 0.0):
                 continue
             for m in range(NODES):
                 scene.own[m] = scene.curve[m, i] - scene.level[m]
+            if watch.halts and not may_be_below(scene.own, min(1.0, fall + _NEAR), scene.stack[0]):
+                continue
             for m in range(enter_crossings(scene.own, scene.roots, scene.falls, scene.stack)):
                 falls, root = scene.falls[m], scene.roots[m]
                 # A group that starts at the level is on record on the side to which it goes.
@@ -439,7 +448,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
                 directions = _with_room(directions, room_for)
             if room_for > crossed:
                 crossed, fall = _enter_events(
-                    form, work, t, length, watch.level, scene, crossed, times, groups, directions
+                    form, work, t, length, watch, scene, crossed, times, groups, directions
                 )
         elif inside and stiff:
             implicit_interpolant(old.u, new.u, work.stages, scene.curve)
