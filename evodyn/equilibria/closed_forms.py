@@ -16,14 +16,19 @@ __all__ = ["mutation_balance", "regulated_balance", "soft_water_filling", "softm
 
 _EPS = 2.0**-52
 _ITERATIONS = 200
+_CORRECTIONS = 4  # of a level, by less than its rounding
+_MANY, _SAMPLE = (
+    16_384,
+    4096,
+)  # groups of which the water level is sought in a sample first, and of the sample
 _NEWTON_STEPS = 7  # from half a unit away, on exponentials
 
 
 def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> tuple[FloatArray, FloatArray]:
     """Return the attractor of Eq. 6 with Eq. 10: p_i = (c_i - ν)_+/λ with Σ p_i = P.
 
-    The survivors are the best k groups, of which the least is above the level that these k alone would have;
-    k is found by bisection in the order of contributions.
+    The survivors are the groups above the level that they would have alone, which is found by Newton's
+    iteration, without putting groups in order.
 
     Parameters
     ----------
@@ -51,11 +56,12 @@ def water_filling(contribution: FloatArray, decay: float, total_mass: float) -> 
     # Depths below the best group: exact for ties, and indifferent to a constant added to all.
     depth = contribution.max() - contribution
     volume = decay * total_mass
-    ordered = np.sort(depth)
-    excess = np.subtract(_water_height(ordered, volume), depth, out=depth)
-    masses = np.maximum(excess, 0.0, out=ordered)
-    defect = volume - float(masses.sum())
-    if abs(defect) > 4 * _EPS * volume:
+    excess = np.subtract(_water_height(depth, volume), depth, out=depth)
+    masses = np.maximum(excess, 0.0)
+    for _ in range(_CORRECTIONS):
+        defect = volume - float(masses.sum())
+        if abs(defect) <= 4 * _EPS * volume:
+            break
         # One best group far above the rest makes the level large and the others' masses small beside it.
         excess += defect / np.count_nonzero(masses)
         np.maximum(excess, 0.0, out=masses)
@@ -147,7 +153,7 @@ def soft_water_filling(
     True
     """
     depth = contribution.max() - contribution
-    height = _water_height(np.sort(depth), decay * total_mass)
+    height = _water_height(depth, decay * total_mass)
     for _ in range(_ITERATIONS):
         excess = height - depth
         root = np.sqrt(excess**2 + 4 * decay * inflow)
@@ -259,13 +265,47 @@ def regulated_balance(
 
 
 def _water_height(depth: FloatArray, volume: float) -> float:
-    """Return h with Σ (h - depth_i)_+ = volume, for depths in ascending order of which the first is 0."""
-    wet, dry, water = 1, len(depth) + 1, volume  # so many surely are; the water with what stands in it
-    while dry - wet > 1:
-        middle = (wet + dry) // 2
-        filled = water + float(depth[wet:middle].sum())
-        if depth[middle - 1] * middle < filled:
-            wet, water = middle, filled
-        else:
-            dry = middle
-    return water / wet
+    """Return h with Σ (h - depth_i)_+ = volume, for depths of which the least is 0.
+
+    Newton's iteration on a convex function. Of many groups it begins at the height of a sample, and uses no
+    order: to pick out who is in the water takes longer than to look at all.
+    """
+    if len(depth) < _MANY:
+        return _exact_height(depth, volume, volume)
+    bound = min(volume, (volume + float(depth.sum())) / len(depth))  # the deepest alone, and all
+    sample = depth[:: len(depth) // _SAMPLE]
+    least = float(sample.min())
+    part = volume * (len(sample) / len(depth))
+    height = min(bound, least + _exact_height(sample - least, part, part))
+    before = -1
+    for _ in range(_ITERATIONS):
+        filled, wet = _filled(depth, height)
+        nearer = min(bound, height + (volume - filled) / wet)
+        if wet == before or nearer == height:  # with the same groups in the water it is the solution
+            return nearer
+        height, before = nearer, wet
+    return height
+
+
+def _filled(depth: FloatArray, height: float) -> tuple[float, int]:
+    """Return Σ (h - depth_i)_+ and how many groups are in the water, part by part, near the processor."""
+    filled, wet, above = 0.0, 0, np.empty(_MANY)
+    for start in range(0, len(depth), _MANY):
+        part = depth[start : start + _MANY]
+        own = above[: len(part)]
+        np.subtract(height, part, out=own)
+        np.maximum(own, 0.0, out=own)
+        filled += float(np.add.reduce(own))
+        wet += int(np.count_nonzero(part < height))
+    return filled, wet
+
+
+def _exact_height(depth: FloatArray, volume: float, height: float) -> float:
+    """Return the height from above: that of the groups below the last height, until there is no other."""
+    while True:
+        level = (volume + float(depth.sum())) / len(depth)
+        height = level if level < height else height
+        wet = depth < height
+        if wet.all():
+            return height
+        depth = depth[wet]
