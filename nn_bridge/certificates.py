@@ -175,7 +175,9 @@ def balance(
             f"model has linear layers of shapes {sizes}, {len(populated)} modules with masses; expected a "
             "chain of linear layers, where only the last has none: as population_mlp makes it."
         )
-    masses, incoming, outgoing = [], [], []
+    masses: list[torch.Tensor] = []
+    incoming: list[torch.Tensor] = []
+    outgoing: list[torch.Tensor] = []
     with torch.no_grad():
         for layer, following in itertools.pairwise(linear):
             if has_masses(layer):
