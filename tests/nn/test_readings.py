@@ -317,11 +317,14 @@ def test_every_number_ends_with_a_reading_and_its_margin() -> None:
         return Cell(1, 35.0, "replicator", "epsilon", 0.63, ours, ours - 0.005, ours + 0.005)
 
     found = {"best": cell(0.634), "near": cell(0.631), "far": cell(0.7)}
-    assert ending(found, "best") == ("best", pytest.approx(-0.001))
-    assert ending(found, "far") == ("near", pytest.approx(-0.004))
+    name, margin = ending(found, "best")
+    assert name == "best" and margin == pytest.approx(-0.001)
+    name, margin = ending(found, "far")
+    assert name == "near" and margin == pytest.approx(-0.004)
     wide = dataclasses.replace(cell(0.66), low=0.64, high=0.68)
     # Of those that miss it the one that misses by least, which need not be the nearest.
-    assert ending({"wide": wide, "near": cell(0.65)}, "near") == ("wide", pytest.approx(0.01))
+    name, margin = ending({"wide": wide, "near": cell(0.65)}, "near")
+    assert name == "wide" and margin == pytest.approx(0.01)
     with pytest.raises(ValueError, match="found is empty"):
         ending({}, "best")
 
