@@ -179,7 +179,8 @@ def neutral(benefit: FloatArray, per_epoch: int, rng: np.random.Generator) -> Fl
     epochs = benefit.reshape(-1, per_epoch, benefit.shape[1])
     noise = (epochs - epochs.mean(1, keepdims=True)).reshape(benefit.shape)
     signs: FloatArray = rng.choice([-1.0, 1.0], len(noise))
-    return noise * signs[:, None]
+    centred: FloatArray = noise * signs[:, None]
+    return centred
 
 
 def replays(data: xr.Dataset, point: Training) -> tuple[xr.Dataset, list[Row]]:
