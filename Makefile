@@ -206,6 +206,7 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.nn
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/flows.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/maps.py
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/equilibria.py
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/selection.py
 

@@ -146,7 +146,7 @@ def test_water_filling_satisfies_the_kkt_conditions_at_a_million_groups() -> Non
 @pytest.mark.parametrize("total", [1e-12, 1e-3, 1.0, 1e5, 1e9])
 def test_the_level_of_many_groups_is_that_of_a_sort(n: int, total: float) -> None:
     for c in (np.random.default_rng(2).pareto(1.2, n), np.arange(n) % 7 * 1.0, np.linspace(0.0, 1e3, n) ** 3):
-        masses, excess = water_filling(c, 1.0, total)
+        masses, excess = water_filling(np.asarray(c, dtype=np.float64), 1.0, total)
         falling = np.sort(c)[::-1] - c.max()
         levels = (np.cumsum(falling) - total) / np.arange(1, n + 1)
         kept = np.flatnonzero(falling > levels)[-1] + 1

@@ -1,0 +1,54 @@
+"""What a step of a map costs beside a copy of the masses, given fitness and with its landscape; least of many.
+
+Run with ``make bench`` on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import evodyn as ed
+from evodyn.simulate.compiled_maps import load
+
+
+def least(action: Callable[[], object], repeats: int, calls: int) -> float:
+    """Return the processor time of a call in microseconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        for _ in range(calls):
+            action()
+        times.append((time.process_time() - start) / calls)
+    return 1e6 * min(times)
+
+
+def main() -> None:
+    """Print one line for every number of groups and dynamics."""
+    print("Maps on", "compiled loops" if load() else "NumPy")
+    print("  groups  dynamics               copy       step           iterate, a step")
+    for n, calls in ((768, 10_000), (10_000, 1_000), (1_000_000, 10)):
+        masses, fitness = np.random.default_rng(0).random((2, n)) + 0.5
+        landscape = ed.landscapes.LinearDecay(fitness, decay=0.3)
+        copy = least(masses.copy, 20, calls)
+        for dynamics in (ed.Replicator(), ed.SelectionMutation(0.01, target=1.0)):
+
+            def step(dynamics: ed.Dynamics = dynamics) -> object:
+                return dynamics.step(masses, fitness, 0.01)
+
+            def run(steps: int, dynamics: ed.Dynamics = dynamics) -> float:
+                return least(
+                    lambda: ed.iterate(dynamics, landscape, masses, steps, 1e-3, save_every=steps), 5, 1
+                )
+
+            one, many = least(step, 20, calls), (run(11 * calls) - run(calls)) / (10 * calls)
+            print(
+                f"{n:8}  {type(dynamics).__name__:18} {copy:8.2f} µs {one:8.2f} µs, {one / copy:4.1f} copies"
+                f" {many:8.2f} µs, {many / copy:4.1f} copies"
+            )
+
+
+if __name__ == "__main__":
+    main()
