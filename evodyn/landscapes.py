@@ -9,7 +9,8 @@ callables on either side included. A landscape may also define
 - ``at_log_masses(t, log_masses)``: the same fitness from log-masses, for landscapes in ln p;
 - ``linearization(t, log_masses)``: the Jacobian ∂φ_i/∂ln p_j as `DiagonalPlusLowRank`;
 - ``autonomous``: whether fitness does not depend on time (None, or nothing: that is found out);
-- ``kernel(t, n)``: the `NormalForm` of fitness until the next breakpoint, which is compiled;
+- ``kernel(t, n)``: the `NormalForm` of fitness until the next breakpoint, which is compiled; with
+  ``exact_kernel``, that fitness is computed as c - λp from it, many steps of a map are one compiled call;
 - ``separable(n)``, ``affine(n, total)``, ``potential(masses, log_masses)``: forms of fitness that have rest
   points in closed form or climb a function, as the methods of `Landscape` say.
 """

@@ -40,7 +40,7 @@ def load() -> Any:
     return maps
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class ManySteps:
     """The compiled form of a map.
 
@@ -94,10 +94,9 @@ class ManySteps:
             first, self.contribution, self.decay, h, self.form.clip, self.form.rate, inflow, self.form.cap,
             self.level, steps, until_saved, every, rows, self.spare,
         )  # fmt: skip
-        reached = first
         if taken % 2:  # masses change places with each step
-            reached, self.spare = self.spare, first
-        return reached, taken, rows[:saved]
+            np.copyto(first, self.spare)
+        return first, taken, rows[:saved]
 
 
 def many_steps(
