@@ -18,7 +18,7 @@ from nn_bridge.shedding.shed import balance, shed
 
 pytestmark = pytest.mark.nn
 
-SHORT = nb.Course(epochs=4, batch_size=32, warm_up=4, hold=2.0, noise=0)
+SHORT = nb.Course(epochs=4, batch_size=32, warm_up=4, hold=2.0)
 FAST: dict[str, Any] = {
     "course": SHORT,
     "step_size": 40.0,
@@ -84,7 +84,9 @@ def test_a_course_adds_a_penalty_and_noise_that_falls_with_the_rate() -> None:
     spreads = []
     for epoch in range(4):
         clean = x[torch.randperm(192, generator=order)]
-        spreads.append(float((torch.cat(seen[6 * epoch : 6 * epoch + 6]) - clean).std() / x.std(correction=0)))
+        spreads.append(
+            float((torch.cat(seen[6 * epoch : 6 * epoch + 6]) - clean).std() / x.std(correction=0))
+        )
     assert spreads[:2] == pytest.approx([0.5, 0.5], rel=0.05)
     assert 0.5 > spreads[2] > spreads[3] > 0
 
