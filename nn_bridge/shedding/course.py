@@ -44,7 +44,7 @@ class Course(Specification):
         In [0, 1): the part of each label that is spread over all classes.
     noise : float
         Standard deviation of Gaussian noise on every input, in units of that of all inputs; it falls with the
-        rate. It averages out over the many pixels of an image; where there are a few inputs, 0 is right.
+        rate. It averages out over the many pixels of an image; where there are a few inputs it does not.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Course(Specification):
     momentum: float = 0.9
     weight_decay: float = 1e-3
     label_smoothing: float = 0.1
-    noise: float = 1.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):

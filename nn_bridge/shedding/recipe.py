@@ -110,7 +110,7 @@ class Recipe(Specification):
     >>> draw = torch.Generator().manual_seed(0)
     >>> x = torch.randn(256, 8, generator=draw)
     >>> y = (x[:, 0] * x[:, 1] > 0).long()
-    >>> recipe = Recipe(remove=0.75, course=Course(batch_size=32, warm_up=8, noise=0))
+    >>> recipe = Recipe(remove=0.75, course=Course(batch_size=32, warm_up=8))
     >>> trained = recipe.train(nb.population_mlp((8, 64, 2)), x, y)
     >>> trained.living, nb.accuracy(trained.model, x, y) > 0.9
     ((16,), True)

@@ -18,7 +18,7 @@ from nn_bridge.shedding.shed import balance, shed
 
 pytestmark = pytest.mark.nn
 
-SHORT = nb.Course(epochs=4, batch_size=32, warm_up=4, hold=2.0, noise=0)
+SHORT = nb.Course(epochs=4, batch_size=32, warm_up=4, hold=2.0)
 FAST: dict[str, Any] = {
     "course": SHORT,
     "step_size": 40.0,
