@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 
@@ -103,7 +102,6 @@ def check_memory(rows: int, n: int, members: int = 1) -> None:
         )
 
 
-@functools.cache
 def _installed_memory() -> float:
     """Return the machine's memory in bytes, infinite where the platform does not tell."""
     try:
