@@ -236,8 +236,8 @@ def test_everything_imported_is_declared() -> None:
     core = distributions(PROJECT["project"]["dependencies"])
     developing = [[entry for entry in group if isinstance(entry, str)] for group in groups.values()]
     declared = core.union(*map(distributions, [*extras.values(), *developing]))
-    ours = {*PACKAGES, *SCRIPTS, "tests", "benchmarks", "_shared", "_former", "style"}
-    for folder in (*PACKAGES, *SCRIPTS, "tests"):
+    ours = {*PACKAGES, *SCRIPTS, "benchmarks", "tests", "_shared", "_former", "style"}
+    for folder in (*PACKAGES, *SCRIPTS, "benchmarks", "tests"):
         for file in (ROOT / folder).rglob("*.py"):
             foreign = imported_modules(file) - set(sys.stdlib_module_names) - ours
             assert foreign <= declared, f"{file.relative_to(ROOT)}: {foreign - declared}"
