@@ -94,7 +94,7 @@ def dead(axes: Axes, data: xr.Dataset) -> None:
 def distance(axes: Axes, data: xr.Dataset) -> None:
     """Draw the distance of the maps from the flow over the run."""
     epochs = np.arange(data.sizes["epoch"])[1:]
-    names: list[Any] = list(data.map.values)
+    names: list[Any] = list(data["map"].values)
     colours = [style.PAPER, *style.shades(len(names) - 1)]
     for name, colour in zip(names, colours, strict=True):
         values = data.distance.sel(map=name).values[1:]
