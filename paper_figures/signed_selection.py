@@ -98,12 +98,11 @@ def distance(axes: Axes, data: xr.Dataset) -> None:
     colours = [style.PAPER, *style.shades(len(names) - 1)]
     for name, colour in zip(names, colours, strict=True):
         values = data.distance.sel(map=name).values[1:]
-        axes.plot(epochs, np.maximum(values, 1e-17), color=colour)
         method, _, finer = str(name).partition("/")
         label = method if not finer else f"Euler, η/{finer}" if finer != "1" else "Euler, η"
-        style.label_line(axes, epochs[-1], max(values[-1], 1e-17), label, colour)
+        axes.plot(epochs, np.maximum(values, 1e-17), color=colour, label=label)
     axes.set(xlabel="epoch", ylabel="largest |difference| of ln p", yscale="log")
-    axes.margins(x=0.25)
+    axes.legend(frameon=False, fontsize=7, loc="center left")
 
 
 if __name__ == "__main__":
