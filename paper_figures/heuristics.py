@@ -24,7 +24,7 @@ def main() -> None:
     ranks(left, data)
     style.letter(left, "a", "Final masses ranked against scores")
     twins(right, data)
-    style.letter(right, "b", "Twins against the same neurons untwinned")
+    style.letter(right, "b", "Twins, less the same without twin")
     training = given["training"]
     style.save(
         figure,

@@ -40,7 +40,7 @@ class Rest:
     """Weight decay on the incoming weights alone, the outgoing ones held fixed."""
     seed: int = 0
     samples: int = 400
-    steps: int = 5_000
+    steps: int = 40_000
     learning_rate: float = 0.1
     weight_decay: float = 1e-3
     price: float = 5e-3
@@ -135,7 +135,7 @@ def paid_at(balance: nb.Balance, point: Rest) -> tuple[FloatArray, FloatArray]:
 
 def main(
     study: _shared.Study,
-    steps: Annotated[int, typer.Option(min=100, help="Steps on the way to rest.")] = 5_000,
+    steps: Annotated[int, typer.Option(min=100, help="Steps on the way to rest.")] = 40_000,
     price: Annotated[float, typer.Option(min=0.0, help="c, for each unit of mass.")] = 5e-3,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="λ.")] = 1e-3,
     seed: _shared.Seed = 0,

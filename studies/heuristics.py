@@ -37,8 +37,8 @@ SIGNALS: dict[str, nb.Signal] = {
     "benefit": nb.Benefit(),
 }
 SCORES = ("own, mean over time", "own, at the end", "magnitude", "Taylor", "gradient")
-STEP_SIZES = {"magnitude": 0.05, "Taylor": 5e-3, "gradient": 5e-3, "benefit": 1.0}
-"""η_p: each moves masses by a factor of a few."""
+STEP_SIZES = {"magnitude": 5e-3, "Taylor": 5e-3, "gradient": 5e-3, "benefit": 1.0}
+"""η_p: larger steps with the magnitude let a few neurons take all mass, and training stops."""
 TWINS = ("gradient", "benefit", "gradient, redundancy priced")
 PRICED = 0.5
 """κ of the redundancy in the positive control, in units of the mean contribution."""
