@@ -108,7 +108,7 @@ def orders(axes: Axes, data: xr.Dataset) -> None:
         marker = markers[run.reading.item()]
         drawn.append(axes.plot(sizes, worst, marker=marker, color=colour, linewidth=1.0)[0])
         axes.plot(sizes, run.bound.values, "--", color=colour, linewidth=0.8)
-    axes.set(xlabel="step size η$_p$ of the map (1/fitness)", xscale="log", yscale="log")
+    axes.set(xlabel="step size η$_p$ (1/fitness)", xscale="log", yscale="log")
     axes.set_ylabel("largest |difference| of ln p")
     for reading in markers:
         inside = [k for k in range(data.sizes["run"]) if data.reading.values[k] == reading]

@@ -139,6 +139,7 @@ def main(
     price: Annotated[float, typer.Option(min=0.0, help="c, for each unit of mass.")] = 5e-3,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="λ.")] = 1e-3,
     seed: _shared.Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=_shared.MOST_SEEDS, help="Networks of each kind.")] = 1,
 ) -> None:
     """Check the balance of every neuron, and what it pays, in networks at rest under signed selection.
 
@@ -147,11 +148,14 @@ def main(
     if study.smoke:
         steps = min(steps, 400)
     rest = Rest(seed=seed, steps=steps, price=price, weight_decay=weight_decay)
-    points = [rest, dataclasses.replace(rest, one_sided=True)]
+    kinds = [rest, dataclasses.replace(rest, one_sided=True)]
+    points = [dataclasses.replace(kind, seed=seed + k) for kind in kinds for k in range(seeds)]
     found = study.sweep("To rest", at_rest, points)
-    rows = [row for data, point in zip(found, points, strict=True) for row in rest_rows(data, point)]
-    data = xr.merge([named(one, point) for one, point in zip(found, points, strict=True)])
-    specification = {"schema": SCHEMA, "rest": dataclasses.asdict(rest)}
+    # The neurons of all networks of a kind stand side by side.
+    both = [xr.concat(part, "group") for part in (found[:seeds], found[seeds:])]
+    rows = [row for data, kind in zip(both, kinds, strict=True) for row in rest_rows(data, kind)]
+    data = xr.merge([named(one, kind) for one, kind in zip(both, kinds, strict=True)])
+    specification = {"schema": SCHEMA, "rest": dataclasses.asdict(rest), "seeds": seeds}
     study.save(data, rows, specification)
     study.show(_shared.comparison("At rest under signed selection", rows, digits=4), "")
 

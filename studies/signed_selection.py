@@ -336,33 +336,47 @@ def main(
     samples: Annotated[int, typer.Option(min=128, max=60_000, help="Training images.")] = 10_000,
     draws: Annotated[int, typer.Option(min=2, help="Neutral controls.")] = 10,
     seed: _shared.Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=_shared.MOST_SEEDS, help="Networks.")] = 1,
 ) -> None:
     """Check the theory of signed selection along a training run of the paper's network on MNIST.
 
-    Writes results/signed_selection/signed_selection.nc and .csv, the table theory | simulation; signals of
-    every step stay in results/signed_selection/points.
+    Writes results/signed_selection/signed_selection.nc, of the first network, and .csv, the table
+    theory | simulation, means over the networks; signals of every step stay in
+    results/signed_selection/points.
     """
     point = Training(seed=seed, epochs=epochs, samples=samples)
     if study.smoke:
         point, draws = dataclasses.replace(point, epochs=4, **SMOKE), 2
-    others: list[Any] = [{"order": 1}, {"masses": "frozen"}]
-    runs = [dataclasses.replace(point, checked=True), *(dataclasses.replace(point, **o) for o in others)]
-    selected, other, frozen = study.sweep("Training", trained, runs)
-    replayed, replay_rows = replays(selected, point)
-    compared, control_rows = controls(selected, other, frozen, point, draws)
-    rows = [
-        *fisher_rows(selected["fall"].values),
-        *control_rows,
-        *replay_rows,
-    ]
-    data = assembled(selected, replayed, compared)
+    points = [dataclasses.replace(point, seed=seed + k) for k in range(seeds)]
+    ways: list[Any] = [{"checked": True}, {"order": 1}, {"masses": "frozen"}]
+    found = study.sweep(
+        "Training", trained, [dataclasses.replace(one, **way) for one in points for way in ways]
+    )
+    tables, shown = [], []
+    for k, one in enumerate(points):
+        selected, other, frozen = found[3 * k : 3 * k + 3]
+        replayed, replay_rows = replays(selected, one)
+        compared, control_rows = controls(selected, other, frozen, one, draws)
+        tables.append([*fisher_rows(selected["fall"].values), *control_rows, *replay_rows])
+        shown.append(assembled(selected, replayed, compared))
+    rows = means(tables)
     specification = {
         "schema": SCHEMA,
         "training": dataclasses.asdict(point),
         "draws": draws,
+        "seeds": seeds,
     }
-    study.save(data, rows, specification)
-    study.show(_shared.comparison("Signed selection", rows, digits=4), *notes(selected, point))
+    study.save(shown[0], rows, specification)
+    study.show(_shared.comparison("Signed selection", rows, digits=4), *notes(found[0], point))
+
+
+def means(tables: list[list[Row]]) -> list[Row]:
+    """Return the means of the numbers of equal rows of several tables."""
+    numbers = ("theory", "simulation", "difference")
+    return [
+        same[0] | {name: float(np.mean([row[name] for row in same])) for name in numbers}
+        for same in zip(*tables, strict=True)
+    ]
 
 
 def assembled(selected: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:

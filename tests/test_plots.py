@@ -267,7 +267,7 @@ def test_layers_of_a_network_are_told_apart() -> None:
     landscape = landscapes.Recorded(np.arange(31.0), signals, 1e-3)
     run = ed.iterate(ed.Populations(REPLICATOR, (8, 4)), landscape, np.ones(12), 30, 1.0)
     ax = ed.plots.network(run, threshold=0.5)
-    np.testing.assert_array_equal(ax.lines[1].get_ydata(), np.median(run.masses[:, 8:], axis=1))
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), np.median(run.masses[:, 8:], axis=1), rtol=1e-14)
     legend = ax.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["layer 1", "layer 2"]

@@ -222,7 +222,7 @@ def test_it_goes_through_everything_else(tmp_path: Path) -> None:
     np.testing.assert_allclose(point.masses, [*perron(Q * C, 3.0), 2.0, 0.0], atol=1e-9)
     noisy = ed.stochastic.noisy_iterate(MUTATING, CONSTANT, P0, 10, 0.01, noise=0.0)
     np.testing.assert_allclose(noisy.masses[0], ed.iterate(MUTATING, CONSTANT, P0, 10, 0.01).masses)
-    with pytest.raises(ValueError, match="expected Replicator, NormalizedGrowth or SelectionMutation"):
+    with pytest.raises(ValueError, match="white noise makes births negative"):
         ed.stochastic.fitness_noise(
             CONSTANT, P0, (0.0, 1.0), calculus="ito", dynamics=MUTATING, noise=0.1, step_size=0.1
         )

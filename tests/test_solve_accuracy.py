@@ -265,20 +265,20 @@ HAWK_DOVE = np.array([[-1.0, 4.0], [0.0, 2.0]])
 
 
 @pytest.mark.parametrize(
-    ("landscape", "end"),
+    ("landscape", "end", "method"),
     [
-        (landscapes.MatrixGame(HAWK_DOVE), 1e5),
-        (lambda t, masses: HAWK_DOVE @ masses / masses.sum(), 6e5),
+        (landscapes.MatrixGame(HAWK_DOVE), 1e5, "Taylor and Rodas5P"),
+        (lambda t, masses: HAWK_DOVE @ masses / masses.sum(), 6e5, "LSODA"),
     ],
     ids=["game", "callable"],
 )
 def test_long_quiet_runs_turn_to_an_implicit_method(
-    landscape: Callable[[float, FloatArray], FloatArray], end: float
+    landscape: Callable[[float, FloatArray], FloatArray], end: float, method: str
 ) -> None:
     run = ed.solve(REPLICATOR, landscape, [0.5, 0.5], (0.0, end), save_at=[end])
     np.testing.assert_allclose(run.masses[-1], [2 / 3, 1 / 3], rtol=1e-9)
-    assert run.stats.method == "LSODA" and run.stats.steps < 300
-    assert "was held back by stability" in run.stats.reason and "stiff" in run.stats.reason
+    assert run.stats.method == method and run.stats.steps < 300
+    assert "stiff" in run.stats.reason
 
 
 def test_a_quiet_run_of_hundreds_of_groups_without_structure_turns_too() -> None:

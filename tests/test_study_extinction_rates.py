@@ -126,4 +126,4 @@ def test_what_is_written_says_what_it_is(finished: tuple[Path, str], data: xr.Da
 
 
 def test_the_figure_is_drawn_beside_its_data(finished: tuple[Path, str]) -> None:
-    assert "measured in populations of 48, against theory" in caption("phase_diagram", finished[0])
+    assert "measured in populations of 48, over theory" in caption("phase_diagram", finished[0])

@@ -26,7 +26,7 @@ def postponed() -> Iterator[None]:
 
     Examples
     --------
-    >>> import os
+    >>> import signal
     >>> try:
     ...     with postponed():
     ...         signal.raise_signal(signal.SIGINT)

@@ -49,11 +49,7 @@ class MeanComparison(Dynamics):
         return self.rates_against(fitness, weighted_mean(xp, masses, fitness), time=time)
 
     def comparison(self, n: int, time: float) -> Comparison | None:
-        return self._comparison
-
-    @functools.cached_property
-    def _comparison(self) -> Comparison:
-        return Comparison(clip_of(self), 0.0, NOTHING, cap_of(self))
+        return _unfed(clip_of(self), cap_of(self))
 
     def mass_law(self, n: int) -> tuple[float, float] | None:
         return None if clip_acts(self) else (0.0, 0.0)
@@ -298,6 +294,11 @@ class SelectionMutation(MeanComparison):
             raise ValueError(
                 f"target has {self.target.shape[0]} entries; expected one for each of the {n} groups."  # type: ignore[union-attr]
             )
+
+
+@functools.lru_cache(maxsize=16)
+def _unfed(clip: float, cap: float) -> Comparison:
+    return Comparison(clip, 0.0, NOTHING, cap)
 
 
 @functools.lru_cache(maxsize=16)

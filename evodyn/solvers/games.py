@@ -55,8 +55,30 @@ def _product(one, first, other, second, count):
     return total
 
 
+@ordered
+def _enter_differences(form, contribution, interaction):
+    """Enter fitness less what all groups have in common, which acts on no share.
+
+    What is common may be large, and its rounding would grow with every power of the series.
+    """
+    n = contribution.size
+    common = 0.0
+    for i in range(n):
+        common += form.contribution[i] / n
+    for i in range(n):
+        contribution[i] = form.contribution[i] - common
+    for j in range(n):
+        common = 0.0
+        for i in range(n):
+            common += form.interaction[i, j] / n
+        for i in range(n):
+            interaction[i, j] = form.interaction[i, j] - common
+
+
 @sums
-def _enter_series(form, scale, factor, inverses, u, shares, series, slopes, backwards, growth):
+def _enter_series(
+    form, contribution, interaction, scale, factor, inverses, u, shares, series, slopes, backwards, growth
+):
     """Enter the coefficients of u, and of what they rest on: du/dt, shares (backwards) and fitness."""
     n, decay, temperature = u.size, form.decay * scale, form.temperature
     order = inverses.size - 1
@@ -69,11 +91,11 @@ def _enter_series(form, scale, factor, inverses, u, shares, series, slopes, back
                 backwards[i, at] = _product(slopes[i], 0, backwards[i], at + 1, k) * inverses[k]
         mean = 0.0
         for i in range(n):
-            row, value = form.interaction[i], 0.0
+            row, value = interaction[i], 0.0
             for j in range(n):
                 value += row[j] * backwards[j, at]
             value = factor * value - decay * backwards[i, at] - temperature * series[i, k]
-            growth[i, k] = value if k > 0 else value + form.contribution[i]
+            growth[i, k] = value if k > 0 else value + contribution[i]
         for i in range(n):
             mean += _product(growth[i], 0, backwards[i], at, k + 1)
         for i in range(n):
@@ -102,16 +124,16 @@ def _enter_values(x, order, series, out):
 
 
 @sums
-def _norm(form, scale, factor, shares, slopes):
+def _norm(form, interaction, scale, factor, shares, slopes):
     """Return a bound on the eigenvalues of the Jacobian; see `evodyn.solvers.matrices.enter_jacobian`."""
     n, largest = shares.size, 0.0
     for j in range(n):
         own, mean, column = -form.decay * scale * shares[j] - form.temperature, 0.0, 0.0
         for i in range(n):
-            mean += shares[i] * form.interaction[i, j]
+            mean += shares[i] * interaction[i, j]
         mean = shares[j] * (factor * mean + slopes[j, 0] + own)
         for i in range(n):
-            column += abs(factor * shares[j] * form.interaction[i, j] - mean + (own if i == j else 0.0))
+            column += abs(factor * shares[j] * interaction[i, j] - mean + (own if i == j else 0.0))
         largest = max(largest, column)
     return largest
 
@@ -131,6 +153,8 @@ def play(form, u, t, stop, first, longest, most, tolerance, save_at, rows):
     series, slopes = room(n * (order + 1)).reshape((n, order + 1)), room(n * order).reshape((n, order))
     backwards, growth = room(n * (order + 1)).reshape((n, order + 1)), room(n * order).reshape((n, order))
     shares, inverses, stable = room(n), room(order + 1), 1.0 + 0.3 * order
+    contribution, interaction = room(n), room(n * n).reshape((n, n))
+    _enter_differences(form, contribution, interaction)
     for k in range(1, order + 1):
         inverses[k] = 1.0 / k
     scale = math.exp(form.log_totals[0])
@@ -148,7 +172,20 @@ def play(form, u, t, stop, first, longest, most, tolerance, save_at, rows):
         rows[row] = u
         row += 1
     while t < stop and steps < most and not stiff:
-        _enter_series(form, scale, factor, inverses, u, shares, series, slopes, backwards, growth)
+        _enter_series(
+            form,
+            contribution,
+            interaction,
+            scale,
+            factor,
+            inverses,
+            u,
+            shares,
+            series,
+            slopes,
+            backwards,
+            growth,
+        )
         last, last_but_one = _size(series, order, tolerance), _size(series, order - 1, tolerance)
         h = math.inf
         if last > 0.0 or last_but_one > 0.0:
@@ -160,7 +197,7 @@ def play(form, u, t, stop, first, longest, most, tolerance, save_at, rows):
             lost = True
             break
         t_new = stop if final else t + length
-        if h * _norm(form, scale, factor, shares, slopes) > stable:
+        if h * _norm(form, interaction, scale, factor, shares, slopes) > stable:
             signs, others = signs + 1, 0
         else:
             others += 1

@@ -374,18 +374,18 @@ def replicated(trial: Trial, carried_out: CarriedOut, seeds: int) -> Finalist | 
     replicator = [result for result in (trial.result, *more) if result is not None]
     if capped is None or one is None or other is None or len(replicator) < seeds:
         return None
-    mutated = (one, other)
-    chosen = int(np.argmin([mass_score(result, "mutation") for result in mutated]))
+    both = (one, other)
+    chosen = int(np.argmin([mass_score(result, "mutation") for result in both]))
     others = carried_out(stage, other_seeds(mutations[chosen]))
     return Finalist(
         experiment,
         {
             "replicator": replicator,
             "normalized": [capped],
-            "mutation": [mutated[chosen], *(result for result in others if result is not None)],
+            "mutation": [both[chosen], *(result for result in others if result is not None)],
         },
         TARGETS[chosen],
-        mutated[1 - chosen],
+        both[1 - chosen],
         float(np.abs(replicator[0]["mass"].values - capped["mass"].values).max()),
     )
 
