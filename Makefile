@@ -93,6 +93,7 @@ $(OLDEST)/.done: pyproject.toml
 	$(OLDEST)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check uv
 	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --only-binary egttools \
 	  --editable '.[studies,fast,symbolic]' --group test
+	$(OLDEST)/bin/python -m evodyn.compile
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
