@@ -17,7 +17,7 @@ from evodyn.solvers.compilation import prepare_if_possible
 
 RNG = np.random.default_rng(8)
 SIZES = [*range(1, 40), 127, 128, 129, 136, 264, 768, 8193, 16_385, 40_003]
-# Older releases of NumPy add up parts of 8192 one after another, where sums of all groups differ in the last bit.
+# Older releases of NumPy add up parts of 8192 one after another, which differs in the last bit.
 LONG = RNG.random(99_999)
 BY_HALVES = bool(comparison.product_sum(np.ones_like(LONG), LONG) == LONG.sum())
 iterating: Any = importlib.import_module("evodyn.simulate.iterate")

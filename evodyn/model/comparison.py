@@ -88,7 +88,7 @@ def product_sum(masses: FloatArray, fitness: FloatArray) -> Any:
     """Return Σ p_i φ_i over the last axis, the same bits as ``np.add.reduce(masses * fitness, axis=-1)``.
 
     NumPy adds the halves of what is long, and their halves: here the products of one part at a time are made.
-    (Older releases, 2.0 among them, add up parts of 8192 one after another; the sum here is the same with all.)
+    Older releases (2.0) add up parts of 8192 one after another; the sum here is the same with all of them.
 
     Examples
     --------
