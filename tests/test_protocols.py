@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,3 +118,22 @@ def test_forms_add_up() -> None:
     affine = game.affine(2, 4.0)
     assert affine is not None
     assert np.allclose(affine[0] + affine[1] @ masses, game(0.0, masses))
+
+
+def test_a_map_of_its_own_leaves_what_a_base_says_of_the_flow() -> None:
+    class Steps(ed.Replicator):
+        def step(self, masses: Any, fitness: Any, step_size: Any, **options: Any) -> Any:
+            return super().step(masses, fitness, step_size / 2, **options)
+
+    class Grows(ed.Replicator):
+        def growth_rates(self, masses: Any, fitness: Any, *, time: float = 0.0) -> Any:
+            return super().growth_rates(masses, fitness, time=time) / 2
+
+        def comparison(self, n: int, time: float) -> None:
+            return None
+
+    assert Steps().autonomous is True and Steps().mass_law(2) == (0.0, 0.0)
+    assert Steps().comparison(2, 0.0) is None and ed.Replicator().comparison(2, 0.0) is not None
+    assert Grows().autonomous is None and Grows().mass_law(2) is None
+    run = ed.solve(Steps(), ed.landscapes.LinearDecay([1.0, 0.5], 1.0), [0.5, 0.5], (0.0, 1e3), settle=1e-6)
+    assert run.termination is ed.Termination.SETTLED

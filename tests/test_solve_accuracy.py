@@ -265,20 +265,20 @@ HAWK_DOVE = np.array([[-1.0, 4.0], [0.0, 2.0]])
 
 
 @pytest.mark.parametrize(
-    ("landscape", "end", "method"),
+    ("landscape", "end", "method", "reason"),
     [
-        (landscapes.MatrixGame(HAWK_DOVE), 1e5, "Taylor and Rodas5P"),
-        (lambda t, masses: HAWK_DOVE @ masses / masses.sum(), 6e5, "LSODA"),
+        (landscapes.MatrixGame(HAWK_DOVE), 1e5, "Taylor and Rodas5P", "compiled"),
+        (lambda t, masses: HAWK_DOVE @ masses / masses.sum(), 6e5, "LSODA", "was held back by stability"),
     ],
     ids=["game", "callable"],
 )
 def test_long_quiet_runs_turn_to_an_implicit_method(
-    landscape: Callable[[float, FloatArray], FloatArray], end: float, method: str
+    landscape: Callable[[float, FloatArray], FloatArray], end: float, method: str, reason: str
 ) -> None:
     run = ed.solve(REPLICATOR, landscape, [0.5, 0.5], (0.0, end), save_at=[end])
     np.testing.assert_allclose(run.masses[-1], [2 / 3, 1 / 3], rtol=1e-9)
     assert run.stats.method == method and run.stats.steps < 300
-    assert "stiff" in run.stats.reason or "compiled" in run.stats.reason
+    assert reason in run.stats.reason
 
 
 def test_a_quiet_run_of_hundreds_of_groups_without_structure_turns_too() -> None:

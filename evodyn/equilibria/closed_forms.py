@@ -17,10 +17,8 @@ __all__ = ["mutation_balance", "regulated_balance", "soft_water_filling", "softm
 _EPS = 2.0**-52
 _ITERATIONS = 200
 _CORRECTIONS = 4  # of a level, by less than its rounding
-_MANY, _SAMPLE = (
-    16_384,
-    4096,
-)  # groups of which the water level is sought in a sample first, and of the sample
+_MANY = 16_384  # groups, of which the water level is first sought in a sample
+_SAMPLE = 4096  # groups of such a sample, about
 _NEWTON_STEPS = 7  # from half a unit away, on exponentials
 
 

@@ -59,9 +59,8 @@ def euler_step(masses: FloatArray, fitness: FloatArray, h: float, form: Comparis
         return new
     with np.errstate(invalid="ignore"):
         product = product_sum(masses, fitness)
-    if not math.isfinite(
-        product
-    ):  # as it is where an absent group has infinite fitness, which does not count
+    # Where an absent group has infinite fitness, it does not count.
+    if not math.isfinite(product):
         fitness = np.where(masses > 0, fitness, 0.0)
         product = product_sum(masses, fitness)
     total = np.add.reduce(masses)

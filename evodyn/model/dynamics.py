@@ -201,8 +201,6 @@ class Dynamics(_Plain, Specification, ABC):
                 setattr(cls, name, getattr(Dynamics, name))
         if (grows_otherwise or own.keys() & {"inflow", "step", "_capped"}) and "comparison" not in own:
             cls.comparison = Dynamics.comparison  # type: ignore[method-assign]
-            if "autonomous" not in own:
-                cls.autonomous = None
         if grows_otherwise and "compares_with_mean" not in own:
             cls.compares_with_mean = False
         if "inflow" in own and not _asks_for_fitness(own["inflow"]):

@@ -114,7 +114,7 @@ def straight(
             if not absorbs or passage.ending is not Ending.LIMITED or steps >= solver.max_steps:
                 break
             step, at = passage.step, parts[-1].end()
-            flow = _begun(dynamics, landscape, at, end, flow.start.removed & False)
+            flow = _begun(dynamics, landscape, at, end, np.zeros_like(flow.start.removed))
             forms = compiled_form(flow, form)
     except KeyboardInterrupt as caught:
         interruption = caught
