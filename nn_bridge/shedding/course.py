@@ -185,9 +185,8 @@ class Lessons:
     ) -> None:
         self.course, self.images, self.labels = course, images, labels
         self.order = torch.Generator().manual_seed(validation.count("seed", seed, least=0))
-        self.noise = torch.Generator(images.device).manual_seed(
-            2**32 + seed
-        )  # another stream than the order's
+        # Another stream than the order's.
+        self.noise = torch.Generator(images.device).manual_seed(2**32 + seed)
         self.spread = course.noise * float(images.std(correction=0)) if course.noise else 0.0
         self.step, self.steps_per_epoch = 0, -(-len(images) // course.batch_size)
         self.steps = course.epochs * self.steps_per_epoch

@@ -102,7 +102,12 @@ class Recipe(Specification):
     Raises
     ------
     ValueError
-        If a number is out of its range.
+        If a number is out of its range, or `train` is asked to leave fewer than two groups in a layer.
+
+    Notes
+    -----
+    Two groups of every layer live whatever is asked for. Where parameters or multiply-accumulates cannot fall
+    as far as asked for, as many die as can: ``fraction_removed`` says how far they fell.
 
     Examples
     --------
@@ -204,6 +209,11 @@ class _Shedding:
         self.total = self.amount = self._measured()
         room = (1 - (recipe.remove or 0.0)) * self.total
         self.capacity = float(round(room)) if recipe.of == "groups" else room
+        if recipe.of == "groups" and self.capacity < (least := LEAST * len(self.alive)):
+            raise ValueError(
+                f"remove is {recipe.remove!r}, which leaves {self.capacity:g} of {self.total:g} groups; expected "
+                f"at least {least}, since {LEAST} stay in every layer."
+            )
         self._unit = float(self._sizes().mean())
         self._market = AdaptivePrice(self.capacity, recipe.price_rate, recipe.price_limit)
         self._triangle = Triangle(recipe.price, recipe.start, recipe.stop)
@@ -240,8 +250,7 @@ class _Shedding:
                 self._select()
             return
         self._shed()
-        while ending and self._adapts and self.amount > self.capacity:
-            self._cut()
+        while ending and self._adapts and self.amount > self.capacity and self._cut():
             self._shed()
         if ending or (self._adapts and self.amount <= self.capacity):
             self.finish()
@@ -316,8 +325,8 @@ class _Shedding:
                 masses[k], room = before[k], room - float(self._size[k])
         self._set(masses)
 
-    def _cut(self) -> None:
-        """Let the groups of the smallest masses die, as many as are more than asked for."""
+    def _cut(self) -> bool:
+        """Let the groups of the smallest masses die, as many as are more than asked for; tell if any did."""
         masses = self.selector.masses
         layer, left = self._layers(), list(self.living)
         for k in masses.argsort().tolist():
@@ -327,6 +336,7 @@ class _Shedding:
                 masses[k] = 0.0
                 left[layer[k]] -= 1
         self._set(masses)
+        return left != list(self.living)
 
     def _layers(self) -> list[int]:
         """Return for each group the number of its layer."""
