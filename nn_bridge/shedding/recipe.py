@@ -211,8 +211,8 @@ class _Shedding:
         self.capacity = float(round(room)) if recipe.of == "groups" else room
         if recipe.of == "groups" and self.capacity < (least := LEAST * len(self.alive)):
             raise ValueError(
-                f"remove is {recipe.remove!r}, which leaves {self.capacity:g} of {self.total:g} groups; expected "
-                f"at least {least}, since {LEAST} stay in every layer."
+                f"remove is {recipe.remove!r}, which leaves {self.capacity:g} of {self.total:g} groups; "
+                f"expected at least {least}, since {LEAST} stay in every layer."
             )
         self._unit = float(self._sizes().mean())
         self._market = AdaptivePrice(self.capacity, recipe.price_rate, recipe.price_limit)

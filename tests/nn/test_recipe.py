@@ -224,3 +224,13 @@ def test_recipes_out_of_range_are_refused(settings: dict[str, Any], message: str
         nb.Recipe(**settings)
     with pytest.raises(ValueError, match="expected a number in"):
         nb.Course(momentum=1.0)
+
+
+def test_what_layers_cannot_give_is_refused_or_is_the_end() -> None:
+    model, (x, y) = nb.population_mlp((8, 16, 2), seed=0), samples()
+    with pytest.raises(
+        ValueError, match=r"remove is 0\.95, which leaves 1 of 16 groups; expected at least 2"
+    ):
+        nb.Recipe(remove=0.95, **FAST).train(model, x, y)
+    trained = nb.Recipe(remove=0.95, of="parameters", **FAST).train(model, x, y)
+    assert trained.living == (2,) and trained.fraction_removed < 0.95
