@@ -126,10 +126,8 @@ class Members:
     def at_end(self) -> dict[str, Any]:
         """Return what an ensemble holds of members that came to the end."""
         first, below = self._record()
-        absorbed, endings = (
-            np.zeros_like(self.masses),
-            [ending for part in self.parts for ending in part.found.endings],
-        )
+        absorbed = np.zeros_like(self.masses)
+        endings = [ending for part in self.parts for ending in part.found.endings]
         if self._absorbs:
             absorbed = np.concatenate([part.absorbed for part in self.parts])
         return {
