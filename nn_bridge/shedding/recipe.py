@@ -21,7 +21,7 @@ from nn_bridge.removal.cost import cost
 from nn_bridge.selector import Selector
 from nn_bridge.shedding.course import Course, Lessons
 from nn_bridge.shedding.price import AdaptivePrice
-from nn_bridge.shedding.shed import balance, remember, restore, shed
+from nn_bridge.shedding.shed import fold, remember, restore, shed
 from nn_bridge.signals import Benefit, Signal
 
 __all__ = ["Recipe", "Trained"]
@@ -261,7 +261,7 @@ class _Shedding:
             return
         self.over, self.selector = True, None
         if self.recipe.balanced:
-            balance(self.model)
+            fold(self.model)
         with evaluation_mode(self.model):
             self.model = compact(self.model, self.example, self.lessons.optimizer)
         self.model.train()

@@ -15,7 +15,7 @@ from nn_bridge.populate import populate
 from nn_bridge.removal.compact import compact
 from nn_bridge.removal.trace import chain
 
-__all__ = ["balance", "remember", "restore", "shed"]
+__all__ = ["fold", "remember", "restore", "shed"]
 
 
 def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimizer) -> nn.Module:
@@ -46,7 +46,7 @@ def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimiz
 
 
 @torch.no_grad()
-def balance(model: nn.Module) -> None:
+def fold(model: nn.Module) -> None:
     """Make masses of 1 of those of a chain, as weights: √p on what enters a neuron and √p on what leaves it.
 
     Outputs stay, since what lies between is homogeneous: relu(√p z) = √p relu(z). Elsewhere (another

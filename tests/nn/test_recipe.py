@@ -14,7 +14,7 @@ from torch import nn
 import nn_bridge as nb
 from nn_bridge.removal.cost import cost
 from nn_bridge.shedding.price import AdaptivePrice
-from nn_bridge.shedding.shed import balance, shed
+from nn_bridge.shedding.shed import fold, shed
 
 pytestmark = pytest.mark.nn
 
@@ -189,14 +189,14 @@ def test_balancing_moves_the_masses_to_both_sides() -> None:
         layer.masses.copy_(torch.linspace(0.25, 4, len(layer.masses)))
     model.hidden1.masses[0] = 0.0
     outputs, old = model(x.double()), copy.deepcopy(model)
-    balance(model)
+    fold(model)
     torch.testing.assert_close(model(x.double()), outputs)
     roots = old.hidden2.masses.sqrt()
     torch.testing.assert_close(model.output.weight, old.output.weight * roots)
     torch.testing.assert_close(model.hidden2.bias, old.hidden2.bias * roots)
     assert model.hidden1.masses.tolist() == [0, 1, 1, 1, 1]
     model.relu1, model.hidden2.masses[:] = nn.GELU(), 2.0
-    balance(model)
+    fold(model)
     assert model.hidden2.masses.tolist() == [1.0] * 4
 
 
