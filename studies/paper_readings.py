@@ -25,9 +25,10 @@ from _shared import Row
 from evodyn.core.labels import labelled
 from evodyn.model.descriptions import encode
 from evodyn.sweeps.sweep import SweepError, sweep
-from nn_bridge.paper.cells import EPSILON_TOLERANCE, SPARSITY_TOLERANCE, Cell, cells, ending, half_widths
-from nn_bridge.paper.claims import Claim, claims, clip_floor, duplicated, mutation_floor
+from nn_bridge.paper.cells import EPSILON_TOLERANCE, SPARSITY_TOLERANCE, Cell, cells, half_widths
+from nn_bridge.paper.claims import Claim, claims, duplicated
 from nn_bridge.paper.claims_on_data import DIGITS, NOTED, SHOWN, measured_claims
+from nn_bridge.paper.endings import cell_rows, held_by_floor, tally
 from nn_bridge.paper.experiment import Experiment
 from nn_bridge.paper.readings import (
     BASES,
@@ -54,8 +55,6 @@ SMOKE: dict[str, Any] = {"epochs": 2, "train_samples": 640, "test_samples": 250,
 SMOKE_BUDGET, SMOKE_SEEDS, SMOKE_MEMBERS = 40, 2, 1
 
 SHORT = {"replicator": "repl.", "normalized": "norm.", "mutation": "mut."}
-
-Key = tuple[int, float, str, str]
 
 
 def main(
@@ -225,60 +224,6 @@ def report(
     for line in lines:
         console.print(f"- {line}")
     console.print(f"Saved in {_shared.shown(folder)}.", soft_wrap=True)
-
-
-def held_by_floor() -> set[Key]:
-    """Return the printed sparsities of 0 that hold for any signal: their ε is below the clip floor."""
-    printed = Experiment()
-    floors = dict.fromkeys(("replicator", "normalized"), clip_floor(printed))
-    floors["mutation"] = min(mutation_floor(printed, target) for target in TARGETS)
-    return {
-        (2, row["epsilon"], row["dynamics"], "sparsity_percent")
-        for row in printed_table(2)
-        if row["sparsity_percent"] == 0 and row["epsilon"] <= floors[row["dynamics"]]
-    }
-
-
-def tally(found: Sequence[Cell], repeated: set[Key], trivial: set[Key]) -> Row:
-    """Count reproduced cells: all, distinct ones, and those that do not hold by the clip floor."""
-    distinct = [cell for cell in found if cell.key not in repeated]
-    telling = [cell for cell in distinct if cell.key not in trivial]
-    named = {
-        "all": found,
-        "distinct": distinct,
-        "telling": telling,
-        "masses": [cell for cell in telling if cell.quantity != "accuracy"],
-        "accuracies": [cell for cell in telling if cell.quantity == "accuracy"],
-    }
-    return {key: [sum(c.reproduced for c in part), len(part)] for key, part in named.items()}
-
-
-def cell_rows(scored: dict[str, list[Cell]], best: str, repeated: set[Key], trivial: set[Key]) -> list[Row]:
-    """Return one row for every printed cell: the best reading's number, and the nearest of all readings."""
-    by_key: dict[Key, list[tuple[str, Cell]]] = {}
-    for reading, found in scored.items():
-        for cell in found:
-            by_key.setdefault(cell.key, []).append((reading, cell))
-    rows = []
-    for mine in scored[best]:
-        others = by_key[mine.key]
-        last, margin = ending(dict(others), best)
-        reading, nearest = min(others, key=lambda pair: abs(pair[1].difference))
-        row: Row = {name: getattr(mine, name) for name in ("table", "level", "dynamics", "quantity")}
-        row |= {"distinct": mine.key not in repeated, "holds_by_floor": mine.key in trivial}
-        row |= {"printed": mine.printed, "best": mine.ours, "best_low": mine.low, "best_high": mine.high}
-        row |= {"best_margin": mine.margin, "best_reproduces": mine.reproduced, "nearest": nearest.ours}
-        row |= {"nearest_difference": nearest.difference, "nearest_reading": reading, "readings": len(others)}
-        row |= {"ends_with": last, "ends_margin": margin, "ends_as": ends_as(mine, margin, trivial)}
-        rows.append(row | {"reproduced_by": sum(cell.reproduced for _, cell in others)})
-    return rows
-
-
-def ends_as(cell: Cell, margin: float, trivial: set[Key]) -> str:
-    """Return how a printed number ends."""
-    if cell.key in trivial:
-        return "any signal, by the clip floor"
-    return "reproduced" if margin <= 1e-9 else "out of reach"
 
 
 def reading_rows(trials: list[Trial], scored: dict[str, list[Cell]]) -> list[Row]:

@@ -448,3 +448,27 @@ class Flow:
                 # Drift of the size of rounding counts as none: conserved mass does not leave its cap.
                 drift[k] = w if abs(w) > _ROUNDING * float(np.abs(growth[block.groups]).max()) else 0.0
         return drift
+
+    def outgrown(self, y: FloatArray, masses: FloatArray, floor: FloatArray, inflow: BoolArray) -> bool:
+        """Tell whether a group has revived enough for its logarithm, or fallen too low for it.
+
+        Parameters
+        ----------
+        y : array
+            The state.
+        masses, floor : array, shape (N,)
+            Masses, and those below which logarithms are of no use (`revival_floor`).
+        inflow : bool array, shape (N,)
+            Who may receive something.
+        """
+        reviving = y[len(self.log_living) :]
+        lowest = floor[self.reviving]
+        waiting = (reviving <= 0) & (lowest == 0)
+        revived = (reviving > 0) & (masses[self.reviving] >= lowest)
+        if revived.any() and ((revived | waiting).all() or (revived & (reviving > 100)).any()):
+            return True
+        # The unit is the floor of a while ago, by now too coarse for what flows in.
+        stale = ~revived & (lowest > 0) & (self.unit > 10 * lowest)
+        # A group that has just revived does not sink at once: what it sinks below is ten times lower.
+        sunk = inflow[self.log_living] & (masses[self.log_living] < 0.1 * floor[self.log_living])
+        return bool(stale.any() or sunk.any())

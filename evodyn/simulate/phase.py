@@ -20,7 +20,7 @@ from evodyn.simulate.course import Course
 from evodyn.simulate.dense import Dense, StepPiece
 from evodyn.simulate.extinction import columns
 from evodyn.simulate.flow import Flow, State, log_sum_exp
-from evodyn.simulate.revival import revival_floor
+from evodyn.simulate.revival import ahead, revival_floor
 from evodyn.simulate.settling import flow_at_rest
 from evodyn.simulate.status import Termination
 from evodyn.simulate.step import Step
@@ -106,7 +106,7 @@ class Phase:
         course = self.course
         if not inflow.any():
             return np.zeros(len(log_masses))
-        times = np.array([t]) if course.dynamics.autonomous else _ahead(t, step, last_time)
+        times = np.array([t]) if course.dynamics.autonomous else ahead(t, step, last_time)
         return revival_floor(course.dynamics, course.landscape, t, log_masses, inflow, times)
 
     def run(self) -> tuple[State, Termination | None]:
@@ -490,20 +490,4 @@ class Phase:
         inflow = course.receives & ~self.state.removed
         floor = self._floor(t, logs, inflow, self.last_step, flow.last_time)
         self.looked_until = t + 5 * self.last_step  # half of what was looked at: steps grow
-        masses = np.exp(logs)
-        reviving = y[len(flow.log_living) :]
-        lowest = floor[flow.reviving]
-        waiting = (reviving <= 0) & (lowest == 0)
-        revived = (reviving > 0) & (masses[flow.reviving] >= lowest)
-        if revived.any() and ((revived | waiting).all() or (revived & (reviving > 100)).any()):
-            return True
-        # The unit is the floor of a while ago, by now too coarse for what flows in.
-        stale = ~revived & (lowest > 0) & (flow.unit > 10 * lowest)
-        # A group that has just revived does not sink at once: what it sinks below is ten times lower.
-        sunk = inflow[flow.log_living] & (masses[flow.log_living] < 0.1 * floor[flow.log_living])
-        return bool(stale.any() or sunk.any())
-
-
-def _ahead(t: float, step: float, last_time: float) -> FloatArray:
-    """Return times up to ten steps ahead, because steps may grow tenfold while a rate rises."""
-    return np.minimum(t + step * np.array([0.0, 1.0, 3.0, 10.0]), last_time)
+        return flow.outgrown(y, np.exp(logs), floor, inflow)

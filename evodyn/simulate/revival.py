@@ -15,7 +15,7 @@ from evodyn.core.arrays import FloatArray, real
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction, fitness_at_log_masses
 
-__all__ = ["receivers", "revival_floor"]
+__all__ = ["ahead", "receivers", "revival_floor"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -94,3 +94,8 @@ def revival_floor(
             break
         trial = raised
     return floor
+
+
+def ahead(t: float, step: float, last_time: float) -> FloatArray:
+    """Return times up to ten steps ahead, because steps may grow tenfold while a rate rises."""
+    return np.minimum(t + step * np.array([0.0, 1.0, 3.0, 10.0]), last_time)

@@ -29,6 +29,7 @@ _KERNELS = (
     "matrices",
     "interpolants",
     "games",
+    "points",
     "journeys",
     "absorption",
     "members",

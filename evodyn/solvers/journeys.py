@@ -18,21 +18,26 @@ from evodyn.solvers.interpolants import (
     implicit_interpolant,
     may_be_below,
     quintic_at,
-    second_derivatives,
     values_at,
 )
 from evodyn.solvers.kernels import (
     EXPLICIT,
     IMPLICIT,
-    centre,
-    explicit_step,
-    implicit_step,
     linearize,
     memory,
-    rates,
 )
 from evodyn.solvers.matrices import MOST_DENSE
-from evodyn.solvers.vectors import copy, exponential, making, ordered, room, subtract, sums, weighted_mean
+from evodyn.solvers.points import (
+    arrive,
+    attempt,
+    depart,
+    empty_point,
+    enter_second,
+    fastest_rate,
+    first_step,
+    go_on,
+)
+from evodyn.solvers.vectors import copy, exponential, making, ordered, room, subtract, sums
 
 __all__ = [
     "ARRIVED",
@@ -107,21 +112,6 @@ class Journey(NamedTuple):
     directions: Any
 
 
-class Point(NamedTuple):
-    """A state and what is known of it.
-
-    Attributes
-    ----------
-    u, sizes, velocity, second : array, shape (N,)
-        Logarithms of shares, their exponentials, and their first and second derivatives.
-    """
-
-    u: FloatArray
-    sizes: FloatArray
-    velocity: FloatArray
-    second: FloatArray
-
-
 class Scene(NamedTuple):
     """What happens within a step.
 
@@ -150,11 +140,6 @@ class Scene(NamedTuple):
 
 
 @making
-def _point(n):
-    return Point(room(n), room(n), room(n), room(n))
-
-
-@making
 def _scene(n, below):
     return Scene(
         room(NODES * n).reshape((NODES, n)), room(n), room(n), room(NODES), room(NODES), room(NODES),
@@ -167,114 +152,6 @@ def _with_room(array, size):
     larger = np.empty(max(size, 2 * array.size), array.dtype)
     larger[: array.size] = array
     return larger
-
-
-@sums
-def _sum(values):
-    total = 0.0
-    for i in range(values.size):
-        total += values[i]
-    return total
-
-
-@sums
-def _normalise(u, sizes, shift, factor):
-    for i in range(u.size):
-        u[i] -= shift
-        sizes[i] *= factor
-
-
-@ordered
-def _normalise_blocks(form, u, sizes):
-    """Let the shares of every block sum to 1, and their sizes with them."""
-    for k in range(form.loss.size):
-        a, b = form.starts[k], form.starts[k + 1]
-        total = _sum(sizes[a:b])
-        _normalise(u[a:b], sizes[a:b], math.log(total), 1.0 / total)
-
-
-@ordered
-def _settle(form, u, sizes):
-    """Let the shares of every block sum to 1, and contributions have no mean, which selects nobody."""
-    for k in range(form.loss.size):
-        a, b = form.starts[k], form.starts[k + 1]
-        top = u[a]
-        for i in range(a, b):
-            top = max(top, u[i])
-        subtract(u[a:b], top)
-        for i in range(a, b):
-            sizes[i] = exponential(u[i])
-        total = _sum(sizes[a:b])
-        _normalise(u[a:b], sizes[a:b], math.log(total), 1.0 / total)
-        subtract(form.contribution[a:b], weighted_mean(sizes[a:b], form.contribution[a:b]))
-
-
-@ordered
-def _rounded(norm):
-    """Return `norm` to eight binary digits, so that rounding errors do not move the ends of steps."""
-    if norm == 0.0 or not math.isfinite(norm):
-        return norm
-    mantissa, exponent = math.frexp(norm)
-    return math.ldexp(np.floor(256.0 * mantissa + 0.5) / 256.0, exponent)
-
-
-@ordered
-def _first_step(velocity, tolerance):
-    fastest = 0.0
-    for i in range(velocity.size):
-        fastest = max(fastest, abs(velocity[i]))
-    return 0.5 * tolerance ** (1.0 / 6.0) / fastest if fastest > 0.0 else math.inf
-
-
-@sums
-def _fastest_rate(k, argument, new):
-    """Return the largest rate of change that the two last stages of an explicit step show."""
-    slopes, arguments = 0.0, 0.0
-    for i in range(new.size):
-        slopes = max(slopes, abs(k[EXPLICIT - 1, i] - k[EXPLICIT - 2, i]))
-        arguments = max(arguments, abs(new[i] - argument[i]))
-    return slopes / arguments if arguments > 0.0 else 0.0
-
-
-@ordered
-def _depart(form, work, t, start):
-    """Enter what is known of the state at the start; return how stiff it is."""
-    _settle(form, start.u, start.sizes)
-    rates(form, work, t, start.u, start.sizes, start.velocity)
-    _normalise_blocks(form, start.u, start.sizes)
-    return linearize(form, work, t, start.sizes)
-
-
-@ordered
-def _attempt(form, work, t, length, stiff, tolerance, old, new):
-    """Enter the state after a step, and its sizes; return the size of the error."""
-    if stiff:
-        error = implicit_step(
-            form, work, t, length, old.u, old.velocity, old.sizes, tolerance, new.u, new.sizes
-        )
-    else:
-        copy(old.velocity, work.stages[0])
-        error = explicit_step(form, work, t, length, old.u, tolerance, new.u, new.sizes)
-    return _rounded(error)
-
-
-@ordered
-def _arrive(form, work, t, stiff, new):
-    """Enter the velocity of the state after a step, and normalise it."""
-    if stiff:
-        rates(form, work, t, new.u, new.sizes, new.velocity)
-        centre(form, new.sizes, new.velocity)
-    else:
-        copy(work.stages[EXPLICIT - 1], new.velocity)
-    _normalise_blocks(form, new.u, new.sizes)
-
-
-@ordered
-def _enter_second(form, work, t, point):
-    """Enter the second derivative; return how stiff the state is."""
-    stiffest = linearize(form, work, t, point.sizes)
-    second_derivatives(form, work, point.sizes, point.velocity, point.second)
-    return stiffest
 
 
 @ordered
@@ -351,15 +228,6 @@ def _enter_rows(form, t, length, t_new, stiff, old, new, curve, save_at, first, 
                 _normalise_row(rows[row, form.starts[k] : form.starts[k + 1]])
 
 
-@ordered
-def _go_on(old, new):
-    """Let the state after a step be the next one's start."""
-    copy(new.u, old.u)
-    copy(new.sizes, old.sizes)
-    copy(new.velocity, old.velocity)
-    copy(new.second, old.second)
-
-
 @making
 def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, watch, stiff):
     """Integrate `u` from `t` to `stop`; see `Journey`.
@@ -386,19 +254,24 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
     n, structured = u.size, form.interaction.size == 0
     implicit_too = structured or n <= MOST_DENSE
     dense = n if implicit_too and not structured else 0
-    work, old, new, scene = memory(n, form.loss.size, dense), _point(n), _point(n), _scene(n, watch.below)
+    work, old, new, scene = (
+        memory(n, form.loss.size, dense),
+        empty_point(n),
+        empty_point(n),
+        _scene(n, watch.below),
+    )
     times, groups, directions = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
     watching = watch.level > -math.inf
     crossed = row = explicit = implicit = signs = others = 0
     copy(u, old.u)
-    stiffest = _depart(form, work, t, old)
+    stiffest = depart(form, work, t, old)
     while row < save_at.size and save_at[row] <= t:
         copy(old.u, rows[row])
         row += 1
     evaluations = 1
     # Whether the second derivative is known, which only interpolants need.
     curved = False
-    h = first if first > 0.0 else _first_step(old.velocity, tolerance)
+    h = first if first > 0.0 else first_step(old.velocity, tolerance)
     stiff, before, ending = stiff and implicit_too, 1.0, ARRIVED
     while t < stop:
         if explicit + implicit >= most:
@@ -410,7 +283,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         if not length > 4.0 * np.spacing(abs(t)) and not last:
             ending = LOST
             break
-        error = _attempt(form, work, t, length, stiff, tolerance, old, new)
+        error = attempt(form, work, t, length, stiff, tolerance, old, new)
         evaluations += IMPLICIT - 1 if stiff else EXPLICIT - 1
         if not error <= 1.0:
             h = length * (max(_LEAST, _SAFETY * error**-0.2) if math.isfinite(error) else 0.1)
@@ -426,16 +299,16 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
         explicit += not stiff
         evaluations += stiff
         if not stiff and not structured:
-            stiffest = _fastest_rate(work.stages, work.argument, new.u)
-        _arrive(form, work, t_new, stiff, new)
+            stiffest = fastest_rate(work.stages, work.argument, new.u)
+        arrive(form, work, t_new, stiff, new)
         due = row
         while due < save_at.size and save_at[due] <= t_new:
             due += 1
         inside = watching or (due > row and save_at[row] < t_new)
         if inside and not stiff and not curved:
-            _enter_second(form, work, t, old)
+            enter_second(form, work, t, old)
         curved = inside and not stiff
-        largest = _enter_second(form, work, t_new, new) if curved else linearize(form, work, t_new, new.sizes)
+        largest = enter_second(form, work, t_new, new) if curved else linearize(form, work, t_new, new.sizes)
 
         # What happened within it.
         begun, fall = crossed, math.inf
@@ -464,9 +337,9 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             h, length = length, fall * length
             if length > 0.0:
                 linearize(form, work, t, old.sizes)
-                _attempt(form, work, t, length, stiff, tolerance, old, new)
+                attempt(form, work, t, length, stiff, tolerance, old, new)
                 t = t + length
-                _arrive(form, work, t, stiff, new)
+                arrive(form, work, t, stiff, new)
                 copy(new.u, old.u)
             ending = FALLEN
             break
@@ -497,7 +370,7 @@ def travel(form, u, t, stop, first, longest, most, tolerance, save_at, rows, wat
             if others == 6:
                 signs = 0
         t = t_new
-        _go_on(old, new)
+        go_on(old, new)
         if signs == 15 and implicit_too:
             stiff, signs = True, 0
         elif signs == 15 and t < stop:
