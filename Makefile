@@ -227,7 +227,6 @@ $(BENCH)/.done: pyproject.toml
 # All of them get one thread for each call, but for ensembles, of which two are measured.
 bench: $(BENCH)/.done
 	OMP_NUM_THREADS=1 $(BENCH)/bin/python -m benchmarks$(if $(QUICK), --quick) $(WORKS)
-	OMP_NUM_THREADS=1 $(BENCH)/bin/python benchmarks/removal.py
 
 clean:
 	rm -rf .venv .venv-* docs/_build .*_cache .hypothesis .coverage build dist *.egg-info

@@ -27,6 +27,7 @@ WORKS = (
     "maps",
     "equilibria",
     "selection",
+    "removal",
 )
 
 

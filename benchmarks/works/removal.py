@@ -1,18 +1,15 @@
 """What halving a network takes: `compact` beside Torch-Pruning on the same plain modules, one thread.
 
-Torch-Pruning is no requirement of anything here; where it is missing, its column is left out. Times are CPU
-seconds, the shortest of several repetitions: here from masses to the verified smaller network (and, apart,
-those of `populate`, once before training), for Torch-Pruning from the plain network to the smaller one.
+Here from masses to the verified smaller network (and, apart, `populate`, once before training); for
+Torch-Pruning from the plain network to the smaller one, less the copy that it spoils.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,8 +18,13 @@ from torchvision.models.mobilenetv3 import mobilenet_v3_small
 from torchvision.models.resnet import resnet18 as resnet
 
 import nn_bridge as nb
+from benchmarks.contest import Options
+from benchmarks.rows import Outcome, Row, Verdict
+from benchmarks.timing import in_turns
 
-REPEATS = 5
+__all__ = ["measured"]
+
+LIMIT = 2.0
 
 
 class Attention(nn.Module):
@@ -100,17 +102,6 @@ NETWORKS: list[Callable[[], tuple[nn.Module, torch.Tensor]]] = [
 ]  # fmt: skip
 
 
-def shortest(make: Callable[[], Any], run: Callable[[Any], object]) -> float:
-    """Return the shortest CPU time of a function on something that is made anew each time."""
-    times = []
-    for _ in range(REPEATS):
-        made = make()
-        start = time.process_time()
-        run(made)
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 def halved_by_torch_pruning(tp: Any, model: nn.Module, x: torch.Tensor) -> None:
     """Halve a network with Torch-Pruning, its last layer left alone, its heads as a whole."""
     linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
@@ -130,34 +121,47 @@ def halved_by_torch_pruning(tp: Any, model: nn.Module, x: torch.Tensor) -> None:
     ).step()
 
 
-def main() -> None:
-    """Print the times, and their ratio where there is one."""
+def measured(options: Options) -> Iterator[Outcome]:
+    """Yield for each network what its halving takes, here and by Torch-Pruning."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    there = importlib.util.find_spec("torch_pruning") is not None
-    tp = importlib.import_module("torch_pruning") if there else None
-    print(f"Halving a network (milliseconds of one thread, shortest of {REPEATS})")
-    for make in NETWORKS:
-        torch.manual_seed(0)
-        print(f"  {make.__name__:13} {timed(tp, *make())}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for make in NETWORKS[::3] if options.quick else NETWORKS:
+                torch.manual_seed(0)
+                yield _outcome(make.__name__.replace("_", " "), *make(), options)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def timed(tp: Any, model: nn.Module, x: torch.Tensor) -> str:
-    """Return what was measured on one network, as a line."""
+def _outcome(name: str, model: nn.Module, x: torch.Tensor, options: Options) -> Outcome:
+    work = f"half of every layer of a network removed: {name}"
     model.eval()
-    populate = shortest(lambda: copy.deepcopy(model), lambda twin: nb.populate(twin, x))
     masses = nb.populate(copy.deepcopy(model), x)
     nb.prune_to_sparsity(masses, 0.5, scope="layer")
-    ours = shortest(lambda: None, lambda _: nb.compact(masses, x))
-    line = f"populate {1e3 * populate:7.1f}, compact {1e3 * ours:7.1f}"
-    if tp is None:
-        return line
+    calls: dict[str, Callable[[], object]] = {
+        "copy, alone": lambda: copy.deepcopy(model),
+        "evodyn populate, with a copy": lambda: nb.populate(copy.deepcopy(model), x),
+        "evodyn compact": lambda: nb.compact(masses, x),
+    }
+    notes, peer = [], "Torch-Pruning, with a copy"
     try:
-        theirs = shortest(lambda: copy.deepcopy(model), lambda twin: halved_by_torch_pruning(tp, twin, x))
+        tp = importlib.import_module("torch_pruning")
+        halved_by_torch_pruning(tp, copy.deepcopy(model), x)
+        calls[peer] = lambda: halved_by_torch_pruning(tp, copy.deepcopy(model), x)
     except Exception as error:  # whatever its tracing comes upon
-        return f"{line}, Torch-Pruning fails ({type(error).__name__}: {error})"
-    return f"{line}, Torch-Pruning {1e3 * theirs:7.1f}, ratio {ours / theirs:.2f}"
-
-
-if __name__ == "__main__":
-    main()
+        notes = [f"Torch-Pruning fails ({type(error).__name__}: {error})"]
+    times = in_turns(calls, options.rounds)
+    rows = {
+        name: Row(work, name, name.partition(" ")[0].strip(",")).timed(each) for name, each in times.items()
+    }
+    if peer not in rows:
+        return Outcome(work, list(rows.values()), notes=notes)
+    # One thread works, so that processor time is what it takes whatever else the machine does.
+    theirs = rows[peer].processor - rows["copy, alone"].processor
+    ours = rows["evodyn compact"].processor
+    verdict = Verdict(
+        work, "evodyn / Torch-Pruning", ours / theirs, LIMIT, note=f"{ours:.1f} / {theirs:.1f} ms"
+    )
+    return Outcome(work, list(rows.values()), [verdict])
