@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import os
-import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +17,11 @@ from evodyn.core.extras import extra
 from evodyn.core.generators import Seed, member_rng, seed_of
 from evodyn.core.progress import Progress, Report, reporting
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.fitness import Landscape, LandscapeFunction, kernel
+from evodyn.model.fitness import Landscape, LandscapeFunction
 from evodyn.simulate.ensemble import Ensemble
 from evodyn.simulate.events import Event
 from evodyn.simulate.extinction import Extinction
-from evodyn.simulate.members import integrated_together
+from evodyn.simulate.members import Cohort, Members, Posed, arrived, cohorts_of, integrated, run_of
 from evodyn.simulate.method import Solver
 from evodyn.simulate.problem import check_memory, check_size, validated_save_times, validated_span
 from evodyn.simulate.run import Run, interrupted
@@ -148,47 +145,71 @@ def solve_ensemble(
         dense=dense,
         throw=throw,
     )
-    jobs = list(zip(landscapes, rows, strict=True))
-    runs: list[Run] = []
+    posed = Posed(dynamics, landscapes, extinction, solver or Solver(), rows, times, (start, end))
+    together = workers == 1 and settle is None and not events and not dense
+    with reporting(progress, "Solving members") as report:
+        return _solved(posed, task, seed, together, workers, report, throw)
+
+
+def _solved(
+    posed: Posed,
+    task: Callable[..., Run],
+    seed: Seed | None,
+    together: bool,
+    workers: int,
+    report: Report | None,
+    throw: bool,
+) -> Ensemble:
+    """Solve all members: in cohorts where they may be and can be, then each of the others by itself."""
+    number, done = len(posed.masses), 0
+    runs: dict[int, Run] = {}
+    cohorts: list[Cohort] = []
     interruption: KeyboardInterrupt | None = None
-    with contextlib.ExitStack() as stack:
-        report = stack.enter_context(reporting(progress, "Solving members"))
-        together = None
-        apart = bool(events) or dense  # asks for what is between steps, in Python
-        if workers == 1 and settle is None and not apart:
-            together = integrated_together(
-                dynamics, landscapes, rows, times, (start, end), extinction, solver or Solver(), report
+    member = -1
+
+    def tell(members: int) -> None:
+        nonlocal done
+        done += members
+        if report is not None:
+            report(done / number)
+
+    try:
+        cohorts = cohorts_of(posed) if together else []
+        integrated(posed, cohorts, tell)
+        places = arrived(cohorts)
+        unfinished = [member for member, (_, _, at_end) in places.items() if not at_end]
+        for member in unfinished:
+            cohort, row, _ = places[member]
+            runs[member] = _heard(run_of(posed, member, cohort.passage(row), throw=throw))
+        others = [member for member in range(number) if member not in places]
+        jobs = [(posed.landscapes[member], posed.masses[member]) for member in others]
+        with contextlib.closing(
+            _elsewhere(task, jobs, workers) if workers > 1 else _here(task, jobs)
+        ) as found:
+            for member in others:
+                runs[member] = _heard(next(found))
+                tell(1)
+    except KeyboardInterrupt as caught:
+        interruption = caught
+        under_way = getattr(caught, "run", None)
+        if under_way is not None:
+            runs[member] = under_way
+        ended = {member for member, (_, _, at_end) in arrived(cohorts).items() if at_end}
+        for member in sorted(set(range(number)) - ended - set(runs)):
+            runs[member] = task(
+                posed.landscapes[member], p0=posed.masses[member], progress=_interrupt, throw=False
             )
-        if together is not None and together.interruption is None:
-            return Ensemble.of_members(together, seed, throw=throw)
-        if together is not None:
-            arriving = together.until_interrupted()
-        elif workers == 1:
-            arriving = _here(task, jobs, solver or Solver(), start, threads=not apart)
-        else:
-            arriving = _elsewhere(task, jobs, workers)
-        stack.enter_context(contextlib.closing(arriving))
-        try:
-            _collect(arriving, runs, number, report)
-        except KeyboardInterrupt as caught:
-            interruption = caught
-            begun = getattr(caught, "run", None)  # the member under way
-            runs += [begun] if begun is not None else []
-            runs += [task(one, p0=row, progress=_interrupt, throw=False) for one, row in jobs[len(runs) :]]
-    ensemble = Ensemble(tuple(runs), times, seed)
+    ensemble = Ensemble(Members(posed, cohorts, runs), posed.times, seed)
     if interruption is not None and throw:
         raise interrupted(interruption, ensemble)
     return ensemble
 
 
-def _collect(arriving: Iterator[Run], runs: list[Run], number: int, report: Report | None) -> None:
-    """Put the runs of all members into `runs` as they come."""
-    for run in arriving:
-        runs.append(run)
-        if run.termination is Termination.INTERRUPTED:
-            raise KeyboardInterrupt
-        if report is not None:
-            report(len(runs) / number)
+def _heard(run: Run) -> Run:
+    """Return a run, unless Ctrl-C ended it."""
+    if run.termination is Termination.INTERRUPTED:
+        raise interrupted(KeyboardInterrupt(), run)
+    return run
 
 
 def _interrupt(fraction: float) -> None:
@@ -208,25 +229,9 @@ def _elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Gener
             yield from runs
 
 
-def _here(
-    task: Callable[..., Run], jobs: list[Any], solver: Solver, start: float, *, threads: bool
-) -> Generator[Run, None, None]:
-    """Yield the runs of all members, in order, in threads where most time is spent in compiled code."""
-    if not threads or not solver.compiles or any(kernel(one, start, len(row)) is None for one, row in jobs):
-        yield from (task(one, p0=row) for one, row in jobs)
-        return
-    ended = threading.Event()
-
-    def heed(fraction: float) -> None:
-        if ended.is_set():  # signals reach the main thread only
-            raise KeyboardInterrupt
-
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        yield from pool.map(lambda job: task(job[0], p0=job[1], progress=heed), jobs)
-    finally:
-        ended.set()
-        pool.shutdown(cancel_futures=True)
+def _here(task: Callable[..., Run], jobs: list[Any]) -> Generator[Run, None, None]:
+    """Yield the runs of all members, in order."""
+    yield from (task(one, p0=row) for one, row in jobs)
 
 
 def _landscapes(
