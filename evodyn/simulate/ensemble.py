@@ -296,11 +296,17 @@ class Ensemble(Result):
         return {t.name: self.termination.count(t) for t in dict.fromkeys(self.termination)}
 
     def _repr_html_(self) -> str:
-        first, extinct = self.runs[0], self.extinct_at_end.mean(axis=1)
+        first = self.runs[0]
         rows = {
             "members": len(self),
             "dynamics": repr(first.dynamics),
             "groups": self.runs.groups,
+        }
+        if not self.runs.at_hand:
+            span = f"{first.t_span[0]:g} to {self.t[-1]:g}, {len(self.t)} saved"
+            return html.summary("Ensemble", rows | {"time": span, "runs": repr(self.runs)}, self, "")
+        extinct = self.extinct_at_end.mean(axis=1)
+        rows |= {
             "time": f"{first.t_span[0]:g} to {self.runs.ends.max():g}, {len(self.t)} saved",
             "extinct": f"{extinct.min():.1%} to {extinct.max():.1%} of the groups at the end",
             "ended": ", ".join(f"{name} {count}" for name, count in self._ended().items()),
@@ -308,8 +314,8 @@ class Ensemble(Result):
         return html.summary("Ensemble", rows, self, "fraction")
 
     def __repr__(self) -> str:
-        n = self.runs.groups
-        return f"Ensemble({len(self)} members, {n} groups, {len(self.t)} saved times, {self._ended()})"
+        size = f"{len(self)} members, {self.runs.groups} groups, {len(self.t)} saved times"
+        return f"Ensemble({size}, {self._ended() if self.runs.at_hand else self.runs})"
 
 
 def _entered(

@@ -25,6 +25,9 @@ class Runs(Sequence[Run]):
     over their runs.
     """
 
+    at_hand = True
+    """Whether it costs little to look at what is asked of all members."""
+
     def __init__(self) -> None:
         self._in_use: weakref.WeakValueDictionary[int, Run] = weakref.WeakValueDictionary()
 

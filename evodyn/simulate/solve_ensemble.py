@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
+import os
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ import numpy.typing as npt
 from evodyn.core import validation
 from evodyn.core.extras import extra
 from evodyn.core.generators import Seed, member_rng, seed_of
+from evodyn.core.processes import held
 from evodyn.core.progress import Progress, Report, reporting
 from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import Landscape, LandscapeFunction
@@ -23,10 +26,17 @@ from evodyn.simulate.events import Event
 from evodyn.simulate.extinction import Extinction
 from evodyn.simulate.members import Cohort, Members, Posed, arrived, cohorts_of, integrated, run_of
 from evodyn.simulate.method import Solver
-from evodyn.simulate.problem import check_memory, check_size, validated_save_times, validated_span
+from evodyn.simulate.problem import (
+    check_kinds,
+    check_memory,
+    check_size,
+    validated_save_times,
+    validated_span,
+)
 from evodyn.simulate.run import Run, interrupted
 from evodyn.simulate.solve import solve
 from evodyn.simulate.status import Termination
+from evodyn.simulate.stored import Folder, identity, solved_in_parts
 
 __all__ = ["solve_ensemble"]
 
@@ -48,6 +58,7 @@ def solve_ensemble(
     settle: float | None = None,
     events: Sequence[Event] | None = None,
     dense: bool = False,
+    directory: str | os.PathLike[str] | None = None,
     progress: Progress = None,
     throw: bool = True,
 ) -> Ensemble:
@@ -80,7 +91,14 @@ def solve_ensemble(
         As for `solve`, of every member by itself; what occurred is in ``ensemble[k].events``. Members are
         then solved one after another, or each in a process, and not together.
     dense : bool, optional
-        As for `solve`: every member keeps what `Ensemble.at` needs.
+        As for `solve`: every member keeps what `Ensemble.at` needs. Files do not hold it.
+    directory : path-like, optional
+        A folder in which members are saved as they are finished, in files of some of them, so that there may
+        be more than memory holds. What is there is not solved again: the same call goes on after Ctrl-C,
+        which loses nothing that was finished, and after a kill, which loses some ten seconds. With
+        ``rng=None`` it goes on with the seed of the folder. The ensemble reads its members when somebody
+        looks at them, and `evodyn.load` does so later. Members that fail are not saved unless
+        ``throw=False``.
     progress : bool or callable, optional
         As for `solve`, of the fraction of members that are finished.
     throw : bool, optional
@@ -95,7 +113,10 @@ def solve_ensemble(
     Raises
     ------
     ValueError, SolveError, MemoryError
-        As for `solve`, or if the numbers of landscapes, rows of `p0` and members disagree.
+        As for `solve`, or if the numbers of landscapes, rows of `p0` and members disagree, or if the folder
+        has an ensemble of another problem; the argument that differs is named.
+    FolderInUseError
+        If another process is writing to the folder.
 
     Examples
     --------
@@ -114,24 +135,23 @@ def solve_ensemble(
     initial = validation.finite_array("p0", p0, least=0.0)
     if initial.ndim not in (1, 2):
         raise ValueError(f"p0 has shape {initial.shape}; expected (N,), or (M, N) with one row per member.")
-    landscapes, seed = _landscapes(landscape, members, rng)
-    counts = {len(landscapes)} if landscapes is not None else set()
+    posed = _Landscapes.posed(landscape, members)
+    counts = {posed.number} if posed.number is not None else set()
     counts |= {initial.shape[0]} if initial.ndim == 2 else set()
     counts |= {members} if members is not None else set()
     if len(counts) != 1:
         raise ValueError(
-            f"members is {members!r}, p0 has shape {initial.shape} and there are "
-            f"{1 if landscapes is None else len(landscapes)} landscapes; expected one number of members M: "
-            "give members=M, M landscapes, or p0 with M rows."
+            f"members is {members!r}, p0 has shape {initial.shape} and there are {posed.number or 1} "
+            "landscapes; expected one number of members M: give members=M, M landscapes, or p0 with M rows."
         )
     number = counts.pop()
-    check_memory(len(times), initial.shape[-1], number)
-    if landscapes is None:
-        landscapes = [landscape] * number  # type: ignore[list-item]
-    for one in landscapes:
-        check_size(one, initial.shape[-1])
+    check_memory(len(times), initial.shape[-1], number if directory is None else 1)
     if not isinstance(solver, Solver | None):
         raise ValueError(f"solver is {solver!r}; expected Solver(method=...) or None.")
+    if dense and directory is not None:
+        raise ValueError(
+            "dense is True and there is a directory, whose files hold saved times only; expected one."
+        )
     rows = initial if initial.ndim == 2 else np.broadcast_to(initial, (number, len(initial)))
     task = functools.partial(
         solve,
@@ -145,10 +165,119 @@ def solve_ensemble(
         dense=dense,
         throw=throw,
     )
-    posed = Posed(dynamics, landscapes, extinction, solver or Solver(), rows, times, (start, end))
     together = workers == 1 and settle is None and not events and not dense
-    with reporting(progress, "Solving members") as report:
-        return _solved(posed, task, seed, together, workers, report, throw)
+
+    def solved(some: range, report: Report | None, *, throw: bool) -> Ensemble:
+        landscapes = posed.of(some, seed)
+        for one in landscapes:
+            check_size(one, initial.shape[-1])
+        part = Posed(
+            dynamics,
+            landscapes,
+            extinction,
+            solver or Solver(),
+            rows[some.start : some.stop],
+            times,
+            (start, end),
+        )
+        return _solved(part, functools.partial(task, throw=throw), seed, together, workers, report, throw)
+
+    with contextlib.ExitStack() as stack:
+        report = stack.enter_context(reporting(progress, "Solving members"))
+        if directory is None:
+            seed = seed_of(rng) if posed.drawn else None
+            return solved(range(number), report, throw=throw)
+        path = stack.enter_context(held(directory))
+        there = Folder.read(path)
+        seed = None
+        if posed.drawn:
+            seed = there.seed if rng is None and there is not None and there.seed else seed_of(rng)
+
+        first = posed.of(range(1), seed)
+        check_kinds(dynamics, first[0], extinction)
+
+        def alone(member: int, **options: Any) -> Run:
+            (one,) = posed.of(range(member, member + 1), seed)
+            return task(one, p0=rows[member], **options)
+
+        asked = {
+            "dynamics": dynamics,
+            "landscape": posed.given,
+            "p0": initial,
+            "t_span": (start, end),
+            "save_at": times,
+            "extinction": extinction,
+            "solver": solver or Solver(),
+            "number of members": number,
+            "rng": seed,
+            "first draw": first,
+            "settle": settle,
+            "events": tuple(events or ()),
+        }
+        folder = Folder(
+            path,
+            number,
+            initial.shape[-1],
+            times,
+            seed,
+            {name: identity(value) for name, value in asked.items()},
+        )
+        ensemble, interruption = solved_in_parts(
+            folder,
+            functools.partial(solved, throw=False),
+            alone,
+            functools.partial(alone, progress=_interrupt, throw=False),
+            report,
+            throw=throw,
+        )
+    if interruption is not None and throw:
+        raise interrupted(interruption, ensemble)
+    return ensemble
+
+
+@dataclasses.dataclass(frozen=True)
+class _Landscapes:
+    """The landscapes of members.
+
+    Attributes
+    ----------
+    given : callable, or list of callables
+        What the user gave.
+    number : int or None
+        How many there are; None if all members share one, or each draws its own.
+    drawn : bool
+        Whether they are drawn.
+    """
+
+    given: Any
+    number: int | None
+    drawn: bool
+
+    @classmethod
+    def posed(cls, landscape: Any, members: int | None) -> _Landscapes:
+        """Return the landscapes that a user means."""
+        if isinstance(landscape, Sequence):
+            if not len(landscape):
+                raise ValueError("landscape is empty; expected one landscape for each member.")
+            return cls(list(landscape), len(landscape), drawn=False)
+        if not callable(landscape):
+            raise ValueError(
+                f"landscape is {landscape!r}; expected a landscape, a sequence of them, or a function."
+            )
+        if members is not None:
+            validation.count("members", members)
+        drawn = (
+            members is not None and not isinstance(landscape, Landscape) and _takes_one_argument(landscape)
+        )
+        return cls(landscape, None, drawn)
+
+    def of(self, members: range, seed: Seed | None) -> list[LandscapeFunction]:
+        """Return the landscapes of some members."""
+        if self.number is not None:
+            return self.given[members.start : members.stop]  # type: ignore[no-any-return]
+        if seed is None:
+            return [self.given] * len(members)
+        return [self.given(member_rng(seed, member)) for member in members]
 
 
 def _solved(
@@ -232,27 +361,6 @@ def _elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Gener
 def _here(task: Callable[..., Run], jobs: list[Any]) -> Generator[Run, None, None]:
     """Yield the runs of all members, in order."""
     yield from (task(one, p0=row) for one, row in jobs)
-
-
-def _landscapes(
-    landscape: Any, members: int | None, rng: Any
-) -> tuple[list[LandscapeFunction] | None, Seed | None]:
-    """Return one landscape per member, or None if they share one, and what they were drawn from."""
-    if isinstance(landscape, Sequence):
-        if not len(landscape):
-            raise ValueError("landscape is empty; expected one landscape for each member.")
-        return list(landscape), None
-    if not callable(landscape):
-        raise ValueError(
-            f"landscape is {landscape!r}; expected a landscape, a sequence of them, or a function."
-        )
-    if members is None:
-        return None, None
-    members = validation.count("members", members)
-    if isinstance(landscape, Landscape) or not _takes_one_argument(landscape):
-        return None, None
-    seed = seed_of(rng)
-    return [landscape(member_rng(seed, k)) for k in range(members)], seed
 
 
 def _takes_one_argument(function: Callable[..., Any]) -> bool:
