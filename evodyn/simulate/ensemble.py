@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -65,13 +65,17 @@ class Ensemble(Result):
     (array([ inf, 15.2]), 1, ['COMPLETED', 'COMPLETED'])
     """
 
-    runs: Runs
+    runs: Sequence[Run]
     t: FloatArray
     seed: Seed | None = None
 
     def __post_init__(self) -> None:
-        self._set(runs=Runs.of(self.runs))
+        self._set(runs=self._runs)
         self.t.flags.writeable = False
+
+    @property
+    def _runs(self) -> Runs:
+        return Runs.of(self.runs)
 
     @functools.cached_property
     def masses(self) -> FloatArray:
@@ -126,7 +130,7 @@ class Ensemble(Result):
             NaN after the end of a member that ended early.
         """
         fractions: FloatArray = tables.fraction_of(self.extinction_time, t)
-        ends = self.runs.ends
+        ends = self._runs.ends
         early = ends < max(self.t[-1], ends.max())
         fractions[(early & (np.asarray(t)[..., None] > ends)).T] = np.nan
         return fractions
@@ -158,7 +162,7 @@ class Ensemble(Result):
     @functools.cached_property
     def termination(self) -> tuple[Termination, ...]:
         """How each member ended."""
-        return self.runs.termination
+        return self._runs.termination
 
     @property
     def stats(self) -> tuple[Stats, ...]:
@@ -166,12 +170,12 @@ class Ensemble(Result):
         return tuple(run.stats for run in self.runs)
 
     def _of_members(self, name: str) -> npt.NDArray[Any]:
-        found = self.runs.of_members(name)
+        found = self._runs.of_members(name)
         found.flags.writeable = False
         return found
 
     def _along(self, name: str) -> FloatArray:
-        found = self.runs.along(name, self.t)
+        found = self._runs.along(name, self.t)
         found.flags.writeable = False
         return found
 
@@ -250,7 +254,7 @@ class Ensemble(Result):
         if first.stores_log_shares:  # for those who open the file without evodyn
             variables["mass"] = (("member", "time", "group"), self.masses, about("mass", MASS))
         common, own = _pooled(collected)
-        coords = schema.coordinates(self.t, self.runs.groups, len(self))
+        coords = schema.coordinates(self.t, self._runs.groups, len(self))
         return xarray.Dataset(
             variables | schema.described(common) | schema.described(own, ("member",)),
             coords,
@@ -286,8 +290,8 @@ class Ensemble(Result):
     def __getitem__(self, index: slice) -> Ensemble: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Run | Ensemble:
         if not isinstance(index, slice):
-            return self.runs[index]
-        if not (chosen := self.runs[index]):
+            return self._runs[index]
+        if not (chosen := self._runs[index]):
             raise IndexError(f"{index} selects none of {len(self.runs)} members; expected at least one.")
         return Ensemble(chosen, self.t, self.seed)
 
@@ -300,22 +304,22 @@ class Ensemble(Result):
         rows = {
             "members": len(self),
             "dynamics": repr(first.dynamics),
-            "groups": self.runs.groups,
+            "groups": self._runs.groups,
         }
-        if not self.runs.at_hand:
+        if not self._runs.at_hand:
             span = f"{first.t_span[0]:g} to {self.t[-1]:g}, {len(self.t)} saved"
             return html.summary("Ensemble", rows | {"time": span, "runs": repr(self.runs)}, self, "")
         extinct = self.extinct_at_end.mean(axis=1)
         rows |= {
-            "time": f"{first.t_span[0]:g} to {self.runs.ends.max():g}, {len(self.t)} saved",
+            "time": f"{first.t_span[0]:g} to {self._runs.ends.max():g}, {len(self.t)} saved",
             "extinct": f"{extinct.min():.1%} to {extinct.max():.1%} of the groups at the end",
             "ended": ", ".join(f"{name} {count}" for name, count in self._ended().items()),
         }
         return html.summary("Ensemble", rows, self, "fraction")
 
     def __repr__(self) -> str:
-        size = f"{len(self)} members, {self.runs.groups} groups, {len(self.t)} saved times"
-        return f"Ensemble({size}, {self._ended() if self.runs.at_hand else self.runs})"
+        size = f"{len(self)} members, {self._runs.groups} groups, {len(self.t)} saved times"
+        return f"Ensemble({size}, {self._ended() if self._runs.at_hand else self.runs})"
 
 
 def _entered(

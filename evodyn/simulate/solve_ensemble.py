@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib
 import os
-import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from evodyn.core import validation
-from evodyn.core.extras import extra
-from evodyn.core.generators import Seed, member_rng, seed_of
+from evodyn.core.arrays import FloatArray
+from evodyn.core.generators import seed_of
 from evodyn.core.processes import held
 from evodyn.core.progress import Progress, Report, reporting
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.fitness import Landscape, LandscapeFunction
+from evodyn.model.fitness import LandscapeFunction
+from evodyn.simulate.apart import elsewhere, here
+from evodyn.simulate.draws import Draw, Landscapes
 from evodyn.simulate.ensemble import Ensemble
 from evodyn.simulate.events import Event
 from evodyn.simulate.extinction import Extinction
@@ -39,8 +39,6 @@ from evodyn.simulate.status import Termination
 from evodyn.simulate.stored import Folder, identity, solved_in_parts
 
 __all__ = ["solve_ensemble"]
-
-Draw = Callable[[np.random.Generator], LandscapeFunction]
 
 
 def solve_ensemble(
@@ -65,7 +63,10 @@ def solve_ensemble(
     """Solve one problem for many members: other landscapes, other initial masses, or other draws.
 
     Every member is integrated on its own, with its own error control: its result is bit for bit what
-    `solve` gives for it alone, whatever the batch and the number of workers.
+    `solve` gives for it alone, whatever the batch and the number of workers. Members that compiled methods
+    know from start to end are integrated together, in threads; those with a clip, breakpoints, a closed form,
+    groups that mutation revives, mutation with absorption, several thresholds, `settle`, `events` or `dense`
+    output are solved one after another, so that `workers` pay.
 
     Parameters
     ----------
@@ -135,13 +136,13 @@ def solve_ensemble(
     initial = validation.finite_array("p0", p0, least=0.0)
     if initial.ndim not in (1, 2):
         raise ValueError(f"p0 has shape {initial.shape}; expected (N,), or (M, N) with one row per member.")
-    posed = _Landscapes.posed(landscape, members)
-    counts = {posed.number} if posed.number is not None else set()
+    landscapes = Landscapes.meant(landscape, members)
+    counts = {landscapes.number} if landscapes.number is not None else set()
     counts |= {initial.shape[0]} if initial.ndim == 2 else set()
     counts |= {members} if members is not None else set()
     if len(counts) != 1:
         raise ValueError(
-            f"members is {members!r}, p0 has shape {initial.shape} and there are {posed.number or 1} "
+            f"members is {members!r}, p0 has shape {initial.shape} and there are {landscapes.number or 1} "
             "landscapes; expected one number of members M: give members=M, M landscapes, or p0 with M rows."
         )
     number = counts.pop()
@@ -150,83 +151,32 @@ def solve_ensemble(
         raise ValueError(f"solver is {solver!r}; expected Solver(method=...) or None.")
     if dense and directory is not None:
         raise ValueError(
-            "dense is True and there is a directory, whose files hold saved times only; expected one."
+            f"dense is True and directory {str(directory)!r}, whose files hold saved times only; expected "
+            "one of them."
         )
     rows = initial if initial.ndim == 2 else np.broadcast_to(initial, (number, len(initial)))
-    task = functools.partial(
-        solve,
-        dynamics,
-        t_span=(start, end),
-        save_at=times,
-        extinction=extinction,
-        solver=solver,
-        settle=settle,
-        events=events,
-        dense=dense,
-        throw=throw,
-    )
-    together = workers == 1 and settle is None and not events and not dense
-
-    def solved(some: range, report: Report | None, *, throw: bool) -> Ensemble:
-        landscapes = posed.of(some, seed)
-        for one in landscapes:
-            check_size(one, initial.shape[-1])
-        part = Posed(
-            dynamics,
-            landscapes,
-            extinction,
-            solver or Solver(),
-            rows[some.start : some.stop],
-            times,
-            (start, end),
-        )
-        return _solved(part, functools.partial(task, throw=throw), seed, together, workers, report, throw)
-
+    problem = _Problem(
+        dynamics, landscapes, rows, (start, end), times, extinction, solver or Solver(), settle,
+        tuple(events or ()), dense, workers,
+    )  # fmt: skip
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(reporting(progress, "Solving members"))
         if directory is None:
-            seed = seed_of(rng) if posed.drawn else None
-            return solved(range(number), report, throw=throw)
+            seed = seed_of(rng) if landscapes.drawn else None
+            return problem.drawn_from(seed).solved(range(number), report, throw=throw)
         path = stack.enter_context(held(directory))
-        there = Folder.read(path)
-        seed = None
-        if posed.drawn:
-            seed = there.seed if rng is None and there is not None and there.seed else seed_of(rng)
-
-        first = posed.of(range(1), seed)
-        check_kinds(dynamics, first[0], extinction)
-
-        def alone(member: int, **options: Any) -> Run:
-            (one,) = posed.of(range(member, member + 1), seed)
-            return task(one, p0=rows[member], **options)
-
-        asked = {
-            "dynamics": dynamics,
-            "landscape": posed.given,
-            "p0": initial,
-            "t_span": (start, end),
-            "save_at": times,
-            "extinction": extinction,
-            "solver": solver or Solver(),
-            "number of members": number,
-            "rng": seed,
-            "first draw": first,
-            "settle": settle,
-            "events": tuple(events or ()),
-        }
-        folder = Folder(
-            path,
-            number,
-            initial.shape[-1],
-            times,
-            seed,
-            {name: identity(value) for name, value in asked.items()},
-        )
+        before, seed = Folder.read(path), None
+        if landscapes.drawn:
+            seed = seed_of(rng) if rng is not None or before is None else before.seed
+        problem = problem.drawn_from(seed)
+        hashes = {name: identity(value) for name, value in problem.arguments().items()}
+        folder = Folder(path, number, initial.shape[-1], times, seed, hashes)
         ensemble, interruption = solved_in_parts(
             folder,
-            functools.partial(solved, throw=False),
-            alone,
-            functools.partial(alone, progress=_interrupt, throw=False),
+            before,
+            functools.partial(problem.solved, throw=False),
+            functools.partial(problem.alone, throw=True),
+            functools.partial(problem.alone, progress=_interrupt, throw=False),
             report,
             throw=throw,
         )
@@ -236,102 +186,116 @@ def solve_ensemble(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Landscapes:
-    """The landscapes of members.
+class _Problem:
+    """What is asked of `solve_ensemble`."""
 
-    Attributes
-    ----------
-    given : callable, or list of callables
-        What the user gave.
-    number : int or None
-        How many there are; None if all members share one, or each draws its own.
-    drawn : bool
-        Whether they are drawn.
-    """
+    dynamics: Dynamics
+    landscapes: Landscapes
+    masses: FloatArray
+    span: tuple[float, float]
+    times: FloatArray
+    extinction: Extinction | None
+    solver: Solver
+    settle: float | None
+    events: tuple[Event, ...]
+    dense: bool
+    workers: int
 
-    given: Any
-    number: int | None
-    drawn: bool
+    def drawn_from(self, seed: Any) -> _Problem:
+        """Return the problem with landscapes that are drawn from a seed, if they are drawn."""
+        return dataclasses.replace(self, landscapes=dataclasses.replace(self.landscapes, seed=seed))
 
-    @classmethod
-    def posed(cls, landscape: Any, members: int | None) -> _Landscapes:
-        """Return the landscapes that a user means."""
-        if isinstance(landscape, Sequence):
-            if not len(landscape):
-                raise ValueError("landscape is empty; expected one landscape for each member.")
-            return cls(list(landscape), len(landscape), drawn=False)
-        if not callable(landscape):
-            raise ValueError(
-                f"landscape is {landscape!r}; expected a landscape, a sequence of them, or a function."
-            )
-        if members is not None:
-            validation.count("members", members)
-        drawn = (
-            members is not None and not isinstance(landscape, Landscape) and _takes_one_argument(landscape)
+    def arguments(self) -> dict[str, Any]:
+        """Return what makes the results, by the names that users know."""
+        first = self.landscapes.of(range(1))
+        check_kinds(self.dynamics, first[0], self.extinction)
+        return {
+            "dynamics": self.dynamics,
+            "landscape": self.landscapes.given,
+            "number of members": len(self.masses),
+            "p0": self.masses if self.masses.strides[0] else self.masses[0],  # which all share
+            "t_span": self.span,
+            "save_at": self.times,
+            "extinction": self.extinction,
+            "solver": self.solver,
+            "settle": self.settle,
+            "events": self.events,
+            "rng": self.landscapes.seed,
+            "first draw": first,
+        }
+
+    def task(self, *, throw: bool) -> Callable[..., Run]:
+        """Return what solves one member, given its landscape and masses."""
+        return functools.partial(
+            solve,
+            self.dynamics,
+            t_span=self.span,
+            save_at=self.times,
+            extinction=self.extinction,
+            solver=self.solver,
+            settle=self.settle,
+            events=self.events,
+            dense=self.dense,
+            throw=throw,
         )
-        return cls(landscape, None, drawn)
 
-    def of(self, members: range, seed: Seed | None) -> list[LandscapeFunction]:
-        """Return the landscapes of some members."""
-        if self.number is not None:
-            return self.given[members.start : members.stop]  # type: ignore[no-any-return]
-        if seed is None:
-            return [self.given] * len(members)
-        return [self.given(member_rng(seed, member)) for member in members]
+    def alone(self, member: int, *, throw: bool, progress: Progress = None) -> Run:
+        """Return the run of one member."""
+        (landscape,) = self.landscapes.of(range(member, member + 1))
+        return self.task(throw=throw)(landscape, p0=self.masses[member], progress=progress)
 
+    def solved(self, members: range, report: Report | None, *, throw: bool) -> Ensemble:
+        """Solve some members: in cohorts where they can be, then each of the others by itself."""
+        landscapes = self.landscapes.of(members)
+        for one in landscapes:
+            check_size(one, self.masses.shape[1])
+        posed = Posed(
+            self.dynamics, landscapes, self.extinction, self.solver,
+            self.masses[members.start : members.stop], self.times, self.span,
+        )  # fmt: skip
+        number, done = len(members), 0
+        runs: dict[int, Run] = {}
+        cohorts: list[Cohort] = []
+        interruption: KeyboardInterrupt | None = None
+        task, member = self.task(throw=throw), -1
 
-def _solved(
-    posed: Posed,
-    task: Callable[..., Run],
-    seed: Seed | None,
-    together: bool,
-    workers: int,
-    report: Report | None,
-    throw: bool,
-) -> Ensemble:
-    """Solve all members: in cohorts where they may be and can be, then each of the others by itself."""
-    number, done = len(posed.masses), 0
-    runs: dict[int, Run] = {}
-    cohorts: list[Cohort] = []
-    interruption: KeyboardInterrupt | None = None
-    member = -1
+        def tell(more: int) -> None:
+            nonlocal done
+            done += more
+            if report is not None:
+                report(done / number)
 
-    def tell(members: int) -> None:
-        nonlocal done
-        done += members
-        if report is not None:
-            report(done / number)
-
-    try:
-        cohorts = cohorts_of(posed) if together else []
-        integrated(posed, cohorts, tell)
-        places = arrived(cohorts)
-        unfinished = [member for member, (_, _, at_end) in places.items() if not at_end]
-        for member in unfinished:
-            cohort, row, _ = places[member]
-            runs[member] = _heard(run_of(posed, member, cohort.passage(row), throw=throw))
-        others = [member for member in range(number) if member not in places]
-        jobs = [(posed.landscapes[member], posed.masses[member]) for member in others]
-        with contextlib.closing(
-            _elsewhere(task, jobs, workers) if workers > 1 else _here(task, jobs)
-        ) as found:
-            for member in others:
-                runs[member] = _heard(next(found))
-                tell(1)
-    except KeyboardInterrupt as caught:
-        interruption = caught
-        under_way = getattr(caught, "run", None)
-        if under_way is not None:
-            runs[member] = under_way
-        ended = {member for member, (_, _, at_end) in arrived(cohorts).items() if at_end}
-        for member in sorted(set(range(number)) - ended - set(runs)):
-            runs[member] = task(
-                posed.landscapes[member], p0=posed.masses[member], progress=_interrupt, throw=False
-            )
-    ensemble = Ensemble(Members(posed, cohorts, runs), posed.times, seed)
-    if interruption is not None and throw:
-        raise interrupted(interruption, ensemble)
-    return ensemble
+        try:
+            if self.workers == 1 and self.settle is None and not self.events and not self.dense:
+                cohorts = cohorts_of(posed)
+            integrated(posed, cohorts, tell)
+            places = arrived(cohorts)
+            for member in [member for member, (_, _, at_end) in places.items() if not at_end]:
+                cohort, row, _ = places[member]
+                runs[member] = _heard(run_of(posed, member, cohort.passage(row), throw=throw))
+            others = [member for member in range(number) if member not in places]
+            jobs = [(landscapes[member], posed.masses[member]) for member in others]
+            if self.workers > 1:
+                arriving = elsewhere(task, jobs, self.workers)
+            else:
+                arriving = here(task, jobs, posed, threads=not self.events and not self.dense)
+            with contextlib.closing(arriving) as found:
+                for member in others:
+                    runs[member] = _heard(next(found))
+                    tell(1)
+        except KeyboardInterrupt as caught:
+            interruption = caught
+            under_way = getattr(caught, "run", None)
+            if under_way is not None:
+                runs[member] = under_way
+            ended = {member for member, (_, _, at_end) in arrived(cohorts).items() if at_end}
+            task = self.task(throw=False)
+            for missing in sorted(set(range(number)) - ended - set(runs)):
+                runs[missing] = task(landscapes[missing], p0=posed.masses[missing], progress=_interrupt)
+        ensemble = Ensemble(Members(posed, cohorts, runs), self.times, self.landscapes.seed)
+        if interruption is not None and throw:
+            raise interrupted(interruption, ensemble)
+        return ensemble
 
 
 def _heard(run: Run) -> Run:
@@ -344,31 +308,3 @@ def _heard(run: Run) -> Run:
 def _interrupt(fraction: float) -> None:
     """Let a run be interrupted at its start."""
     raise KeyboardInterrupt
-
-
-def _elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Generator[Run, None, None]:
-    """Yield the runs of all members, in order, from processes."""
-    with extra("studies", user="solve_ensemble with workers > 1"):
-        joblib: Any = importlib.import_module("joblib")
-    with warnings.catch_warnings():
-        # What becomes of members under way when it is interrupted.
-        warnings.filterwarnings("ignore", r"\s*\d+ tasks (have been|which were still)", UserWarning)
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-        with contextlib.closing(parallel(joblib.delayed(task)(one, p0=row) for one, row in jobs)) as runs:
-            yield from runs
-
-
-def _here(task: Callable[..., Run], jobs: list[Any]) -> Generator[Run, None, None]:
-    """Yield the runs of all members, in order."""
-    yield from (task(one, p0=row) for one, row in jobs)
-
-
-def _takes_one_argument(function: Callable[..., Any]) -> bool:
-    """Tell a function of a generator from a landscape, which takes a time and masses."""
-    import inspect
-
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        return False
-    return True

@@ -236,6 +236,7 @@ class Stored(Runs):
 
 def solved_in_parts(
     asked: Folder,
+    before: Folder | None,
     solved: Callable[[range, Report], Ensemble],
     again: Callable[[int], Run],
     absent: Callable[[int], Run],
@@ -249,6 +250,8 @@ def solved_in_parts(
     ----------
     asked : Folder
         The folder, which the caller holds, as it is to be.
+    before : Folder or None
+        As it is; None if it has no head.
     solved : callable
         Returns the ensemble of some members, raising nothing; it is given what to tell its progress.
     again : callable
@@ -266,7 +269,6 @@ def solved_in_parts(
     KeyboardInterrupt or None
         What came in between.
     """
-    before = Folder.read(asked.path)
     if before is None:
         if asked.parts():
             raise ValueError(
@@ -276,7 +278,8 @@ def solved_in_parts(
         asked.write()
     else:
         before.check(asked)
-    size, most = _FIRST, max(1, _BYTES // (8 * len(asked.times) * asked.groups))
+    most = max(1, _BYTES // (8 * len(asked.times) * asked.groups))
+    size = min(_FIRST, most)
     done = asked.members - sum(map(len, asked.missing()))
 
     def tell(fraction: float) -> None:
@@ -296,6 +299,7 @@ def solved_in_parts(
                     raise KeyboardInterrupt
                 if throw and (failed := [ending not in SUCCESSES for ending in endings]).count(True):
                     again(part[failed.index(True)])
+                del ensemble  # before the next is made
                 reached, done = part.stop, done + len(part)
                 pace = len(part) / max(time.monotonic() - began, 1e-3)
                 size = max(1, min(_FIRST * size, most, int(_SECONDS * pace)))
