@@ -109,9 +109,10 @@ OTHERS: dict[str, dict[str, Any]] = {
 def test_an_ensemble_of_another_problem_is_refused_by_name(tmp_path: Path) -> None:
     in_memory(2, directory=tmp_path)
     before = files(tmp_path)
+    asked: dict[str, Any] = {"members": 2, "directory": tmp_path}
     for name, options in OTHERS.items():
         with pytest.raises(ValueError, match=f"an ensemble with another {name} is; expected a folder"):
-            in_memory(**({"members": 2, "directory": tmp_path} | options))
+            in_memory(**(asked | options))
 
     def of(dynamics: ed.Dynamics, landscape: Any, p0: FloatArray, span: tuple[float, float]) -> None:
         ed.solve_ensemble(
@@ -127,7 +128,7 @@ def test_an_ensemble_of_another_problem_is_refused_by_name(tmp_path: Path) -> No
         "t_span": (ed.Replicator(), draw, P0, (0.0, 5.0)),
     }.items():
         with pytest.raises(ValueError, match=f"an ensemble with another {name} is; expected a folder"):
-            of(*arguments)  # type: ignore[arg-type]
+            of(*arguments)
     assert files(tmp_path) == before
 
 
