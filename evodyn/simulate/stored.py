@@ -39,8 +39,8 @@ _PART = re.compile(r"members-(\d+)-(\d+)\.nc")
 _SECONDS = 10.0
 """What a part takes, more or less: so much is done again after a kill."""
 
-_BYTES = 2**25
-"""Log-shares of a part at the most; solving and writing it takes some ten times as much."""
+_BYTES = 2**24
+"""Log-shares of a part at the most; solving and writing it takes some fourteen times as much."""
 
 _FIRST = 8
 """Members of the first part, and how many times more the next may have."""
