@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 import evodyn as ed
 from evodyn.core.arrays import Array
+from evodyn.simulate.members import Posed, cohorts_of
 
 C = np.array([1.0, 0.4, 0.0, -0.5])
 P0 = np.array([1.0, 2.0, 0.5, 0.25])
@@ -83,7 +87,18 @@ def test_what_members_do_not_have_is_named() -> None:
 
 GAMES = [ed.landscapes.MatrixGame(np.roll(np.diag(C), k, axis=1)) for k in (0, 1, 2)]
 WAVES = [ed.landscapes.Seasonal(C, k * C, 3.0) + ed.landscapes.Entropic(C, 0.2) for k in (1, 2, 3)]
-TOGETHER: dict[str, tuple[ed.Dynamics, Any, ed.Extinction | None]] = {
+ABSENT = STARTS * np.array([[1, 0, 1, 1], [1, 1, 0, 0], [1, 0, 1, 1]])
+MUTATION = ed.SelectionMutation(0.05)
+IN_PART = ed.Populations((REPLICATOR, ed.SelectionMutation(0.05, 1.0)), (2, 2))
+TOGETHER: dict[str, Any] = {
+    "mutation": (MUTATION, LANDSCAPES, ed.Extinction(0.2)),
+    "mutation in waves and blocks": (ed.Populations(MUTATION, (2, 2)), WAVES, None),
+    "mutation until the first extinction": (MUTATION, LANDSCAPES, ed.Extinction(0.24, "stop")),
+    "absent": (REPLICATOR, LANDSCAPES, None, ABSENT),
+    "absent, observed": (REPLICATOR, WAVES, ed.Extinction(0.3), ABSENT),
+    "absent, absorbed": (REPLICATOR, LANDSCAPES, ed.Extinction(0.3, "absorb"), ABSENT),
+    "absent in games": (REPLICATOR, GAMES, ed.Extinction(0.3), ABSENT),
+    "absent where nothing flows in": (IN_PART, LANDSCAPES, ed.Extinction(0.2), ABSENT[[0, 2, 0]]),
     "decay": (REPLICATOR, LANDSCAPES, ed.Extinction(0.2)),
     "stop": (REPLICATOR, LANDSCAPES, ed.Extinction(0.2, "stop")),
     "absorb": (REPLICATOR, LANDSCAPES, ed.Extinction(0.4, "absorb")),
@@ -101,12 +116,13 @@ TOGETHER: dict[str, tuple[ed.Dynamics, Any, ed.Extinction | None]] = {
 @pytest.mark.parametrize("kind", TOGETHER)
 @pytest.mark.parametrize("save_at", [[0.0, 1.0, 5.0], [2.0, 4.0]], ids=["from the start", "later"])
 def test_members_integrated_together_are_what_they_are_alone(kind: str, save_at: list[float]) -> None:
-    dynamics, landscapes, extinction = TOGETHER[kind]
+    dynamics, landscapes, extinction, *others = TOGETHER[kind]
+    starts = others[0] if others else STARTS
     options: dict[str, Any] = {"save_at": save_at, "extinction": extinction}
-    ensemble = ed.solve_ensemble(dynamics, landscapes, STARTS, (0.0, 5.0), **options)
+    ensemble = ed.solve_ensemble(dynamics, landscapes, starts, (0.0, 5.0), **options)
     first = {name: getattr(ensemble, name) for name in (*ALONG, *OF_MEMBERS, "termination")}
     many = landscapes if isinstance(landscapes, list) else [landscapes] * 3
-    alone = [ed.solve(dynamics, one, p0, (0.0, 5.0), **options) for one, p0 in zip(many, STARTS, strict=True)]
+    alone = [ed.solve(dynamics, one, p0, (0.0, 5.0), **options) for one, p0 in zip(many, starts, strict=True)]
     for name in OF_MEMBERS:
         np.testing.assert_array_equal(first[name], [getattr(run, name) for run in alone])
     for k, run in enumerate(alone):
@@ -117,6 +133,42 @@ def test_members_integrated_together_are_what_they_are_alone(kind: str, save_at:
         assert ensemble.runs[k].same_as(run)
     assert first["termination"] == tuple(run.termination for run in alone)
     assert len(ensemble) == 3 and "3 members, 4 groups" in repr(ensemble)
+
+
+ALONE: dict[str, tuple[ed.Dynamics, Any, ed.Extinction | None, Any, list[int]]] = {
+    "revived by mutation": (MUTATION, LANDSCAPES, None, [P0, *ABSENT[:2]], [1, 2]),
+    "far below their floor": (MUTATION, LANDSCAPES, None, [P0, P0 * [1, 1, 1, 1e-9], P0], [1]),
+    "closed form": (REPLICATOR, [LANDSCAPE, ed.landscapes.Constant(C), LANDSCAPE], None, ABSENT, [1]),
+    "absorbed with mutation": (MUTATION, LANDSCAPES, ed.Extinction(0.2, "absorb"), STARTS, [0, 1, 2]),
+    "clip": (ed.Replicator(signal_clip=0.1), LANDSCAPES, None, STARTS, [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("kind", [*TOGETHER, *ALONE])
+def test_all_members_that_compiled_methods_know_in_one_phase_go_together(kind: str) -> None:
+    pytest.importorskip("numba")
+    asked = (*TOGETHER.get(kind, ()), STARTS, [0, 1, 2] if kind == "constant" else [])
+    dynamics, landscapes, extinction, starts, alone = ALONE.get(kind) or (*asked[:4], asked[-1])
+    many = landscapes if isinstance(landscapes, list) else [landscapes] * 3
+    solver, times = ed.Solver(compiled=True), np.array([0.0, 5.0])
+    posed = Posed(dynamics, many, extinction, solver, np.array(starts), times, (0.0, 5.0))
+    together = [member for cohort in cohorts_of(posed) for member in cohort.members.tolist()]
+    assert sorted([*together, *alone]) == [0, 1, 2]
+    ensemble = ed.solve_ensemble(dynamics, many, starts, (0.0, 5.0), extinction=extinction, solver=solver)
+    run = ed.solve(dynamics, many[1], starts[1], (0.0, 5.0), extinction=extinction, solver=solver)
+    assert ensemble[1].same_as(run)
+
+
+def test_runs_are_made_when_somebody_looks_at_them() -> None:
+    ensemble = ed.solve_ensemble(REPLICATOR, LANDSCAPES, STARTS, (0.0, 5.0))
+    run = ensemble[1]
+    assert ensemble[-2] is run and ensemble.runs[1] is run and ensemble[1:][0] is run
+    stood = weakref.ref(ensemble[2])
+    gc.collect()
+    assert stood() is None or not ed.Solver().compiles  # nobody had it
+    again = pickle.loads(pickle.dumps(ensemble))
+    assert again.same_as(ensemble) and ensemble.same_as(again) and not again.same_as(ensemble[:2])
+    assert again[1] is again.runs[1]
 
 
 @pytest.mark.parametrize(

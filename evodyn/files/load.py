@@ -23,6 +23,7 @@ from evodyn.simulate.method import Solver
 from evodyn.simulate.run import LATER_PARTS, PARTS, EndState, Run
 from evodyn.simulate.schema import PREFIX, SCHEMA, Arrays
 from evodyn.simulate.status import Stats, Termination
+from evodyn.simulate.stored import HEAD, Folder
 
 if TYPE_CHECKING:
     import xarray
@@ -40,6 +41,8 @@ def load(path: str | Path) -> Any:
     Parameters
     ----------
     path : str or Path
+        The file, or the folder of an ensemble (`solve_ensemble` with ``directory``), whose members are then
+        read when somebody looks at them.
 
     Returns
     -------
@@ -53,7 +56,8 @@ def load(path: str | Path) -> Any:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not one of evodyn's, is damaged or was changed, or has a schema of a later version.
+        If the folder has no ensemble or lacks members of it, or the file is not one of evodyn's, is damaged
+        or was changed, or has a schema of a later version.
 
     Warns
     -----
@@ -70,6 +74,8 @@ def load(path: str | Path) -> Any:
     True
     """
     path = Path(path)
+    if path.is_dir():
+        return _loaded_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}.")
     try:
@@ -100,6 +106,20 @@ def load(path: str | Path) -> Any:
     if schema == 1:
         warnings.warn(f"{str(path)!r} {netcdf.UNSEALED} Save it again to give it one.", stacklevel=2)
     return result
+
+
+def _loaded_folder(path: Path) -> Ensemble:
+    folder = Folder.read(path)
+    if folder is None:
+        raise ValueError(f"{str(path)!r} has no {HEAD}; expected a folder of solve_ensemble, or a file.")
+    if missing := folder.missing():
+        lacking = sum(map(len, missing))
+        raise ValueError(
+            f"{str(path)!r} lacks {lacking} of {folder.members} members, the first of them "
+            f"{missing[0].start}: call solve_ensemble again, which solves these only, or load its files one "
+            "by one."
+        )
+    return folder.ensemble()
 
 
 def _loaded_run(data: xarray.Dataset, specification: dict[str, Any]) -> Run:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -17,11 +16,11 @@ from evodyn.core import html
 from evodyn.core.arrays import FloatArray
 from evodyn.core.generators import Seed
 from evodyn.core.labels import MASS, about
-from evodyn.core.specifications import Result
+from evodyn.core.specifications import Result, same_value
 from evodyn.model.descriptions import encode
 from evodyn.simulate import schema, tables
-from evodyn.simulate.members import ALONG, Members
 from evodyn.simulate.run import Run
+from evodyn.simulate.runs import Runs
 from evodyn.simulate.status import Stats, Termination
 
 if TYPE_CHECKING:
@@ -38,8 +37,8 @@ class Ensemble(Result):
 
     Attributes
     ----------
-    runs : tuple of Run
-        Every member's own result.
+    runs : sequence of Run
+        Every member's own result, made when somebody looks at it.
     t : numpy.ndarray, shape (T,)
         The shared times.
     masses, log_masses, shares : numpy.ndarray, shape (M, T, N)
@@ -66,28 +65,17 @@ class Ensemble(Result):
     (array([ inf, 15.2]), 1, ['COMPLETED', 'COMPLETED'])
     """
 
-    runs: tuple[Run, ...]
+    runs: Sequence[Run]
     t: FloatArray
     seed: Seed | None = None
 
     def __post_init__(self) -> None:
+        self._set(runs=self._runs)
         self.t.flags.writeable = False
 
-    @classmethod
-    def of_members(cls, members: Members, seed: Seed | None, *, throw: bool) -> Ensemble:
-        """Return the ensemble of members that were integrated together.
-
-        Their runs are assembled when somebody looks at them, unless one did not come to the end.
-        """
-        if not members.arrived:
-            return cls(members.runs(throw=throw), members.times, seed)
-        pending: dict[str, Callable[[], Any]] = {"runs": functools.partial(members.runs, throw=throw)}
-        return cls.with_pending(
-            pending | {name: functools.partial(members.along, name) for name in ALONG},
-            t=members.times,
-            seed=seed,
-            **members.at_end(),
-        )
+    @property
+    def _runs(self) -> Runs:
+        return Runs.of(self.runs)
 
     @functools.cached_property
     def masses(self) -> FloatArray:
@@ -142,9 +130,7 @@ class Ensemble(Result):
             NaN after the end of a member that ended early.
         """
         fractions: FloatArray = tables.fraction_of(self.extinction_time, t)
-        if set(self.termination) == {Termination.COMPLETED}:
-            return fractions  # without the runs, which may not be there yet
-        ends = np.array([run.t_span[1] for run in self.runs])
+        ends = self._runs.ends
         early = ends < max(self.t[-1], ends.max())
         fractions[(early & (np.asarray(t)[..., None] > ends)).T] = np.nan
         return fractions
@@ -176,7 +162,7 @@ class Ensemble(Result):
     @functools.cached_property
     def termination(self) -> tuple[Termination, ...]:
         """How each member ended."""
-        return tuple(run.termination for run in self.runs)
+        return self._runs.termination
 
     @property
     def stats(self) -> tuple[Stats, ...]:
@@ -184,22 +170,22 @@ class Ensemble(Result):
         return tuple(run.stats for run in self.runs)
 
     def _of_members(self, name: str) -> npt.NDArray[Any]:
-        stacked: npt.NDArray[Any] = np.stack([getattr(run, name) for run in self.runs])
-        stacked.flags.writeable = False
-        return stacked
+        found = self._runs.of_members(name)
+        found.flags.writeable = False
+        return found
 
     def _along(self, name: str) -> FloatArray:
-        if name in self.__dict__.get("_pending", {}):
-            found: FloatArray = self._pending.pop(name)()
-            return found
-        first = getattr(self.runs[0], name)
-        stacked = np.full((len(self.runs), len(self.t), *first.shape[1:]), np.nan)
-        for k, run in enumerate(self.runs):
-            # A member that ended early has one row more, the time it ended at, which is not shared.
-            shared = np.isin(run.t, self.t)
-            stacked[k, : np.count_nonzero(shared)] = getattr(run, name)[shared]
-        stacked.flags.writeable = False
-        return stacked
+        found = self._runs.along(name, self.t)
+        found.flags.writeable = False
+        return found
+
+    def same_as(self, other: object) -> bool:
+        """Tell whether `other` has the same members, times and seed, bit for bit."""
+        if not isinstance(other, Ensemble) or len(self) != len(other):
+            return False
+        left, right = self.fields(), other.fields()
+        del left["runs"], right["runs"]  # of which there may be more than memory holds
+        return same_value(left, right) and all(a.same_as(b) for a, b in zip(self, other, strict=True))
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the ensemble as a labelled `xarray.Dataset` with a leading member dimension."""
@@ -239,33 +225,36 @@ class Ensemble(Result):
         """
         import xarray
 
-        events = any(run.planned_events for run in self.runs)
-        values = [run.saved_values(events=events) for run in self.runs]
-        if len({run.stores_log_shares for run in self.runs}) > 1:
-            raise ValueError(
-                "the ensemble has members of solve and of iterate, which store different quantities; "
-                "expected members of one kind: save each with Run.save."
-            )
-        shared = all(np.array_equal(run.t, self.t) for run in self.runs)
-        if not shared:
-            values = [{"member_time": run.t} | value for run, value in zip(self.runs, values, strict=True)]
+        columns: dict[str, npt.NDArray[Any]] = {}
+        collected: list[schema.Arrays] = []
+        members, counts = [], []
+        first, shared, planned = self.runs[0], True, False
+        for k, run in enumerate(self.runs):  # of which only what is saved is kept
+            if run.stores_log_shares != first.stores_log_shares:
+                raise ValueError(
+                    "the ensemble has members of solve and of iterate, which store different quantities; "
+                    "expected members of one kind: save each with Run.save."
+                )
+            for name, value in ({"member_time": run.t} | run.saved_values(events=True)).items():
+                columns[name] = _entered(columns.get(name), k, value, len(self))
+            collected.append({})
+            members.append(run.specification(collected[-1]))
+            sizes = {"rows": len(run.t), "crossings": len(run.crossings), "events": len(run.events)}
+            counts.append(sizes | run.status())
+            shared = shared and np.array_equal(run.t, self.t)
+            planned = planned or bool(run.planned_events)
+        left_out = (("member_time",) if shared else ()) + (() if planned else ("event_index", "event_time"))
         variables: dict[str, Any] = {}
-        for name in values[0]:
-            padded = _padded([value[name] for value in values])
-            dims, _, labels = schema.variable(name, padded, "member")
-            if not shared:
-                dims = tuple("row" if dim == "time" else dim for dim in dims)
-            variables[name] = (dims, padded, labels)
-        if self.runs[0].stores_log_shares:  # for those who open the file without evodyn
+        for name, values in columns.items():
+            if name not in left_out:
+                dims, _, labels = schema.variable(name, values, "member")
+                if not shared:
+                    dims = tuple("row" if dim == "time" else dim for dim in dims)
+                variables[name] = (dims, values, labels)
+        if first.stores_log_shares:  # for those who open the file without evodyn
             variables["mass"] = (("member", "time", "group"), self.masses, about("mass", MASS))
-        collected: list[schema.Arrays] = [{} for _ in self.runs]
-        members = [run.specification(arrays) for run, arrays in zip(self.runs, collected, strict=True)]
         common, own = _pooled(collected)
-        counts = [
-            {"rows": len(run.t), "crossings": len(run.crossings), "events": len(run.events)} | run.status()
-            for run in self.runs
-        ]
-        coords = schema.coordinates(self.t, self.runs[0].native.shape[-1], len(self))
+        coords = schema.coordinates(self.t, self._runs.groups, len(self))
         return xarray.Dataset(
             variables | schema.described(common) | schema.described(own, ("member",)),
             coords,
@@ -290,7 +279,7 @@ class Ensemble(Result):
         schema.save(self.dataset(), path)
 
     def __len__(self) -> int:
-        return len(self.termination)
+        return len(self.runs)
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)
@@ -301,8 +290,8 @@ class Ensemble(Result):
     def __getitem__(self, index: slice) -> Ensemble: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Run | Ensemble:
         if not isinstance(index, slice):
-            return self.runs[operator.index(index)]
-        if not (chosen := self.runs[index]):
+            return self._runs[index]
+        if not (chosen := self._runs[index]):
             raise IndexError(f"{index} selects none of {len(self.runs)} members; expected at least one.")
         return Ensemble(chosen, self.t, self.seed)
 
@@ -311,29 +300,40 @@ class Ensemble(Result):
         return {t.name: self.termination.count(t) for t in dict.fromkeys(self.termination)}
 
     def _repr_html_(self) -> str:
-        first, extinct = self.runs[0], self.extinct_at_end.mean(axis=1)
+        first = self.runs[0]
         rows = {
             "members": len(self),
             "dynamics": repr(first.dynamics),
-            "groups": first.native.shape[-1],
-            "time": f"{first.t_span[0]:g} to {max(run.t_span[1] for run in self):g}, {len(self.t)} saved",
+            "groups": self._runs.groups,
+        }
+        if not self._runs.at_hand:
+            span = f"{first.t_span[0]:g} to {self.t[-1]:g}, {len(self.t)} saved"
+            return html.summary("Ensemble", rows | {"time": span, "runs": repr(self.runs)}, self, "")
+        extinct = self.extinct_at_end.mean(axis=1)
+        rows |= {
+            "time": f"{first.t_span[0]:g} to {self._runs.ends.max():g}, {len(self.t)} saved",
             "extinct": f"{extinct.min():.1%} to {extinct.max():.1%} of the groups at the end",
             "ended": ", ".join(f"{name} {count}" for name, count in self._ended().items()),
         }
         return html.summary("Ensemble", rows, self, "fraction")
 
     def __repr__(self) -> str:
-        n = self.extinction_time.shape[-1]
-        return f"Ensemble({len(self)} members, {n} groups, {len(self.t)} saved times, {self._ended()})"
+        size = f"{len(self)} members, {self._runs.groups} groups, {len(self.t)} saved times"
+        return f"Ensemble({size}, {self._ended() if self._runs.at_hand else self.runs})"
 
 
-def _padded(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Return arrays stacked, the shorter ones filled up along their first axis."""
-    shape = (len(arrays), max(len(a) for a in arrays), *arrays[0].shape[1:])
-    fill = np.nan if arrays[0].dtype.kind == "f" else 0
-    stacked: npt.NDArray[Any] = np.full(shape, fill, arrays[0].dtype)
-    for k, array in enumerate(arrays):
-        stacked[k, : len(array)] = array
+def _entered(
+    stacked: npt.NDArray[Any] | None, member: int, values: npt.NDArray[Any], members: int
+) -> npt.NDArray[Any]:
+    """Return values of members, with those of one entered, and all others as long as the longest."""
+    longest = len(values) if stacked is None else max(len(values), stacked.shape[1])
+    if stacked is None or longest > stacked.shape[1]:
+        fill = np.nan if values.dtype.kind == "f" else 0
+        longer = np.full((members, longest, *values.shape[1:]), fill, values.dtype)
+        if stacked is not None:
+            longer[:, : stacked.shape[1]] = stacked
+        stacked = longer
+    stacked[member, : len(values)] = values
     return stacked
 
 

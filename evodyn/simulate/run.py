@@ -21,7 +21,7 @@ from evodyn.simulate import schema, tables
 from evodyn.simulate.dense import DenseOutput
 from evodyn.simulate.events import Event, EventTable, event_table
 from evodyn.simulate.extinction import Crossings, Extinction
-from evodyn.simulate.status import Stats, Termination
+from evodyn.simulate.status import SUCCESSES, Stats, Termination
 
 if TYPE_CHECKING:
     import pandas
@@ -277,7 +277,7 @@ class Run(Result):
     @property
     def succeeded(self) -> bool:
         """Whether the run ended as asked: at its end, at rest, at an extinction or event, or all absorbed."""
-        return self.termination in _SUCCESSES
+        return self.termination in SUCCESSES
 
     def same_as(self, other: object) -> bool:
         """Tell whether `other` has the same data and specification, bit for bit."""
@@ -404,15 +404,6 @@ class SolveError(RuntimeError):
         self.result = result
         self.time = time
         self.groups = groups
-
-
-_SUCCESSES = (
-    Termination.COMPLETED,
-    Termination.STOPPED_AT_EXTINCTION,
-    Termination.STOPPED_AT_EVENT,
-    Termination.SETTLED,
-    Termination.ALL_EXTINCT,
-)
 
 
 def interrupted(interruption: KeyboardInterrupt, result: object) -> KeyboardInterrupt:

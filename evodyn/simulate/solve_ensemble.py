@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import importlib
 import os
-import threading
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from evodyn.core import validation
-from evodyn.core.extras import extra
-from evodyn.core.generators import Seed, member_rng, seed_of
+from evodyn.core.arrays import FloatArray
+from evodyn.core.generators import seed_of
+from evodyn.core.processes import held
 from evodyn.core.progress import Progress, Report, reporting
 from evodyn.model.dynamics import Dynamics
-from evodyn.model.fitness import Landscape, LandscapeFunction, kernel
+from evodyn.model.fitness import LandscapeFunction
+from evodyn.simulate.apart import elsewhere, here
+from evodyn.simulate.draws import Draw, Landscapes
 from evodyn.simulate.ensemble import Ensemble
 from evodyn.simulate.events import Event
 from evodyn.simulate.extinction import Extinction
-from evodyn.simulate.members import integrated_together
+from evodyn.simulate.members import Cohort, Members, Posed, arrived, cohorts_of, integrated, run_of
 from evodyn.simulate.method import Solver
-from evodyn.simulate.problem import check_memory, check_size, validated_save_times, validated_span
+from evodyn.simulate.problem import (
+    check_kinds,
+    check_memory,
+    check_size,
+    validated_save_times,
+    validated_span,
+)
 from evodyn.simulate.run import Run, interrupted
 from evodyn.simulate.solve import solve
 from evodyn.simulate.status import Termination
+from evodyn.simulate.stored import Folder, identity, solved_in_parts
 
 __all__ = ["solve_ensemble"]
-
-Draw = Callable[[np.random.Generator], LandscapeFunction]
 
 
 def solve_ensemble(
@@ -51,13 +56,17 @@ def solve_ensemble(
     settle: float | None = None,
     events: Sequence[Event] | None = None,
     dense: bool = False,
+    directory: str | os.PathLike[str] | None = None,
     progress: Progress = None,
     throw: bool = True,
 ) -> Ensemble:
     """Solve one problem for many members: other landscapes, other initial masses, or other draws.
 
     Every member is integrated on its own, with its own error control: its result is bit for bit what
-    `solve` gives for it alone, whatever the batch and the number of workers.
+    `solve` gives for it alone, whatever the batch and the number of workers. Members that compiled methods
+    know from start to end are integrated together, in threads; those with a clip, breakpoints, a closed form,
+    groups that mutation revives, mutation with absorption, several thresholds, `settle`, `events` or `dense`
+    output are solved one after another, so that `workers` pay.
 
     Parameters
     ----------
@@ -83,7 +92,14 @@ def solve_ensemble(
         As for `solve`, of every member by itself; what occurred is in ``ensemble[k].events``. Members are
         then solved one after another, or each in a process, and not together.
     dense : bool, optional
-        As for `solve`: every member keeps what `Ensemble.at` needs.
+        As for `solve`: every member keeps what `Ensemble.at` needs. Files do not hold it.
+    directory : path-like, optional
+        A folder in which members are saved as they are finished, in files of some of them, so that there may
+        be more than memory holds. What is there is not solved again: the same call goes on after Ctrl-C,
+        which loses nothing that was finished, and after a kill, which loses some ten seconds. With
+        ``rng=None`` it goes on with the seed of the folder. The ensemble reads its members when somebody
+        looks at them, and `evodyn.load` does so later. Members that fail are not saved unless
+        ``throw=False``.
     progress : bool or callable, optional
         As for `solve`, of the fraction of members that are finished.
     throw : bool, optional
@@ -98,7 +114,10 @@ def solve_ensemble(
     Raises
     ------
     ValueError, SolveError, MemoryError
-        As for `solve`, or if the numbers of landscapes, rows of `p0` and members disagree.
+        As for `solve`, or if the numbers of landscapes, rows of `p0` and members disagree, or if the folder
+        has an ensemble of another problem; the argument that differs is named.
+    FolderInUseError
+        If another process is writing to the folder.
 
     Examples
     --------
@@ -117,145 +136,175 @@ def solve_ensemble(
     initial = validation.finite_array("p0", p0, least=0.0)
     if initial.ndim not in (1, 2):
         raise ValueError(f"p0 has shape {initial.shape}; expected (N,), or (M, N) with one row per member.")
-    landscapes, seed = _landscapes(landscape, members, rng)
-    counts = {len(landscapes)} if landscapes is not None else set()
+    landscapes = Landscapes.meant(landscape, members)
+    counts = {landscapes.number} if landscapes.number is not None else set()
     counts |= {initial.shape[0]} if initial.ndim == 2 else set()
     counts |= {members} if members is not None else set()
     if len(counts) != 1:
         raise ValueError(
-            f"members is {members!r}, p0 has shape {initial.shape} and there are "
-            f"{1 if landscapes is None else len(landscapes)} landscapes; expected one number of members M: "
-            "give members=M, M landscapes, or p0 with M rows."
+            f"members is {members!r}, p0 has shape {initial.shape} and there are {landscapes.number or 1} "
+            "landscapes; expected one number of members M: give members=M, M landscapes, or p0 with M rows."
         )
     number = counts.pop()
-    check_memory(len(times), initial.shape[-1], number)
-    if landscapes is None:
-        landscapes = [landscape] * number  # type: ignore[list-item]
-    for one in landscapes:
-        check_size(one, initial.shape[-1])
+    check_memory(len(times), initial.shape[-1], number if directory is None else 1)
     if not isinstance(solver, Solver | None):
         raise ValueError(f"solver is {solver!r}; expected Solver(method=...) or None.")
+    if dense and directory is not None:
+        raise ValueError(
+            f"dense is True and directory {str(directory)!r}, whose files hold saved times only; expected "
+            "one of them."
+        )
     rows = initial if initial.ndim == 2 else np.broadcast_to(initial, (number, len(initial)))
-    task = functools.partial(
-        solve,
-        dynamics,
-        t_span=(start, end),
-        save_at=times,
-        extinction=extinction,
-        solver=solver,
-        settle=settle,
-        events=events,
-        dense=dense,
-        throw=throw,
-    )
-    jobs = list(zip(landscapes, rows, strict=True))
-    runs: list[Run] = []
-    interruption: KeyboardInterrupt | None = None
+    problem = _Problem(
+        dynamics, landscapes, rows, (start, end), times, extinction, solver or Solver(), settle,
+        tuple(events or ()), dense, workers,
+    )  # fmt: skip
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(reporting(progress, "Solving members"))
-        together = None
-        apart = bool(events) or dense  # asks for what is between steps, in Python
-        if workers == 1 and settle is None and not apart:
-            together = integrated_together(
-                dynamics, landscapes, rows, times, (start, end), extinction, solver or Solver(), report
-            )
-        if together is not None and together.interruption is None:
-            return Ensemble.of_members(together, seed, throw=throw)
-        if together is not None:
-            arriving = together.until_interrupted()
-        elif workers == 1:
-            arriving = _here(task, jobs, solver or Solver(), start, threads=not apart)
-        else:
-            arriving = _elsewhere(task, jobs, workers)
-        stack.enter_context(contextlib.closing(arriving))
-        try:
-            _collect(arriving, runs, number, report)
-        except KeyboardInterrupt as caught:
-            interruption = caught
-            begun = getattr(caught, "run", None)  # the member under way
-            runs += [begun] if begun is not None else []
-            runs += [task(one, p0=row, progress=_interrupt, throw=False) for one, row in jobs[len(runs) :]]
-    ensemble = Ensemble(tuple(runs), times, seed)
+        if directory is None:
+            seed = seed_of(rng) if landscapes.drawn else None
+            return problem.drawn_from(seed).solved(range(number), report, throw=throw)
+        path = stack.enter_context(held(directory))
+        before, seed = Folder.read(path), None
+        if landscapes.drawn:
+            seed = seed_of(rng) if rng is not None or before is None else before.seed
+        problem = problem.drawn_from(seed)
+        hashes = {name: identity(value) for name, value in problem.arguments().items()}
+        folder = Folder(path, number, initial.shape[-1], times, seed, hashes)
+        ensemble, interruption = solved_in_parts(
+            folder,
+            before,
+            functools.partial(problem.solved, throw=False),
+            functools.partial(problem.alone, throw=True),
+            functools.partial(problem.alone, progress=_interrupt, throw=False),
+            report,
+            throw=throw,
+        )
     if interruption is not None and throw:
         raise interrupted(interruption, ensemble)
     return ensemble
 
 
-def _collect(arriving: Iterator[Run], runs: list[Run], number: int, report: Report | None) -> None:
-    """Put the runs of all members into `runs` as they come."""
-    for run in arriving:
-        runs.append(run)
-        if run.termination is Termination.INTERRUPTED:
-            raise KeyboardInterrupt
-        if report is not None:
-            report(len(runs) / number)
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """What is asked of `solve_ensemble`."""
+
+    dynamics: Dynamics
+    landscapes: Landscapes
+    masses: FloatArray
+    span: tuple[float, float]
+    times: FloatArray
+    extinction: Extinction | None
+    solver: Solver
+    settle: float | None
+    events: tuple[Event, ...]
+    dense: bool
+    workers: int
+
+    def drawn_from(self, seed: Any) -> _Problem:
+        """Return the problem with landscapes that are drawn from a seed, if they are drawn."""
+        return dataclasses.replace(self, landscapes=dataclasses.replace(self.landscapes, seed=seed))
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what makes the results, by the names that users know."""
+        first = self.landscapes.of(range(1))
+        check_kinds(self.dynamics, first[0], self.extinction)
+        return {
+            "dynamics": self.dynamics,
+            "landscape": self.landscapes.given,
+            "number of members": len(self.masses),
+            "p0": self.masses if self.masses.strides[0] else self.masses[0],  # which all share
+            "t_span": self.span,
+            "save_at": self.times,
+            "extinction": self.extinction,
+            "solver": self.solver,
+            "settle": self.settle,
+            "events": self.events,
+            "rng": self.landscapes.seed,
+            "first draw": first,
+        }
+
+    def task(self, *, throw: bool) -> Callable[..., Run]:
+        """Return what solves one member, given its landscape and masses."""
+        return functools.partial(
+            solve,
+            self.dynamics,
+            t_span=self.span,
+            save_at=self.times,
+            extinction=self.extinction,
+            solver=self.solver,
+            settle=self.settle,
+            events=self.events,
+            dense=self.dense,
+            throw=throw,
+        )
+
+    def alone(self, member: int, *, throw: bool, progress: Progress = None) -> Run:
+        """Return the run of one member."""
+        (landscape,) = self.landscapes.of(range(member, member + 1))
+        return self.task(throw=throw)(landscape, p0=self.masses[member], progress=progress)
+
+    def solved(self, members: range, report: Report | None, *, throw: bool) -> Ensemble:
+        """Solve some members: in cohorts where they can be, then each of the others by itself."""
+        landscapes = self.landscapes.of(members)
+        for one in landscapes:
+            check_size(one, self.masses.shape[1])
+        posed = Posed(
+            self.dynamics, landscapes, self.extinction, self.solver,
+            self.masses[members.start : members.stop], self.times, self.span,
+        )  # fmt: skip
+        number, done = len(members), 0
+        runs: dict[int, Run] = {}
+        cohorts: list[Cohort] = []
+        interruption: KeyboardInterrupt | None = None
+        task, member = self.task(throw=throw), -1
+
+        def tell(more: int) -> None:
+            nonlocal done
+            done += more
+            if report is not None:
+                report(done / number)
+
+        try:
+            if self.workers == 1 and self.settle is None and not self.events and not self.dense:
+                cohorts = cohorts_of(posed)
+            integrated(posed, cohorts, tell)
+            places = arrived(cohorts)
+            for member in [member for member, (_, _, at_end) in places.items() if not at_end]:
+                cohort, row, _ = places[member]
+                runs[member] = _heard(run_of(posed, member, cohort.passage(row), throw=throw))
+            others = [member for member in range(number) if member not in places]
+            jobs = [(landscapes[member], posed.masses[member]) for member in others]
+            if self.workers > 1:
+                arriving = elsewhere(task, jobs, self.workers)
+            else:
+                arriving = here(task, jobs, posed, threads=not self.events and not self.dense)
+            with contextlib.closing(arriving) as found:
+                for member in others:
+                    runs[member] = _heard(next(found))
+                    tell(1)
+        except KeyboardInterrupt as caught:
+            interruption = caught
+            under_way = getattr(caught, "run", None)
+            if under_way is not None:
+                runs[member] = under_way
+            ended = {member for member, (_, _, at_end) in arrived(cohorts).items() if at_end}
+            task = self.task(throw=False)
+            for missing in sorted(set(range(number)) - ended - set(runs)):
+                runs[missing] = task(landscapes[missing], p0=posed.masses[missing], progress=_interrupt)
+        ensemble = Ensemble(Members(posed, cohorts, runs), self.times, self.landscapes.seed)
+        if interruption is not None and throw:
+            raise interrupted(interruption, ensemble)
+        return ensemble
+
+
+def _heard(run: Run) -> Run:
+    """Return a run, unless Ctrl-C ended it."""
+    if run.termination is Termination.INTERRUPTED:
+        raise interrupted(KeyboardInterrupt(), run)
+    return run
 
 
 def _interrupt(fraction: float) -> None:
     """Let a run be interrupted at its start."""
     raise KeyboardInterrupt
-
-
-def _elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Generator[Run, None, None]:
-    """Yield the runs of all members, in order, from processes."""
-    with extra("studies", user="solve_ensemble with workers > 1"):
-        joblib: Any = importlib.import_module("joblib")
-    with warnings.catch_warnings():
-        # What becomes of members under way when it is interrupted.
-        warnings.filterwarnings("ignore", r"\s*\d+ tasks (have been|which were still)", UserWarning)
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-        with contextlib.closing(parallel(joblib.delayed(task)(one, p0=row) for one, row in jobs)) as runs:
-            yield from runs
-
-
-def _here(
-    task: Callable[..., Run], jobs: list[Any], solver: Solver, start: float, *, threads: bool
-) -> Generator[Run, None, None]:
-    """Yield the runs of all members, in order, in threads where most time is spent in compiled code."""
-    if not threads or not solver.compiles or any(kernel(one, start, len(row)) is None for one, row in jobs):
-        yield from (task(one, p0=row) for one, row in jobs)
-        return
-    ended = threading.Event()
-
-    def heed(fraction: float) -> None:
-        if ended.is_set():  # signals reach the main thread only
-            raise KeyboardInterrupt
-
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        yield from pool.map(lambda job: task(job[0], p0=job[1], progress=heed), jobs)
-    finally:
-        ended.set()
-        pool.shutdown(cancel_futures=True)
-
-
-def _landscapes(
-    landscape: Any, members: int | None, rng: Any
-) -> tuple[list[LandscapeFunction] | None, Seed | None]:
-    """Return one landscape per member, or None if they share one, and what they were drawn from."""
-    if isinstance(landscape, Sequence):
-        if not len(landscape):
-            raise ValueError("landscape is empty; expected one landscape for each member.")
-        return list(landscape), None
-    if not callable(landscape):
-        raise ValueError(
-            f"landscape is {landscape!r}; expected a landscape, a sequence of them, or a function."
-        )
-    if members is None:
-        return None, None
-    members = validation.count("members", members)
-    if isinstance(landscape, Landscape) or not _takes_one_argument(landscape):
-        return None, None
-    seed = seed_of(rng)
-    return [landscape(member_rng(seed, k)) for k in range(members)], seed
-
-
-def _takes_one_argument(function: Callable[..., Any]) -> bool:
-    """Tell a function of a generator from a landscape, which takes a time and masses."""
-    import inspect
-
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        return False
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-__all__ = ["Stats", "Termination"]
+__all__ = ["SUCCESSES", "Stats", "Termination"]
 
 
 class Termination(enum.Enum):
@@ -40,6 +40,16 @@ class Termination(enum.Enum):
         "time reached."
     )
     INTERRUPTED = "The run was interrupted (Ctrl-C); evodyn.extend goes on from where it stands."
+
+
+SUCCESSES = (
+    Termination.COMPLETED,
+    Termination.STOPPED_AT_EXTINCTION,
+    Termination.STOPPED_AT_EVENT,
+    Termination.SETTLED,
+    Termination.ALL_EXTINCT,
+)
+"""How runs end that end as asked."""
 
 
 @dataclasses.dataclass(frozen=True)

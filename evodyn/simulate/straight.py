@@ -24,7 +24,7 @@ from evodyn.simulate.revival import revival_floor
 from evodyn.simulate.status import Termination
 from evodyn.simulate.trajectory import Outcome, Trajectory
 
-__all__ = ["may_absorb", "straight"]
+__all__ = ["begun", "left", "may_absorb", "may_begin", "straight"]
 
 
 _ARRIVED = (Ending.ARRIVED, Ending.EMPTIED)
@@ -94,13 +94,14 @@ def straight(
     What the compiled methods make of the beginning may be `known`. It comes second where `integrate` can go
     on with it.
     """
+    absorbs, now = ledger.policy_is("absorb"), int(saved.times[0] == state.t)
+    before, state = state, left(state, ledger.below) if absorbs else state
     flow = _flow(dynamics, landscape, form, state, end, ledger) if solver.compiles else None
     forms = None if flow is None else compiled_form(flow, form)
     if flow is None or forms is None or ledger.one_level is None:
         return None, known
-    absorbs, begun = ledger.policy_is("absorb"), int(saved.times[0] == state.t)
     parts: list[_Part] = []
-    interruption, steps, rows, step = None, 0, begun, 0.0
+    interruption, steps, rows, step = None, 0, now, 0.0
     try:
         if report is not None:
             report(0.0)
@@ -114,13 +115,15 @@ def straight(
             if not absorbs or passage.ending is not Ending.LIMITED or steps >= solver.max_steps:
                 break
             step, at = passage.step, parts[-1].end()
-            flow = _begun(dynamics, landscape, at, end, np.zeros_like(flow.start.removed))
+            flow = begun(dynamics, landscape, at, end, np.zeros_like(flow.start.removed))
             forms = compiled_form(flow, form)
     except KeyboardInterrupt as caught:
         interruption = caught
     if interruption is None and parts[-1].passage.ending not in _ARRIVED:
         return None, None if absorbs else parts[-1].passage
-    if begun:
+    if absorbs:
+        ledger.absorb(np.flatnonzero(ledger.below), np.exp(before.log_masses))
+    if now:
         saved.record(state)
     for part in parts:
         if part.passage.ending in (*_ARRIVED, Ending.LIMITED):
@@ -150,7 +153,6 @@ def _passage(
     ledger: Ledger,
     solver: Solver,
 ) -> Passage:
-    absorbs = ledger.policy_is("absorb")
     return travel(
         forms,
         flow.initial[None],
@@ -163,13 +165,25 @@ def _passage(
         level=cast(float, ledger.one_level),
         below=ledger.below[None, flow.log_living],
         halts=ledger.halts,
-        absorbs=absorbs,
+        absorbs=ledger.policy_is("absorb"),
     )[0]
 
 
-def may_absorb(form: NormalForm, inflow: FloatArray, below: npt.NDArray[np.bool_]) -> bool:
+def left(state: State, below: npt.NDArray[np.bool_]) -> State:
+    """Return what absorption leaves of a state at the start; `Ledger.absorb` books it."""
+    return State(state.t, np.where(below, -math.inf, state.log_masses), state.removed | below)
+
+
+def may_absorb(form: NormalForm, inflow: FloatArray) -> bool:
     """Tell whether compiled methods absorb: nothing flows in, and what groups do to others has one unit."""
-    return not inflow.any() and not below.any() and (form.payoff is None or form.competition is None)
+    return not inflow.any() and (form.payoff is None or form.competition is None)
+
+
+def may_begin(inflow: FloatArray, log_masses: FloatArray) -> npt.NDArray[np.bool_]:
+    """Tell whether someone is there, and nobody is absent who receives something, shape (...)."""
+    absent = np.isneginf(log_masses)
+    revived = absent & (inflow > 0)
+    return ~(np.logical_and.reduce(absent, axis=-1) | np.logical_or.reduce(revived, axis=-1))  # type: ignore[no-any-return]
 
 
 def _flow(
@@ -180,28 +194,28 @@ def _flow(
     end: float,
     ledger: Ledger,
 ) -> Flow | None:
-    """Return the flow, if all groups live and nothing comes in between that would end its phase."""
+    """Return the flow, if nobody has to revive and nothing comes in between that would end its phase."""
     logs, span = state.log_masses, (state.t, end)
     blocks, inflow = dynamics.blocks(len(logs)), dynamics.steady_inflow(len(logs))
-    if inflow is None or not np.minimum.reduce(logs) > -math.inf or end - state.t < 100 * np.spacing(end):
+    if inflow is None or not may_begin(inflow, logs) or end - state.t < 100 * np.spacing(end):
         return None
     if any(clip_acts(member) for _, member in blocks):
         return None
-    if ledger.policy_is("absorb") and not may_absorb(form, inflow, ledger.below):
+    if ledger.policy_is("absorb") and not may_absorb(form, inflow):
         return None
     if len(breakpoints(dynamics, span)) or len(breakpoints(landscape, span)):
         return None
-    flow = _begun(dynamics, landscape, state, end, inflow > 0)
-    return flow if flow.full else None
+    return begun(dynamics, landscape, state, end, inflow > 0)
 
 
-def _begun(
+def begun(
     dynamics: Dynamics,
     landscape: LandscapeFunction,
     state: State,
     end: float,
     receives: npt.NDArray[np.bool_],
 ) -> Flow:
+    """Return the flow that begins at a state, with as many groups in logarithms as can be."""
     return Flow.begin(
         dynamics,
         landscape,

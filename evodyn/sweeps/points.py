@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from evodyn.core.code_identity import code_digest
 from evodyn.core.specifications import state_of
 from evodyn.core.version import __version__
-from evodyn.sweeps.code_identity import code_digest
 
 __all__ = ["Point", "code_of", "configuration", "points_of", "types_of"]
 

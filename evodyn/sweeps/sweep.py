@@ -78,7 +78,7 @@ def sweep(
     Every finished point is one NetCDF file in `directory`, written atomically by this process (never by
     a worker), so a sweep that was interrupted or killed goes on where it stopped. Its name is a hash of
     the whole configuration with its types, the version of evodyn, and the name and compiled code of the
-    function, with all of its own module that it calls (`evodyn.sweeps.code_identity.code_digest`); the name
+    function, with all of its own module that it calls (`evodyn.core.code_identity.code_digest`); the name
     of that module does not count. A file of anything else is never used, and never deleted. How many were
     reused, and which files belong to others, is logged by ``evodyn.sweeps`` (level INFO; damaged files, which
     are computed again, at WARNING).
