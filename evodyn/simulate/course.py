@@ -75,6 +75,7 @@ class Course:
         if compiles and not known:
             self.reason += "; the compiled methods have no dense output, own events or several thresholds"
         self.travelled: list[str] = []
+        self.used: list[str] = []
         span = (begin.t, end)
         due = {t for t, _ in occasions.times if begin.t < t < end}
         due.update(breakpoints(landscape, span).tolist(), breakpoints(dynamics, span).tolist())
@@ -116,11 +117,21 @@ class Course:
         self.steps += passage.steps
         self.travelled += [name for name in passage.methods if name not in self.travelled]
 
+    def stepped(self, name: str, t: float) -> None:
+        """Count a step to `t` by a method of that name."""
+        self.steps += 1
+        if name not in self.used:
+            self.used.append(name)
+            if len(self.used) == 2 and self.method is self.begun_with:
+                self.reason = f"{self.reason}; stiff from t = {t:.3g} on"
+
     @property
     def ran_on(self) -> tuple[str, str]:
         """The name of the methods that made the run, and why they were chosen."""
-        if not self.travelled or self.method is not self.begun_with:
+        if self.method is not self.begun_with:
             return self.method.name, self.reason
+        if not self.travelled:
+            return " and ".join(self.used) or self.method.name, self.reason
         return " and ".join(self.travelled), "compiled: fitness is in the normal form"
 
     def turn_stiff(self, t: float, *, structured: bool) -> None:

@@ -15,10 +15,15 @@ from evodyn.core.extras import extra
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import Dynamics, clip_acts
 from evodyn.solvers.compilation import prepare_if_possible, ready
+from evodyn.solvers.pairs import DOP853, TSIT5
 from evodyn.solvers.protocol import Method
 from evodyn.solvers.scipy_methods import LARGEST_DENSE, METHODS, ScipyMethod
+from evodyn.solvers.switching import Switching
 
 __all__ = ["MethodName", "Solver", "chosen_method"]
+
+_LOOSE = 2e-5
+"""Tolerance from which on the eighth order takes as many evaluations as the fifth, or more."""
 
 MethodName = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
 
@@ -140,6 +145,4 @@ def chosen_method(dynamics: Dynamics, n: int, solver: Solver) -> tuple[Method, s
         if n <= LARGEST_DENSE:
             return METHODS["LSODA"], "fitness has kinks where the clip acts, which mislead higher orders"
         return METHODS["RK23"], "fitness has kinks where the clip acts, and LSODA's Jacobian would be large"
-    # In log-masses the eighth order starts to pay only there: above, it takes as many evaluations or more.
-    method = "RK45" if solver.tolerance >= 1e-9 else "DOP853"
-    return METHODS[method], "no closed form, and no steps that would show the problem to be stiff"
+    return Switching(TSIT5 if solver.tolerance >= _LOOSE else DOP853), "no closed form, and no kernel that is compiled"
