@@ -124,20 +124,28 @@ def overlooked(
     """
     after = at(end)
     earlier, before = start, None
+    inner = list(looked)
     for time in samples.within(start, end):
         here = at(time)
         if not (here == after).all() and not np.array_equal(here, after, equal_nan=True):
             if before is None:
                 before = at(start)
-                seen = np.array([before, *(at(start + place * (end - start)) for place in looked), after])
-                lowest, highest = seen.min(axis=0), seen.max(axis=0)
-                allowed = np.maximum(least, highest - lowest)
-            # NaN is beyond everything.
-            if not (np.maximum(here - highest, lowest - here) <= allowed).all():
+                lowest, highest = np.minimum(before, after), np.maximum(before, after)
+            if _beyond(here, lowest, highest, least) and inner:
+                # Most changes are seen from the ends alone, so that what lies between is asked for last.
+                seen = np.array([lowest, highest, *(at(start + place * (end - start)) for place in inner)])
+                lowest, highest, inner = seen.min(axis=0), seen.max(axis=0), []
+            if _beyond(here, lowest, highest, least):
                 change = _onset(at, earlier, float(time), before, here)
                 return float(time) if change is None else change
         earlier = float(time)
     return None
+
+
+def _beyond(here: FloatArray, lowest: FloatArray, highest: FloatArray, least: FloatArray) -> bool:
+    """Tell whether values lie outside a range by more than it is wide; NaN does."""
+    outside, allowed = np.maximum(here - highest, lowest - here), np.maximum(least, highest - lowest)
+    return not (outside <= allowed).all()
 
 
 def _onset(at: Velocity, off: float, on: float, before: FloatArray, here: FloatArray) -> float | None:

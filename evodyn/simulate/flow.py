@@ -26,16 +26,14 @@ from evodyn.model.dynamics import Dynamics, cap_of
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.model.populations import Segments
 from evodyn.simulate.revival import finite
+from evodyn.simulate.shares import Shares, log_sum_exp, shares_of
 from evodyn.solvers.scipy_methods import SMALLEST_RTOL
 
-__all__ = ["Flow", "NotFiniteError", "Shares", "State", "culprits", "few_rows", "log_sum_exp", "shares_of"]
+__all__ = ["Flow", "NotFiniteError", "State", "culprits", "log_sum_exp", "shares_of"]
 
 BoolArray = npt.NDArray[np.bool_]
 
 _TINY = float(np.finfo(np.float64).tiny)
-
-_PART = 1 << 13
-"""Numbers that are worked on at a time."""
 
 _ROUNDING = 1e-13
 """Relative differences below this are rounding (of a total against its cap, say)."""
@@ -60,7 +58,7 @@ class State:
 
 
 def _one_per_group(fitness: Any, masses: FloatArray, time: float) -> FloatArray:
-    values = fitness if type(fitness) is np.ndarray and fitness.dtype == np.float64 else real(fitness)
+    values = real(fitness)
     if values.shape != masses.shape:
         raise ValueError(f"landscape returned shape {values.shape} at t = {time:g}; expected {masses.shape}.")
     return values
@@ -77,43 +75,6 @@ def culprits(present: BoolArray, masses: FloatArray, fitness: FloatArray, result
     if (wrong == present).all() and not np.isnan(weight).any():
         wrong = weight == weight.max()
     return wrong
-
-
-def log_sum_exp(values: FloatArray) -> FloatArray:
-    """Return ln Σ exp over the last axis, keeping it; -inf for no mass at all."""
-    top = values.max(axis=-1, keepdims=True)
-    if not np.isfinite(top).all():
-        top = np.where(np.isfinite(top), top, 0.0)
-    shares = values - top
-    np.exp(shares, out=shares)
-    with np.errstate(divide="ignore"):
-        total: FloatArray = top + np.log(shares.sum(axis=-1, keepdims=True))
-    return total
-
-
-def few_rows(table: FloatArray) -> list[slice]:
-    """Return parts of a table, small enough that what is made of one stays in the processor's cache."""
-    size = max(1, _PART // table.shape[-1])
-    if table.ndim < 2 or len(table) <= size:
-        return [slice(None)]
-    return [slice(row, row + size) for row in range(0, len(table), size)]
-
-
-Shares = tuple[FloatArray, FloatArray]
-"""Log-shares, shape (T, N), and ln P of every block, shape (T, K)."""
-
-
-def shares_of(log_masses: FloatArray, segments: Segments) -> Shares:
-    """Return the shares that groups have in their blocks, and the totals of these."""
-    top = segments.reduced(np.maximum, log_masses)
-    top = np.where(np.isfinite(top), top, 0.0)
-    log_shares = log_masses - segments.spread(top)
-    with np.errstate(divide="ignore"):
-        own = np.concatenate(
-            [np.log(segments.reduced(np.add, np.exp(log_shares[rows]))) for rows in few_rows(log_shares)]
-        )
-    log_shares -= segments.spread(np.where(np.isfinite(own), own, 0.0))
-    return log_shares, top + own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,8 +309,6 @@ class Flow:
         NotFiniteError
             If the fitness of a living group is not finite.
         """
-        if self._simple:
-            return self._simple_velocity(t, y)
         if not math.isfinite(y @ y):
             # A trial step went astray (a rate that jumps meets a tiny mass): the integrator rejects NaN.
             return np.full_like(y, np.nan)
@@ -364,10 +323,14 @@ class Flow:
         return np.concatenate((slope, (masses[reviving] * growth[reviving] + inflow[reviving]) / self.unit))
 
     @functools.cached_property
-    def _simple(self) -> bool:
-        """Whether all groups are in one block, in logarithms, and what flows in, if anything, is steady."""
+    def fastest_velocity(self) -> Callable[[float, FloatArray], FloatArray]:
+        """`velocity`, or what returns the same sooner.
+
+        That is where all groups are in one block, in logarithms, and what flows in, if anything, is steady.
+        """
         known = not self.flows_in or self._steady_inflow is not None
-        return self.plain and self.full and self.from_logs is None and known
+        simple = self.plain and self.full and self.from_logs is None and known
+        return self._simple_velocity if simple else self.velocity
 
     def _simple_velocity(self, t: float, y: FloatArray) -> FloatArray:
         """Return dy/dt where most evaluations are made: as elsewhere, in fewer operations."""
@@ -381,7 +344,9 @@ class Flow:
             total = float(np.add.reduce(sizes))
         time = min(t, self.last_time)
         masses = sizes * (self._total_at(t) / total)
-        fitness = _one_per_group(self.landscape(time, masses), masses, time)
+        fitness = self.landscape(time, masses)
+        if type(fitness) is not np.ndarray or fitness.dtype != np.float64 or fitness.shape != masses.shape:
+            fitness = _one_per_group(fitness, masses, time)
         mean = float(fitness.dot(sizes)) / total
         if not math.isfinite(mean):
             return self.growth(t, y)[2]  # which says whose it is
@@ -419,7 +384,8 @@ class Flow:
     def _law(self) -> tuple[float, float, float]:
         """The total of the only block at the start, the rate at which it relaxes, and its target."""
         log_start, rate, target, _ = (float(part[0]) for part in self._totals)
-        return math.exp(log_start), rate, target
+        start = math.exp(log_start)
+        return start, 0.0 if abs(start - target) <= 1e-15 * start else rate, target
 
     @functools.cached_property
     def _steady_inflow(self) -> FloatArray | None:
@@ -437,8 +403,10 @@ class Flow:
     def fitness_at(self, t: float, y: FloatArray) -> Callable[[float], FloatArray]:
         """Return the fitness of the groups in `y` at its masses as a function of time."""
         logs = self.log_masses(t, y)
-        groups = slice(None) if self.full else np.concatenate((self.log_living, self.reviving))
+        groups = np.concatenate((self.log_living, self.reviving))
         function, point = (self.landscape, np.exp(logs)) if self.from_logs is None else (self.from_logs, logs)
+        if self.full:
+            return lambda time: real(function(min(time, self.last_time), point))
         return lambda time: real(function(min(time, self.last_time), point))[groups]
 
     def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from evodyn.core.arrays import FloatArray, real
-from evodyn.model.fitness import fitness_at_log_masses, linearization
+from evodyn.model.fitness import linearization
 from evodyn.model.structure import DiagonalPlusLowRank
 from evodyn.simulate.flow import Flow
 from evodyn.simulate.revival import finite

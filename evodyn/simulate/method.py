@@ -145,4 +145,6 @@ def chosen_method(dynamics: Dynamics, n: int, solver: Solver) -> tuple[Method, s
         if n <= LARGEST_DENSE:
             return METHODS["LSODA"], "fitness has kinks where the clip acts, which mislead higher orders"
         return METHODS["RK23"], "fitness has kinks where the clip acts, and LSODA's Jacobian would be large"
-    return Switching(TSIT5 if solver.tolerance >= _LOOSE else DOP853), "no closed form, and no kernel that is compiled"
+    return Switching(
+        TSIT5 if solver.tolerance >= _LOOSE else DOP853
+    ), "no closed form, and no kernel that is compiled"

@@ -118,7 +118,7 @@ class Phase:
             # Nothing lives and nothing flows in.
             self._finish_saves_without_mass()
             return State(self.stop, self.state.log_masses, self.state.removed), None
-        rhs = RightHandSide(flow.velocity, self.cap, rejects_nan=course.method.explicit)
+        rhs = RightHandSide(flow.fastest_velocity, self.cap, rejects_nan=course.method.explicit)
         length = self.stop - self.state.t
         if length < 100 * np.spacing(self.stop):
             # Shorter than integrators take: one step of Euler's method is exact to rounding.
@@ -212,7 +212,7 @@ class Phase:
                 self._keep(stepper, t_new, y_new)
                 outgrown = self._outgrown(t_new, y_new)
             else:
-                event = self._look_at_step(Step(flow, self.method, system, stepper, self.state, y_old))
+                event = self._look_at_step(Step(flow, system, stepper, self.state, y_old))
             if course.dense is not None and piece is not None:
                 course.dense.add(t_new if event is None else self.state.t, piece)
             course.tell(t_new)

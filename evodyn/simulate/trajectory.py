@@ -14,8 +14,9 @@ from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.model.populations import Segments
 from evodyn.simulate.extinction import Ledger
-from evodyn.simulate.flow import Shares, State, few_rows, shares_of
+from evodyn.simulate.flow import State
 from evodyn.simulate.run import mean_fitness_along
+from evodyn.simulate.shares import Shares, few_rows, shares_of
 from evodyn.simulate.status import Termination
 
 __all__ = ["Outcome", "Table", "Trajectory", "absorbed"]

@@ -112,9 +112,7 @@ def _of_both_ends(t: float, h: float, y: FloatArray, parts: FloatArray, times: F
     return states
 
 
-TSIT5 = Pair(
-    "Tsit5", 5, TABLEAU.a, tuple(TABLEAU.c.tolist()), TABLEAU.error[None], (0.161, 0.327, 0.9), 3.25
-)
+TSIT5 = Pair("Tsit5", 5, TABLEAU.a, tuple(TABLEAU.c.tolist()), TABLEAU.error[None], (0.327, 0.9), 3.25)
 
 _EIGHTH = np.zeros((13, 13))
 _EIGHTH[:12, :12], _EIGHTH[12, :12] = SCIPY_DOP853.A, SCIPY_DOP853.B
@@ -125,6 +123,6 @@ DOP853 = Pair(
     _EIGHTH,
     (*SCIPY_DOP853.C.tolist(), 1.0),
     np.stack((SCIPY_DOP853.E5, SCIPY_DOP853.E3)),
-    tuple(SCIPY_DOP853.C[[3, 5, 8, 9]].tolist()),
+    tuple(SCIPY_DOP853.C[[4, 8]].tolist()),
     6.1,
 )

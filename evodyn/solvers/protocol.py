@@ -117,12 +117,16 @@ class Stepper(Protocol):
     status : {"running", "finished", "failed"}
     name : str
         The method that made the last step.
+    again : Method
+        What takes the last step once more, beginning as it did.
     looked : sequence of float
         Where within the last step the right-hand side was looked at, in units of the step.
     """
 
     @property
     def name(self) -> str: ...
+    @property
+    def again(self) -> Method: ...
     @property
     def looked(self) -> Sequence[float]: ...
     @property

@@ -147,7 +147,7 @@ class ScipyStepper:
 
     def __init__(self, inner: Any, method: ScipyMethod, *, warns: bool) -> None:
         self.inner = inner
-        self.name = method.name
+        self.name, self.again = method.name, method
         self.stability = method.stability
         self.warns = warns
         self.looked: tuple[float, ...] = tuple(inner.C[1:]) if method.explicit else ()

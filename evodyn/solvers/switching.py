@@ -32,7 +32,7 @@ _NUDGE = 1e-6
 _WRONG = 1e-3
 """Error of a directional derivative, relative to the largest, from which on a Jacobian is not trusted."""
 
-_LOOKED = tuple(RODAS5P.c[1:5].tolist())
+_LOOKED = tuple(RODAS5P.c[1:3].tolist())
 """Where the implicit method looks within a step."""
 
 
@@ -44,9 +44,19 @@ def _rounded(norm: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Switching:
-    """An explicit pair, with Rodas5P where the problem is stiff and its Jacobian a diagonal plus low rank."""
+    """An explicit pair, with Rodas5P where the problem is stiff and its Jacobian a diagonal plus low rank.
+
+    Parameters
+    ----------
+    pair : Pair
+    stiff : bool, optional
+        Whether to begin with Rodas5P.
+    explicit, one_step, tells_stiffness : bool
+        See `evodyn.solvers.protocol.Method`.
+    """
 
     pair: Pair
+    stiff: bool = False
     explicit: bool = True
     one_step: bool = True
     tells_stiffness: bool = True
@@ -71,7 +81,7 @@ class Switching:
         first: float | None = None,
     ) -> SwitchingStepper:
         """Begin at `t` and `y`, to go to `stop` in steps of at most `longest`, `first` the first."""
-        return SwitchingStepper(self.pair, system, t, y, stop, longest=longest, first=first)
+        return SwitchingStepper(self, system, t, y, stop, longest=longest, first=first)
 
 
 class SwitchingStepper:
@@ -79,7 +89,7 @@ class SwitchingStepper:
 
     def __init__(
         self,
-        pair: Pair,
+        method: Switching,
         system: System,
         t: float,
         y: FloatArray,
@@ -88,12 +98,13 @@ class SwitchingStepper:
         longest: float,
         first: float | None,
     ) -> None:
-        self.pair = pair
+        self.method = method
+        self.pair = pair = method.pair
         self.system = system
         self.t, self.y, self.stop = t, y, stop
         self.status = "running"
         self.longest = min(system.max_step, longest)
-        self.stiff = False
+        self.stiff = method.stiff
         self._f = system.rhs(t, y)
         self._stages = np.empty((max(8, len(pair.c)), len(y)))
         self._argument = np.empty(len(y))
@@ -101,10 +112,15 @@ class SwitchingStepper:
         self._structure: DiagonalPlusLowRank | None = None
         self._drift: FloatArray | None = None
         self._drifts = False
-        self._signs, self._grows = 0, True
+        self._signs, self._error = 0, 1.0
         self._rate = self._length = 0.0
         self._before = t, y
         self._h = self._first_step() if first is None else first
+
+    @property
+    def again(self) -> Switching:
+        """What takes the last step once more."""
+        return dataclasses.replace(self.method, stiff=self.stiff)
 
     def _first_step(self) -> float:
         """Return the length of a step to begin with."""
@@ -127,47 +143,35 @@ class SwitchingStepper:
         """The method that made the last step."""
         return "Rodas5P" if self.stiff else self.pair.name
 
-    @property
-    def _power(self) -> float:
-        """The power of the error by which the length of steps goes."""
-        return -0.2 if self.stiff else -1.0 / self.pair.order
-
     def step(self) -> str:
         """Take one step; return what the method has to say, empty if nothing."""
-        t = self.t
+        t, pair = self.t, self.pair
         self.stiff = self._turns_implicit() if not self.stiff else self._stays_implicit()
+        rejected = False
         while True:
             h = min(self._h, self.longest)
             last = h * (1.0 + 1e-10) >= self.stop - t
-            h = self.stop - t if last else h
-            if not h > 10.0 * np.spacing(abs(t)) and not last:
-                self.status = "failed"
-                return f"No step from t = {t:g} was accepted."
-            t_new = self.stop if last else t + h
+            h, t_new = (self.stop - t, self.stop) if last else (h, t + h)
             if self.stiff and not self._prepare(h):
                 self.stiff = False
             error, y = self._implicit(h) if self.stiff else self._explicit(h, t_new)
             if error <= 1.0:
-                f = self.system.rhs(t_new, y) if self.stiff else np.array(self._stages[len(self.pair.c) - 1])
+                f = self.system.rhs(t_new, y) if self.stiff else np.array(self._stages[len(pair.c) - 1])
                 if not self.stiff or math.isfinite(f @ f):
                     break
                 error = math.nan
-            self._grows = False
-            power = self._power
-            shorter = max(_LEAST, _SAFETY * error**power) if math.isfinite(error) else 0.1
-            self._h = h * shorter
+            rejected = True
+            order = 5 if self.stiff else pair.order
+            self._h = h * (max(_LEAST, _SAFETY * error ** (-1.0 / order)) if math.isfinite(error) else 0.1)
             if not self._h > 10.0 * np.spacing(abs(t)):
                 self.status = "failed"
                 return f"No step from t = {t:g} was accepted."
         if not self.stiff:
             apart = self._size(y - self._argument)
-            self._rate = self._size(f - self._stages[len(self.pair.c) - 2]) / apart if apart > 0.0 else 0.0
-        power = self._power
-        longer = _MOST if error == 0.0 else min(_MOST, max(_LEAST, _SAFETY * error**power))
-        longer = longer if self._grows else min(longer, 1.0)
+            self._rate = self._size(f - self._stages[len(pair.c) - 2]) / apart if apart > 0.0 else 0.0
+        longer = min(1.0 if rejected else _MOST, self._growth(error))
         # The last step may have been cut short.
         self._h = max(self._h, h * longer) if last else h * longer
-        self._grows = True
         self._before, self._length = (t, self.y), h
         self.t, self.y, self._f = t_new, y, f
         self._drift = None
@@ -176,6 +180,17 @@ class SwitchingStepper:
         if last:
             self.status = "finished"
         return ""
+
+    def _growth(self, error: float) -> float:
+        """Return by what factor the next step may be longer than one with this error."""
+        if error == 0.0:
+            return _MOST
+        if self.stiff:
+            return max(_LEAST, _SAFETY * error**-0.2)
+        # An error that has grown goes on growing (Hairer and Wanner 1996, section IV.2).
+        before, self._error = self._error, max(error, 1e-4)
+        order = self.pair.order
+        return max(_LEAST, _SAFETY * error ** (-0.7 / order) * before ** (0.4 / order))
 
     def _explicit(self, h: float, t_new: float) -> tuple[float, FloatArray]:
         """Return the error of a step of the explicit pair in units of the tolerance, and where it leads."""
@@ -205,7 +220,7 @@ class SwitchingStepper:
 
     def _turns_implicit(self) -> bool:
         """Tell whether to go on with the implicit method: two steps in a row were held back by stability."""
-        if not self._trusted or not self._length * self._rate > 2.0:
+        if not self._trusted or not self._length * self._rate > 1.0:
             self._signs = 0
             return False
         self._structure = self._measured()
@@ -218,7 +233,8 @@ class SwitchingStepper:
     def _stays_implicit(self) -> bool:
         """Tell whether the last step was longer than stability allows to the explicit pair."""
         self._signs = 0
-        stays = self._structure is not None and self._length * self._stiffest() >= 1.0
+        begins = not self._length
+        stays = begins or (self._structure is not None and self._length * self._stiffest() >= 1.0)
         self._structure = None
         return stays
 
@@ -227,7 +243,7 @@ class SwitchingStepper:
         return float(np.abs(self._structure.diagonal).max(initial=0.0))
 
     def _measured(self) -> DiagonalPlusLowRank | None:
-        """Return the Jacobian where the stepper stands; None, for good, if it is not what it is said to be."""
+        """Return the Jacobian where the stepper stands; None, for good, if it is not what is said."""
         rhs, t, y, f = self.system.rhs, self.t, self.y, self._f
         assert self.system.structure is not None  # noqa: S101
         try:
@@ -246,7 +262,7 @@ class SwitchingStepper:
 
     def _prepare(self, h: float) -> bool:
         """Solve for what steps of length `h` need; tell whether the Jacobian may be trusted."""
-        if self._structure is None:
+        if self._structure is None and self._trusted:
             self._structure = self._measured()
         if self._structure is None:
             return False
@@ -289,7 +305,9 @@ class SwitchingStepper:
         """Return the states, shape (m, n), at times, shape (m,), within the last step."""
         (t, y), h = self._before, self._length
         if self.stiff:
-            return functools.partial(_implicit_states, t, h, y, self.y, np.dot(RODAS5P.dense, self._stages[:8]))
+            return functools.partial(
+                _implicit_states, t, h, y, self.y, np.dot(RODAS5P.dense, self._stages[:8])
+            )
         stages = self._stages[: len(self.pair.c)]
         return self.pair.interpolant(self.system.rhs, t, h, y, self.y, stages)
 
