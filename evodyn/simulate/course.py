@@ -29,9 +29,9 @@ __all__ = ["Course"]
 class Course:
     """The course of one integration, from `begin` to `end`.
 
-    Its method may change where the problem turns out to be stiff, its stops grow by the changes in time that
-    are found, and it counts. The kernel of its landscape at the start is its `form`; what compiled methods
-    make of its beginning may be known, as its `passage`.
+    Its method may change where the problem turns out to be stiff, and `resumes` as it ended a phase; its
+    stops grow by the changes in time that are found, and it counts. The kernel of its landscape at the start
+    is its `form`; what compiled methods make of its beginning may be known, as its `passage`.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Course:
         self.ledger = ledger
         self.solver = solver
         self.method = self.begun_with = method
+        self.resumes: Method | None = None
         self.reason = reason
         self.form = form
         self.passage = passage
@@ -136,7 +137,7 @@ class Course:
 
     def turn_stiff(self, t: float, *, structured: bool) -> None:
         """Go on with an implicit method."""
-        self.method = METHODS["BDF" if structured else "LSODA"]
+        self.method, self.resumes = METHODS["BDF" if structured else "LSODA"], None
         name = "Tsit5" if self.travelled else self.begun_with.name
         self.reason = f"the problem is stiff: {name} was held back by stability at t = {t:.3g}"
 

@@ -158,7 +158,8 @@ class Phase:
         longest = self.stop - self.state.t
         first = min(self.last_step, longest) if flow.flows_in else None
         system = self._system(rhs)
-        stepper = self.method.start(system, self.state.t, y, self.stop, first=first)
+        begins = course.resumes or self.method
+        stepper = begins.start(system, self.state.t, y, self.stop, first=first)
         watch = self._stiffness_watch()
         changes = Changes(course.watched, flow, rhs, self.tolerances[0])
         # A dense Jacobian is measured a few dozen times, by an evaluation for each component.
@@ -190,6 +191,7 @@ class Phase:
                 return Termination.SOLVER_FAILED
             course.stepped(stepper.name, stepper.t)
             rhs.failure = None  # of a step that was too long
+            course.resumes = stepper.again
             t_new, y_new = stepper.t, stepper.y
             self.last_step = t_new - t_old
             if not math.isfinite(y_new @ y_new) or (y_new[len(flow.log_living) :] < 0).any():

@@ -219,16 +219,17 @@ class SwitchingStepper:
     # The implicit method.
 
     def _turns_implicit(self) -> bool:
-        """Tell whether to go on with the implicit method: two steps in a row were held back by stability."""
+        """Tell whether to go on with the implicit method: stability holds steps back, two of them or by far.
+
+        What lies within a step that is as long as stability allows is not known as well as its end.
+        """
         if not self._trusted or not self._length * self._rate > 1.0:
             self._signs = 0
             return False
         self._structure = self._measured()
-        if self._structure is None or not self._length * self._stiffest() > 2.0:
-            self._signs = 0
-            return False
-        self._signs += 1
-        return self._signs >= 2
+        size = 0.0 if self._structure is None else self._length * self._stiffest()
+        self._signs = self._signs + 1 if size > 2.0 else 0
+        return self._signs == 2 or size > 3.0
 
     def _stays_implicit(self) -> bool:
         """Tell whether the last step was longer than stability allows to the explicit pair."""
