@@ -405,9 +405,10 @@ class Flow:
         logs = self.log_masses(t, y)
         groups = np.concatenate((self.log_living, self.reviving))
         function, point = (self.landscape, np.exp(logs)) if self.from_logs is None else (self.from_logs, logs)
+        # Each call has an array of its own: what a function does to it stays there.
         if self.full:
-            return lambda time: real(function(min(time, self.last_time), point))
-        return lambda time: real(function(min(time, self.last_time), point))[groups]
+            return lambda time: real(function(min(time, self.last_time), point.copy()))
+        return lambda time: real(function(min(time, self.last_time), point.copy()))[groups]
 
     def growth(self, t: float, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return masses, fitness and per-capita growth rates, shape (N,) each.
