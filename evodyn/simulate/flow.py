@@ -356,7 +356,7 @@ class Flow:
         else:
             growth = fitness - (mean + loss)
         if self.flows_in:
-            inflow = self._steady_inflow
+            inflow: Any = self._steady_inflow
             growth += inflow / (np.maximum(masses, _TINY) if self._feeds_some else masses)
         return growth
 

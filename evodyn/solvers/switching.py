@@ -186,11 +186,11 @@ class SwitchingStepper:
         if error == 0.0:
             return _MOST
         if self.stiff:
-            return max(_LEAST, _SAFETY * error**-0.2)
+            return max(_LEAST, _SAFETY * float(error**-0.2))
         # An error that has grown goes on growing (Hairer and Wanner 1996, section IV.2).
         before, self._error = self._error, max(error, 1e-4)
         order = self.pair.order
-        return max(_LEAST, _SAFETY * error ** (-0.7 / order) * before ** (0.4 / order))
+        return max(_LEAST, _SAFETY * float(error ** (-0.7 / order) * before ** (0.4 / order)))
 
     def _explicit(self, h: float, t_new: float) -> tuple[float, FloatArray]:
         """Return the error of a step of the explicit pair in units of the tolerance, and where it leads."""
@@ -321,9 +321,10 @@ def _inverse(matrix: FloatArray) -> FloatArray:
     """Return the inverse of a small matrix; not numbers, which reject a step, if it has none."""
     if len(matrix) == 2:  # for which NumPy takes as long as for a dozen
         (a, b), (c, d) = matrix.tolist()
-        return np.array([[d, -b], [-c, a]]) / ((a * d - b * c) or math.nan)
+        inverse: FloatArray = np.array([[d, -b], [-c, a]]) / float((a * d - b * c) or math.nan)
+        return inverse
     try:
-        return np.linalg.inv(matrix)
+        return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
     except np.linalg.LinAlgError:
         return np.full_like(matrix, np.nan)
 
