@@ -64,7 +64,7 @@ def both(dynamics: ed.Dynamics, landscape: Any, p0: FloatArray, **how: Any) -> t
 def test_every_pair_agrees_with_integration_by_scipy(dynamics: ed.Dynamics, landscape: str) -> None:
     run, reference = both(dynamics, LANDSCAPES[landscape], P0)
     if landscape == "two matrices" and dynamics is not REPLICATOR:
-        assert run.stats.method == "RK45"  # on masses and on shares of a total that changes
+        assert run.stats.method == "DOP853"  # on masses and on shares of a total that changes
     else:
         few = landscape in ("game", "redundancy", "two matrices") and dynamics is REPLICATOR
         assert run.stats.method.startswith("Taylor" if few else "Tsit5") and "compiled" in run.stats.reason
@@ -389,9 +389,9 @@ def test_auto_compiles_only_what_lies_ready(monkeypatch: pytest.MonkeyPatch) -> 
         return ed.solve(REPLICATOR, LANDSCAPES["decay"], P0, (0.0, 1.0), solver=solver).stats.method
 
     monkeypatch.setattr(method, "ready", lambda: False)
-    assert name(ed.Solver()) == "RK45" and name(COMPILED) == "Tsit5"
+    assert name(ed.Solver()) == "DOP853" and name(COMPILED) == "Tsit5"
     monkeypatch.setattr(method, "ready", lambda: True)
-    assert name(ed.Solver()) == "Tsit5" and name(ed.Solver(compiled=False)) == "RK45"
+    assert name(ed.Solver()) == "Tsit5" and name(ed.Solver(compiled=False)) == "DOP853"
     with pytest.raises(ValueError, match="compiled is 1"):
         ed.Solver(compiled=1)  # type: ignore[arg-type]
 

@@ -327,14 +327,14 @@ def test_a_jump_is_no_change_of_sign() -> None:
     assert run.events.event.tolist() == [0, 2]
 
 
-def test_the_closed_form_and_the_compiled_methods_leave_functions_to_scipy() -> None:
+def test_the_closed_form_and_the_compiled_methods_leave_functions_to_others() -> None:
     arguments: Any = (REPLICATOR, TWO, [1.0, 1.0], (0.0, 5.0))
     with pytest.raises(ValueError, match="no events where a function"):
         ed.solve(*arguments, events=[ed.Event(share_of_the_first)], solver=ed.Solver(method="closed_form"))
     assert ed.solve(*arguments, events=[ed.Event([1.0])]).stats.method == "closed_form"
     pytest.importorskip("numba")
     regulated = landscapes.LinearDecay([1.0, 0.0], 0.1)
-    for event, method in ((ed.Event([1.0], halved), "Tsit5"), (ed.Event(share_of_the_first), "RK45")):
+    for event, method in ((ed.Event([1.0], halved), "Tsit5"), (ed.Event(share_of_the_first), "DOP853")):
         run = ed.solve(REPLICATOR, regulated, *arguments[2:], events=[event], solver=ed.Solver(compiled=True))
         assert run.stats.method == method
 

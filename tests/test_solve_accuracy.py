@@ -248,7 +248,7 @@ def test_stiff_competition_of_many_groups_takes_few_steps() -> None:
         save_at=[0.0, 1e5],
         solver=ed.Solver(compiled=False),
     )
-    assert run.stats.method == "BDF" and run.stats.steps < 1500
+    assert run.stats.method == "DOP853 and Rodas5P" and run.stats.steps < 300
     result = ed.equilibrium(REPLICATOR, landscapes.LinearDecay(fitness, 0.3), total_mass=n)
     np.testing.assert_allclose(run.masses[-1], result.masses, atol=1e-6)
 
@@ -258,7 +258,7 @@ def test_many_groups_without_stiffness_keep_the_explicit_method() -> None:
     landscape = landscapes.LinearDecay(np.random.default_rng(0).normal(size=n), 1.0)
     solver = ed.Solver(rtol=1e-5, compiled=False)
     run = ed.solve(REPLICATOR, landscape, np.ones(n), (0.0, 3.0), save_at=[3.0], solver=solver)
-    assert run.stats.method == "RK45" and run.stats.evaluations < 400
+    assert run.stats.method == "DOP853" and run.stats.evaluations < 300
 
 
 HAWK_DOVE = np.array([[-1.0, 4.0], [0.0, 2.0]])
@@ -281,11 +281,11 @@ def test_long_quiet_runs_turn_to_an_implicit_method(
     assert reason in run.stats.reason
 
 
-def test_a_quiet_run_of_hundreds_of_groups_without_structure_turns_too() -> None:
+def test_a_quiet_run_of_hundreds_of_groups_turns_too_if_nobody_states_their_structure() -> None:
     n = 310
     fitness = np.linspace(0.0, 1.0, n)
     run = ed.solve(REPLICATOR, lambda t, masses: fitness - masses, np.ones(n), (0.0, 1e5), save_at=[1e5])
-    assert run.stats.method == "LSODA" and run.stats.steps < 1000
+    assert run.stats.method == "DOP853 and Rodas5P" and run.stats.steps < 300
     np.testing.assert_allclose(run.masses[-1], fitness + 1 - fitness.mean(), rtol=1e-8)
 
 

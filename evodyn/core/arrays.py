@@ -124,6 +124,8 @@ def real(values: npt.ArrayLike) -> FloatArray:
     ValueError
         If they are complex: a part of them would be lost.
     """
+    if type(values) is np.ndarray and values.dtype == np.float64:
+        return values
     array = np.asarray(values)
     if array.dtype.kind == "c":
         raise ValueError("landscape returned complex numbers; expected real fitness: return its real part.")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from evodyn.core.arrays import FloatArray
+from evodyn.simulate.flow import Flow
+from evodyn.solvers.protocol import RightHandSide, Stepper
 
-__all__ = ["SEEN", "SampledTimes", "first_jump", "overlooked"]
+__all__ = ["SEEN", "Changes", "SampledTimes", "first_jump", "overlooked"]
 
 SEEN = 1 / 101
 """What is on for this part of the time span, or longer, is seen: any hundredth holds one sample."""
@@ -45,6 +48,53 @@ class SampledTimes:
         return times[(times > first) & (times < last)]
 
 
+class Changes:
+    """The changes in time within the steps of a phase that nobody has declared.
+
+    Parameters
+    ----------
+    samples : SampledTimes or None
+        None where nothing can change.
+    flow : Flow
+    rhs : RightHandSide
+        Which counts.
+    atol : array, shape (n,)
+        Absolute tolerances of the state.
+    """
+
+    def __init__(
+        self, samples: SampledTimes | None, flow: Flow, rhs: RightHandSide, atol: FloatArray
+    ) -> None:
+        self.samples = samples
+        self.flow = flow
+        self.rhs = rhs
+        if samples is not None:
+            self.least = 10 * atol / samples.spacing
+            self.least[len(flow.log_living) :] = 0.0
+
+    def jump(self, t_old: float, t: float, y: FloatArray) -> float | None:
+        """Return where there is a jump between two times, else None."""
+        if self.samples is None:
+            return None
+        velocity = self.rhs.sampled(functools.partial(self.flow.velocity, y=y))
+        return first_jump(velocity, self.samples, t_old, t)
+
+    def overlooked(self, t_old: float, stepper: Stepper, *, one_step: bool) -> float | None:
+        """Return where something begins that is on within the last step but not where it looked, else None.
+
+        Fitness, or the velocity, is sampled at fixed masses, so that only time can make a difference.
+        """
+        t, y = stepper.t, stepper.y
+        # The stages of one-step methods leave gaps of half a step, multistep methods look at its end only.
+        gap = 0.5 if one_step else 1.0
+        if self.samples is None or gap * (t - t_old) <= self.samples.spacing:
+            return None
+        steady = self.flow.dynamics.autonomous
+        values = self.flow.fitness_at(t, y) if steady else functools.partial(self.flow.velocity, y=y)
+        at = self.rhs.sampled(values)
+        return overlooked(at, self.samples, t_old, t, looked=stepper.looked, least=self.least)
+
+
 def first_jump(at: Velocity, samples: SampledTimes, start: float, end: float) -> float | None:
     """Return the first jump of a velocity between two times that samples show, or None."""
     earlier, before = start, at(start)
@@ -59,30 +109,43 @@ def first_jump(at: Velocity, samples: SampledTimes, start: float, end: float) ->
 
 
 def overlooked(
-    at: Velocity, samples: SampledTimes, start: float, end: float, *, least: FloatArray
+    at: Velocity,
+    samples: SampledTimes,
+    start: float,
+    end: float,
+    *,
+    looked: Sequence[float],
+    least: FloatArray,
 ) -> float | None:
-    """Return where something begins that is on between two times but not at them, else None.
+    """Return where something begins that is on between two times but not where a step looked, else None.
 
-    Differences below `least`, shape (n,), or below the change from the start to the end, do not count.
+    It `looked` at its ends, and at these places between, in units of the step. Differences below `least`,
+    shape (n,), or below the range of what it has seen, do not count: a smooth change is no news to it.
     """
     after = at(end)
     earlier, before = start, None
+    inner = list(looked)
     for time in samples.within(start, end):
         here = at(time)
-        if not np.array_equal(here, after, equal_nan=True):
+        if not (here == after).all() and not np.array_equal(here, after, equal_nan=True):
             if before is None:
                 before = at(start)
-            beyond = _beyond(here, before, after)
-            if not (beyond <= np.maximum(least, np.abs(after - before))).all():
+                lowest, highest = np.minimum(before, after), np.maximum(before, after)
+            if _beyond(here, lowest, highest, least) and inner:
+                # Most changes are seen from the ends alone, so that what lies between is asked for last.
+                seen = np.array([lowest, highest, *(at(start + place * (end - start)) for place in inner)])
+                lowest, highest, inner = seen.min(axis=0), seen.max(axis=0), []
+            if _beyond(here, lowest, highest, least):
                 change = _onset(at, earlier, float(time), before, here)
                 return float(time) if change is None else change
         earlier = float(time)
     return None
 
 
-def _beyond(here: FloatArray, before: FloatArray, after: FloatArray) -> FloatArray:
-    """Return how far `here` lies outside the range of `before` and `after`, NaN where it is not finite."""
-    return np.maximum(here - np.maximum(before, after), np.minimum(before, after) - here).clip(min=0.0)
+def _beyond(here: FloatArray, lowest: FloatArray, highest: FloatArray, least: FloatArray) -> bool:
+    """Tell whether values lie outside a range by more than it is wide; NaN does."""
+    outside, allowed = np.maximum(here - highest, lowest - here), np.maximum(least, highest - lowest)
+    return not (outside <= allowed).all()
 
 
 def _onset(at: Velocity, off: float, on: float, before: FloatArray, here: FloatArray) -> float | None:

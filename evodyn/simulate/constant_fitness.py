@@ -13,7 +13,7 @@ import numpy.typing as npt
 from evodyn.core.arrays import FloatArray
 from evodyn.model.populations import Segments
 from evodyn.simulate.extinction import Ledger
-from evodyn.simulate.flow import Shares, log_sum_exp
+from evodyn.simulate.shares import Shares, log_sum_exp
 from evodyn.solvers.crossings import Interpolant, interpolants
 
 __all__ = ["Piece", "peaks", "roots", "time_of_rest"]

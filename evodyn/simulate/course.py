@@ -29,9 +29,9 @@ __all__ = ["Course"]
 class Course:
     """The course of one integration, from `begin` to `end`.
 
-    Its method may change where the problem turns out to be stiff, its stops grow by the changes in time that
-    are found, and it counts. The kernel of its landscape at the start is its `form`; what compiled methods
-    make of its beginning may be known, as its `passage`.
+    Its method may change where the problem turns out to be stiff, and `resumes` as it ended a phase; its
+    stops grow by the changes in time that are found, and it counts. The kernel of its landscape at the start
+    is its `form`; what compiled methods make of its beginning may be known, as its `passage`.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Course:
         self.ledger = ledger
         self.solver = solver
         self.method = self.begun_with = method
+        self.resumes: Method | None = None
         self.reason = reason
         self.form = form
         self.passage = passage
@@ -75,6 +76,7 @@ class Course:
         if compiles and not known:
             self.reason += "; the compiled methods have no dense output, own events or several thresholds"
         self.travelled: list[str] = []
+        self.used: list[str] = []
         span = (begin.t, end)
         due = {t for t, _ in occasions.times if begin.t < t < end}
         due.update(breakpoints(landscape, span).tolist(), breakpoints(dynamics, span).tolist())
@@ -116,16 +118,26 @@ class Course:
         self.steps += passage.steps
         self.travelled += [name for name in passage.methods if name not in self.travelled]
 
+    def stepped(self, name: str, t: float) -> None:
+        """Count a step to `t` by a method of that name."""
+        self.steps += 1
+        if name not in self.used:
+            self.used.append(name)
+            if len(self.used) == 2 and self.method is self.begun_with:
+                self.reason = f"{self.reason}; stiff from t = {t:.3g} on"
+
     @property
     def ran_on(self) -> tuple[str, str]:
         """The name of the methods that made the run, and why they were chosen."""
-        if not self.travelled or self.method is not self.begun_with:
+        if self.method is not self.begun_with:
             return self.method.name, self.reason
+        if not self.travelled:
+            return " and ".join(self.used) or self.method.name, self.reason
         return " and ".join(self.travelled), "compiled: fitness is in the normal form"
 
     def turn_stiff(self, t: float, *, structured: bool) -> None:
         """Go on with an implicit method."""
-        self.method = METHODS["BDF" if structured else "LSODA"]
+        self.method, self.resumes = METHODS["BDF" if structured else "LSODA"], None
         name = "Tsit5" if self.travelled else self.begun_with.name
         self.reason = f"the problem is stiff: {name} was held back by stability at t = {t:.3g}"
 

@@ -41,7 +41,8 @@ def integrate(course: Course, state: State) -> Outcome:
             capped, lookahead = phase.capped_next, phase.last_step
             if ended is None and state.t == stop:
                 if stop < course.end:
-                    course.method = course.begun_with  # what was stiff need not be so after a jump
+                    # What was stiff need not be so after a jump.
+                    course.method, course.resumes = course.begun_with, None
                 state, ended = occasions.happen(occasions.due(stop), state, ledger, course.saved)
                 phase.state = state
             reached = state

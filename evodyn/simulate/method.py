@@ -15,10 +15,15 @@ from evodyn.core.extras import extra
 from evodyn.core.specifications import Specification
 from evodyn.model.dynamics import Dynamics, clip_acts
 from evodyn.solvers.compilation import prepare_if_possible, ready
+from evodyn.solvers.pairs import DOP853, TSIT5
 from evodyn.solvers.protocol import Method
 from evodyn.solvers.scipy_methods import LARGEST_DENSE, METHODS, ScipyMethod
+from evodyn.solvers.switching import Switching
 
 __all__ = ["MethodName", "Solver", "chosen_method"]
+
+_LOOSE = 2e-5
+"""Tolerance from which on the eighth order takes as many evaluations as the fifth, or more."""
 
 MethodName = Literal["auto", "closed_form", "RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"]
 
@@ -31,17 +36,19 @@ class Solver(Specification):
     ----------
     method : str or subclass of scipy.integrate.OdeSolver, optional
         "auto" takes the closed form where there is one (fitness constant between breakpoints, no clip, no
-        mutation), else "RK45", or "DOP853" for tolerances below 1e-9. Where their steps show that the
-        problem is stiff it goes on with an implicit method: "LSODA" for up to a thousand groups, "BDF" for
-        more than 300 whose Jacobian is known to be diagonal plus low rank. With a clip it takes "LSODA",
-        or "RK23" for more than 300 groups. `Run.stats` says which and why. "closed_form" and every SciPy
+        mutation), else "DOP853", or "Tsit5" for tolerances above 2e-5. Where their steps show that the
+        problem is stiff they turn to "Rodas5P", as long as it is, if the Jacobian is a diagonal plus low
+        rank: as the landscape states it, or measured as if each group's fitness depended on its own mass
+        alone, and compared at every step with what the landscape does. Otherwise it goes on with "LSODA"
+        for up to a thousand groups. With a clip it takes "LSODA", or "RK23" for more than 300 groups.
+        `Run.stats` says which and why. "closed_form" and every SciPy
         name ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA") force one. A class of your own that is built
         like SciPy's is used as these are; a saved run stores it by its name.
     rtol, atol : float, optional
         The local error of every ln p_i is kept below rtol + atol. Neither multiplies |ln p|: an error of
         ln p is a relative error of p already, whatever p is. (A group far below the mass at which mutation
         balances selection is held to a thousandth of that, relative to a hundredth of that mass. Where
-        fitness or a rate has kinks or jumps that are not declared, the estimates of "RK45" and "DOP853"
+        fitness or a rate has kinks or jumps that are not declared, the estimates of higher orders
         are themselves rough, by a factor of a hundred: "LSODA", "RK23" and "Radau" are then closer.)
     max_step : float, optional
         Longest step, in units of time. Fitness and mutation rates are sampled within quiet steps, so that
@@ -140,6 +147,6 @@ def chosen_method(dynamics: Dynamics, n: int, solver: Solver) -> tuple[Method, s
         if n <= LARGEST_DENSE:
             return METHODS["LSODA"], "fitness has kinks where the clip acts, which mislead higher orders"
         return METHODS["RK23"], "fitness has kinks where the clip acts, and LSODA's Jacobian would be large"
-    # In log-masses the eighth order starts to pay only there: above, it takes as many evaluations or more.
-    method = "RK45" if solver.tolerance >= 1e-9 else "DOP853"
-    return METHODS[method], "no closed form, and no steps that would show the problem to be stiff"
+    return Switching(
+        TSIT5 if solver.tolerance >= _LOOSE else DOP853
+    ), "no closed form, and no kernel that is compiled"

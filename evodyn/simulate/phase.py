@@ -14,12 +14,13 @@ from evodyn.model.dynamics import cap_of, clip_acts
 from evodyn.model.fitness import kernel
 from evodyn.model.normal_form import NormalForm
 from evodyn.model.structure import DiagonalPlusLowRank
-from evodyn.simulate.changes import SEEN, first_jump, overlooked
+from evodyn.simulate.changes import SEEN, Changes
 from evodyn.simulate.compiled import compiled_form
 from evodyn.simulate.course import Course
 from evodyn.simulate.dense import Dense, StepPiece
 from evodyn.simulate.extinction import columns
 from evodyn.simulate.flow import Flow, State, log_sum_exp
+from evodyn.simulate.jacobian import Slopes
 from evodyn.simulate.revival import ahead, revival_floor
 from evodyn.simulate.settling import flow_at_rest
 from evodyn.simulate.status import Termination
@@ -88,15 +89,15 @@ class Phase:
             modes = tuple(bool(c and w >= 0) for c, w in zip(at_cap, drift, strict=True))
             if any(modes):
                 self.flow = begin(modes)
+        self.slopes = Slopes(self.flow)
         self.capped_next: tuple[bool, ...] | None = None
         self.last_step = lookahead
         self.looked_until = state.t
         self.cap = 5_000 + 20 * len(self.flow.initial)
-        # Nothing can happen within a step of a quiet phase: there are only rows to save.
-        self.quiet = not (
-            self.ledger.watching or any(self.may_cap) or self.flow.flows_in or course.occasions.functions
-        )
-        self.kept: list[tuple[FloatArray, FloatArray]] = []
+        # Nothing can happen within a step of a quiet phase: there are rows to save, and groups to revive.
+        self.quiet = not (self.ledger.watching or any(self.may_cap) or course.occasions.functions)
+        self.kept: FloatArray | None = None
+        self.first = 0
         self.latest: tuple[float, FloatArray] | None = None
 
     def _floor(
@@ -117,7 +118,7 @@ class Phase:
             # Nothing lives and nothing flows in.
             self._finish_saves_without_mass()
             return State(self.stop, self.state.log_masses, self.state.removed), None
-        rhs = RightHandSide(flow.velocity, self.cap, rejects_nan=course.method.explicit)
+        rhs = RightHandSide(flow.fastest_velocity, self.cap, rejects_nan=course.method.explicit)
         length = self.stop - self.state.t
         if length < 100 * np.spacing(self.stop):
             # Shorter than integrators take: one step of Euler's method is exact to rounding.
@@ -131,7 +132,7 @@ class Phase:
             form = compiled_form(flow, self._kernel()) if course.compiles else None
             ended = self._steps(rhs, y) if form is None else travelled(self, form, rhs)
         finally:
-            course.evaluations += rhs.evaluations
+            course.evaluations += rhs.evaluations + self.slopes.evaluations
             self.flush()
         return self.state, ended
 
@@ -157,8 +158,10 @@ class Phase:
         longest = self.stop - self.state.t
         first = min(self.last_step, longest) if flow.flows_in else None
         system = self._system(rhs)
-        stepper = self.method.start(system, self.state.t, y, self.stop, first=first)
+        begins = course.resumes or self.method
+        stepper = begins.start(system, self.state.t, y, self.stop, first=first)
         watch = self._stiffness_watch()
+        changes = Changes(course.watched, flow, rhs, self.tolerances[0])
         # A dense Jacobian is measured a few dozen times, by an evaluation for each component.
         worth = _WORTH if self.structured else max(_WORTH, 5 * len(y))
         beyond = -math.inf  # where a step that led nowhere would have ended
@@ -175,7 +178,7 @@ class Phase:
                 raise
             except Exception:
                 # A method that cannot reject what is not a number: approach it in shorter steps.
-                if self._stop_at(self._jump(rhs, t_old, rhs.latest, y_old)):
+                if self._stop_at(changes.jump(t_old, rhs.latest, y_old)):
                     return None
                 beyond, longest = max(beyond, rhs.latest), 0.1 * min(rhs.latest - t_old, longest)
                 if longest < 100 * np.spacing(max(abs(t_old), abs(self.stop))):
@@ -186,14 +189,15 @@ class Phase:
                 if rhs.failure is not None:
                     raise rhs.failure
                 return Termination.SOLVER_FAILED
-            course.steps += 1
+            course.stepped(stepper.name, stepper.t)
             rhs.failure = None  # of a step that was too long
+            course.resumes = stepper.again
             t_new, y_new = stepper.t, stepper.y
             self.last_step = t_new - t_old
             if not math.isfinite(y_new @ y_new) or (y_new[len(flow.log_living) :] < 0).any():
                 # LSODA accepts what is not a number, and a revived mass cannot be negative: take the
                 # step again, in shorter ones.
-                if self._stop_at(self._jump(rhs, t_old, t_new, y_old)):
+                if self._stop_at(changes.jump(t_old, t_new, y_old)):
                     return None
                 beyond, longest = max(beyond, t_new), 0.1 * min(self.last_step, longest)
                 if longest < 10 * np.spacing(t_old):
@@ -201,20 +205,23 @@ class Phase:
                 rhs.next_step()
                 stepper = self.method.start(system, t_old, y_old, self.stop, longest=longest)
                 continue
-            if self._stop_at(self._overlooked(rhs, t_old, t_new, y_new)):
+            if self._stop_at(changes.overlooked(t_old, stepper, one_step=self.method.one_step)):
                 # Take the step again, to end where the change begins.
                 return None
             piece = None if course.dense is None else StepPiece(flow, stepper.interpolant())
-            event = None
+            event, outgrown = None, False
             if self.quiet:
                 self._keep(stepper, t_new, y_new)
+                outgrown = self._outgrown(t_new, y_new)
             else:
-                event = self._look_at_step(Step(flow, self.method, system, stepper, self.state, y_old))
+                event = self._look_at_step(Step(flow, system, stepper, self.state, y_old))
             if course.dense is not None and piece is not None:
                 course.dense.add(t_new if event is None else self.state.t, piece)
             course.tell(t_new)
             if event is not None:
                 return event[1]
+            if outgrown:
+                return None
             if self.rests(rhs, t_new, y_new):
                 return Termination.SETTLED
             if (
@@ -242,25 +249,6 @@ class Phase:
         self.last_step = min(self.last_step, SEEN * (course.end - course.start))
         return True
 
-    def _jump(self, rhs: RightHandSide, t_old: float, t: float, y: FloatArray) -> float | None:
-        """Return where there is a jump between two times, else None."""
-        samples = self.course.watched
-        return None if samples is None else first_jump(rhs.at(y), samples, t_old, t)
-
-    def _overlooked(self, rhs: RightHandSide, t_old: float, t_new: float, y: FloatArray) -> float | None:
-        """Return where something begins that is on within the step but not at its ends, else None.
-
-        The velocity is sampled at fixed masses, so that only what depends on time can make a difference.
-        """
-        samples = self.course.watched
-        # The stages of one-step methods leave gaps of half a step, multistep methods look at its end only.
-        gap = 0.5 if self.method.one_step else 1.0
-        if samples is None or gap * (t_new - t_old) <= samples.spacing:
-            return None
-        least = 10 * self.tolerances[0] / samples.spacing
-        least[len(self.flow.log_living) :] = 0.0
-        return overlooked(rhs.at(y), samples, t_old, t_new, least=least)
-
     def _stiffness_watch(self) -> StiffnessWatch | None:
         """Return what looks for stiffness, where "auto" has begun with a method that tells of it."""
         if self.solver.method != "auto" or not self.method.tells_stiffness:
@@ -272,15 +260,16 @@ class Phase:
     def _keep(self, stepper: Stepper, t: float, y: FloatArray) -> None:
         """Keep the states of a step in which nothing can happen, for `flush`."""
         saved = self.course.saved
+        if self.kept is None:
+            self.first = saved.next
+            self.kept = np.empty((saved.due(self.stop).stop - self.first, len(y)))
         rows = saved.due(t)
-        times = saved.times[rows]
-        if len(times):
-            states = np.empty((len(times), len(y)))
-            inside = times < t
-            if inside.any():
-                states[inside] = stepper.interpolant()(times[inside])
-            states[~inside] = y
-            self.kept.append((times, states))
+        if rows.start < rows.stop:
+            times, states = saved.times[rows], self.kept[rows.start - self.first : rows.stop - self.first]
+            inside = int(times.searchsorted(t))
+            if inside:
+                states[:inside] = stepper.interpolant()(times[:inside])
+            states[inside:] = y
             saved.next = rows.stop
         self.latest = (t, y)
 
@@ -289,17 +278,13 @@ class Phase:
         if self.latest is None:
             return
         t, y = self.latest
-        if self.kept:
-            times, states = self.kept[0]
-            if len(self.kept) > 1:
-                times = np.concatenate([times for times, _ in self.kept])
-                states = np.concatenate([states for _, states in self.kept])
-            saved = self.course.saved
-            first = int(saved.times.searchsorted(times[0])) if len(times) else 0
-            rows = slice(first, first + len(times))
-            saved.fill(rows, functools.partial(self.flow.shares, times, states))
+        saved = self.course.saved
+        if self.kept is not None and self.first < saved.next:
+            rows = slice(self.first, saved.next)
+            states = self.kept[: saved.next - self.first]
+            saved.fill(rows, functools.partial(self.flow.shares, saved.times[rows], states))
         self.state = State(t, self.flow.log_masses(t, y), self.state.removed)
-        self.kept, self.latest = [], None
+        self.kept, self.latest = None, None
 
     def _system(self, rhs: RightHandSide) -> System:
         return System(
@@ -308,6 +293,8 @@ class Phase:
             max_step=self.solver.max_step,
             jacobian=self._jacobian if self.structured else None,
             drift_free=self.flow.plain,
+            structure=self.slopes.stated_or_measured,
+            steady=self.course.watched is None and self.flow.steady,
         )
 
     @functools.cached_property
@@ -317,13 +304,13 @@ class Phase:
         return self.flow.tolerances(self.method.tolerance(self.solver.tolerance, n, drift_free=drift_free))
 
     def _jacobian(self, t: float, y: FloatArray) -> DiagonalPlusLowRank:
-        return cast(DiagonalPlusLowRank, self.flow.jacobian(t, y))  # asked only where there is one
+        return cast(DiagonalPlusLowRank, self.slopes.stated(t, y))  # asked only where there is one
 
     @functools.cached_property
     def structured(self) -> bool:
         """Whether there is a Jacobian that is diagonal plus low rank, where a dense one would be dear."""
         initial = self.flow.initial
-        return len(initial) > LARGEST_DENSE and self.flow.jacobian(self.state.t, initial) is not None
+        return len(initial) > LARGEST_DENSE and self.slopes.stated(self.state.t, initial) is not None
 
     def _finish_saves_without_mass(self) -> None:
         rows = self.course.saved.due(self.stop)
@@ -354,9 +341,7 @@ class Phase:
             return self._switch_cap(step, switch)
         self._save(step, rows, step.t_new, step.logs_new)
         self.state = State(step.t_new, step.logs_new, self.state.removed)
-        if self._needs_new_coordinates(step.t_new, step.y_new, step.logs_new):
-            return self.state, None
-        return None
+        return (self.state, None) if self._outgrown(step.t_new, step.y_new, step.logs_new) else None
 
     def _save(self, step: Step, rows: slice, t: float, logs: FloatArray) -> None:
         """Fill the rows due up to `t`: by dense output within the step, by the state itself at its end."""
@@ -480,13 +465,14 @@ class Phase:
 
     # Revival.
 
-    def _needs_new_coordinates(self, t: float, y: FloatArray, logs: FloatArray) -> bool:
+    def _outgrown(self, t: float, y: FloatArray, logs: FloatArray | None = None) -> bool:
         """Tell whether a group has revived enough for its logarithm, or fallen too low for it."""
         flow, course = self.flow, self.course
         if t >= self.stop or not flow.flows_in:
             return False
         if not len(flow.reviving) and t < self.looked_until:
             return False
+        logs = flow.log_masses(t, y) if logs is None else logs
         inflow = course.receives & ~self.state.removed
         floor = self._floor(t, logs, inflow, self.last_step, flow.last_time)
         self.looked_until = t + 5 * self.last_step  # half of what was looked at: steps grow

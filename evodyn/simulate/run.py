@@ -430,7 +430,7 @@ def mean_fitness_along(
 
     What the landscape raises is raised, or, with `partial`, makes that row NaN.
     """
-    fitness = np.full_like(masses, np.nan)
+    fitness = np.empty_like(masses)
     from_logs: Any = getattr(landscape, "at_log_masses", None)
     function, points = (landscape, masses) if from_logs is None else (from_logs, logs)
     for row, (time, point) in enumerate(zip(t, points, strict=True)):
@@ -439,6 +439,7 @@ def mean_fitness_along(
         except Exception:
             if not partial:
                 raise
+            fitness[row] = np.nan
     blocks = dynamics.blocks(masses.shape[-1])
     means = np.empty((len(t), len(blocks)))
     for k, (block, _) in enumerate(blocks):

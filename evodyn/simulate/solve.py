@@ -1,4 +1,4 @@
-"""Solving the flow: the closed form where there is one, SciPy's integrators on log-masses elsewhere."""
+"""Solving the flow: the closed form where there is one, integration in logarithms elsewhere."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def solve(
         function of the masses changes its sign. A saved time that is an event's has the masses after it.
     dense : bool, optional
         Keep what `Run.at` needs to return the masses at any time, some ten numbers for every group and
-        step. The compiled methods do not keep it, so that SciPy's are used.
+        step. The compiled methods do not keep it, so that those in NumPy are used.
     progress : bool or callable, optional
         True for a bar (rich, of the extra "studies"), or a function of the fraction of the time span that is
         done. Results do not depend on it.

@@ -7,7 +7,7 @@ import numpy as np
 from evodyn.core.arrays import FloatArray
 from evodyn.simulate.dense import Dense
 from evodyn.simulate.flow import Flow, State
-from evodyn.solvers.protocol import Method, Stepper, System
+from evodyn.solvers.protocol import Stepper, System
 
 __all__ = ["Step"]
 
@@ -21,7 +21,6 @@ class Step:
     Parameters
     ----------
     flow : Flow
-    method : Method
     system : System
     stepper : Stepper
         After the step.
@@ -31,10 +30,10 @@ class Step:
     """
 
     def __init__(
-        self, flow: Flow, method: Method, system: System, stepper: Stepper, before: State, y_old: FloatArray
+        self, flow: Flow, system: System, stepper: Stepper, before: State, y_old: FloatArray
     ) -> None:
         self.flow = flow
-        self.method = method
+        self.method = stepper.again
         self.system = system
         self.stepper = stepper
         self.t_old, self.y_old = before.t, y_old

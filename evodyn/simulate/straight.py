@@ -18,9 +18,10 @@ from evodyn.model.fitness import LandscapeFunction, breakpoints
 from evodyn.model.normal_form import NormalForm
 from evodyn.simulate.compiled import Ending, Passage, compiled_form, most_steps, travel
 from evodyn.simulate.extinction import Ledger, columns
-from evodyn.simulate.flow import Flow, Shares, State
+from evodyn.simulate.flow import Flow, State
 from evodyn.simulate.method import Solver
 from evodyn.simulate.revival import revival_floor
+from evodyn.simulate.shares import Shares
 from evodyn.simulate.status import Termination
 from evodyn.simulate.trajectory import Outcome, Trajectory
 

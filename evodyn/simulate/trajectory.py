@@ -14,8 +14,9 @@ from evodyn.model.dynamics import Dynamics
 from evodyn.model.fitness import LandscapeFunction
 from evodyn.model.populations import Segments
 from evodyn.simulate.extinction import Ledger
-from evodyn.simulate.flow import Shares, State, shares_of
+from evodyn.simulate.flow import State
 from evodyn.simulate.run import mean_fitness_along
+from evodyn.simulate.shares import Shares, few_rows, shares_of
 from evodyn.simulate.status import Termination
 
 __all__ = ["Outcome", "Table", "Trajectory", "absorbed"]
@@ -157,10 +158,14 @@ class Table:
         log_shares, log_totals = self._shares
         groups = [block for block, _ in self.dynamics.blocks(log_shares.shape[-1])]
         with np.errstate(all="ignore"):
-            logs = log_shares + Segments(groups).spread(log_totals)
-            return mean_fitness_along(
-                self.dynamics, self.landscape, self.times, np.exp(logs), logs, partial=self.partial
-            )
+            spread = Segments(groups).spread
+            means = np.empty((len(self.times), *self.dynamics.shaped(log_totals).shape[1:]))
+            for rows in few_rows(log_shares):
+                logs = log_shares[rows] + spread(log_totals[rows])
+                means[rows] = mean_fitness_along(
+                    self.dynamics, self.landscape, self.times[rows], np.exp(logs), logs, partial=self.partial
+                )
+            return means
 
 
 def absorbed(state: State, groups: npt.NDArray[np.intp], ledger: Ledger) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -58,17 +58,17 @@ class RightHandSide:
             self.failure = failure
             return np.full_like(y, np.nan)
 
-    def at(self, y: FloatArray) -> Callable[[float], FloatArray]:
-        """Return the velocity at a fixed state as a function of time, NaN where it cannot be had."""
+    def sampled(self, values: Callable[[float], FloatArray]) -> Callable[[float], FloatArray]:
+        """Return a function of time that asks the landscape, counted, NaN where nothing can be had."""
 
-        def velocity(t: float) -> FloatArray:
+        def counted(t: float) -> FloatArray:
             self.evaluations += 1
             try:
-                return self.velocity(t, y)
+                return values(t)
             except Exception:  # the method will say what is wrong when it gets there
-                return np.full_like(y, np.nan)
+                return np.full(1, np.nan)
 
-        return velocity
+        return counted
 
     def next_step(self) -> None:
         """Grant the next step its evaluations."""
@@ -90,6 +90,11 @@ class System:
         The Jacobian as diagonal plus low rank, where it is known and a dense one would be dear.
     drift_free : bool
         Whether an error common to all components has no meaning.
+    structure : callable or None
+        The Jacobian as diagonal plus low rank, stated or, where it is not, measured as if nothing but its
+        diagonal were unknown; it answers None where it cannot tell. What is measured may be wrong.
+    steady : bool
+        Whether it is known that the right-hand side does not depend on time.
     """
 
     rhs: RightHandSide
@@ -98,6 +103,8 @@ class System:
     max_step: float
     jacobian: Jacobian | None
     drift_free: bool
+    structure: Callable[[float, FloatArray], DiagonalPlusLowRank | None] | None = None
+    steady: bool = False
 
 
 class Stepper(Protocol):
@@ -108,8 +115,20 @@ class Stepper(Protocol):
     t, y : float and numpy.ndarray, shape (n,)
         Where it stands.
     status : {"running", "finished", "failed"}
+    name : str
+        The method that made the last step.
+    again : Method
+        What takes the last step once more, beginning as it did.
+    looked : sequence of float
+        Where within the last step the right-hand side was looked at, in units of the step.
     """
 
+    @property
+    def name(self) -> str: ...
+    @property
+    def again(self) -> Method: ...
+    @property
+    def looked(self) -> Sequence[float]: ...
     @property
     def t(self) -> float: ...
     @property

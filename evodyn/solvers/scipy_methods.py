@@ -139,16 +139,18 @@ class ScipyMethod:
         if self.explicit:
             inner.drift_free = system.drift_free
             inner.fun = system.rhs  # without SciPy's two wrappers: ours counts, and returns arrays
-        return ScipyStepper(inner, self.stability, warns=multistep)
+        return ScipyStepper(inner, self, warns=multistep)
 
 
 class ScipyStepper:
     """A SciPy integrator at work."""
 
-    def __init__(self, inner: Any, stability: float, *, warns: bool) -> None:
+    def __init__(self, inner: Any, method: ScipyMethod, *, warns: bool) -> None:
         self.inner = inner
-        self.stability = stability
+        self.name, self.again = method.name, method
+        self.stability = method.stability
         self.warns = warns
+        self.looked: tuple[float, ...] = tuple(inner.C[1:]) if method.explicit else ()
 
     @property
     def t(self) -> float:
