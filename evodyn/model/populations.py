@@ -142,6 +142,16 @@ class Populations(Dynamics):
             return self.dynamics
         return tuple(self.dynamics.restricted(s, sum(self.sizes)) for s in self.slices)
 
+    def comparisons(self, n: int, time: float) -> tuple[tuple[slice, Comparison], ...] | None:
+        if len(self.sizes) > _FEW_BLOCKS and self._shared is not None:
+            return None  # sums of many blocks at once are rounded in another order
+        forms = []
+        for block, member in self.blocks(n):
+            if (form := member.comparison(block.stop - block.start, time)) is None:
+                return None
+            forms.append((block, form))
+        return tuple(forms)
+
     @functools.cached_property
     def _has_cap(self) -> bool:
         return any(math.isfinite(cap_of(member)) for member in self._members)
