@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import Array, FloatArray, array_namespace
+from evodyn.model.comparison import Comparison
 from evodyn.model.dynamics import Dynamics, cap_of
 
 __all__ = ["Populations", "Segments"]
