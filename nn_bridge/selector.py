@@ -190,7 +190,7 @@ class Selector:
         self._differentiated: str | None = None  # a layer that saw a pass which is to be differentiated
         self._remembered: torch.Tensor | None = None
         self._smoothed: torch.Tensor | None = None
-        self._weight = torch.zeros((), dtype=torch.float64, device=device)
+        self._weight = _counted(0.0, device)
         self._listeners: list[Listener] = []
         self._observers: list[Observer | None] = [None] * len(layers)
         self._measured = signal.needs_gradient
@@ -253,7 +253,8 @@ class Selector:
         if not self._measured:
             values = over_ranks(values, "mean", self.process_group)
         average = self._averaged(values) if self.signal.smoothing else None
-        masses = self.masses
+        held = [layer.masses for layer in self.layers]
+        masses = torch.cat(held)
         contribution = values if average is None else average[0] / average[1]
         if self.signal.relative:
             contribution = self._compared(contribution, masses)
@@ -274,7 +275,7 @@ class Selector:
                 sound = sound & all_finite(fitness, where=present) & all_finite(new)
         if sound is not False:
             new = chosen(sound, new, masses)
-            _write(new, [layer.masses for layer in self.layers])
+            _write(new, held)
             if self.signal.memory:
                 self._remembered = chosen(sound, totals, self._remembered)
             if average is not None:
@@ -382,7 +383,7 @@ class Selector:
         weight = validation.non_negative("weight of the state", state["weight"])
         self.steps, self.skipped = steps, torch.tensor(skipped, device=device)
         self._smoothed, self._remembered = restored["smoothed"], restored["remembered"]
-        self._weight = torch.tensor(weight, dtype=torch.float64, device=device)
+        self._weight = _counted(weight, device)
         self.clear()
 
     def _observe(self, index: int, gradient: torch.Tensor, z: torch.Tensor) -> None:
@@ -430,7 +431,7 @@ class Selector:
             totals = totals + self.signal.memory * self._remembered
         return totals
 
-    def _averaged(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _averaged(self, values: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """Return the weighted sum of the values so far, and the sum of the weights."""
         keep = self.signal.smoothing
         smoothed = torch.zeros_like(values) if self._smoothed is None else self._smoothed
@@ -462,6 +463,11 @@ class Selector:
         back = np.empty(n, int)
         back[rows[filled > 0]] = np.flatnonzero(filled)
         return tuple(torch.from_numpy(part).to(device) for part in (rows, filled, back))  # type: ignore[return-value]
+
+
+def _counted(weight: float, device: torch.device) -> Any:
+    """Return a number that is kept where the masses are: on a CPU a float, which costs no call of torch."""
+    return weight if device.type == "cpu" else torch.tensor(weight, dtype=torch.float64, device=device)
 
 
 def _fastest(values: torch.Tensor) -> Any:
