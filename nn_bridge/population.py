@@ -181,7 +181,7 @@ def attach(population: Population, groups: int, device: torch.device, *, at: str
         module._register_load_state_dict_pre_hook(_with_masses, with_module=True),
         module.register_load_state_dict_post_hook(_in_double),
     ]
-    form = form_of(module)
+    form: Any = form_of(module)
     if at == "output" and (form is None or population.unit > 1):
         handles.append(module.register_forward_hook(_scale_output))
     elif at == "input" and form is not linear:
@@ -230,12 +230,16 @@ def _scale_input(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.T
 
 def _with_masses_out(module: Any, form: Form, input: torch.Tensor) -> torch.Tensor:
     y = form(module.population, module, input)
-    return module.population.scaled(type(module).forward(module, input)) if y is None else y  # type: ignore[no-any-return]
+    if y is None:
+        y = module.population.scaled(type(module).forward(module, input))
+    return y  # type: ignore[return-value]
 
 
 def _with_masses_in(module: Any, form: Form, input: torch.Tensor) -> torch.Tensor:
     y = columns(module.population, module, input)
-    return type(module).forward(module, module.population.scaled(input)) if y is None else y  # type: ignore[no-any-return]
+    if y is None:
+        y = type(module).forward(module, module.population.scaled(input))
+    return y  # type: ignore[return-value]
 
 
 def _must_be_called(module: nn.Module, inputs: object) -> None:
