@@ -232,14 +232,14 @@ def _with_masses_out(module: Any, form: Form, input: torch.Tensor) -> torch.Tens
     y = form(module.population, module, input)
     if y is None:
         y = module.population.scaled(type(module).forward(module, input))
-    return y  # type: ignore[return-value]
+    return y
 
 
 def _with_masses_in(module: Any, form: Form, input: torch.Tensor) -> torch.Tensor:
     y = columns(module.population, module, input)
     if y is None:
         y = type(module).forward(module, module.population.scaled(input))
-    return y  # type: ignore[return-value]
+    return y
 
 
 def _must_be_called(module: nn.Module, inputs: object) -> None:

@@ -12,6 +12,7 @@ import evodyn as ed
 from evodyn import landscapes
 from evodyn.core.arrays import FloatArray
 from evodyn.model import comparison
+from evodyn.model.normal_form import NormalForm
 from evodyn.simulate import compiled_maps
 from evodyn.solvers.compilation import prepare_if_possible
 
@@ -140,7 +141,7 @@ def test_one_step_for_fitness_that_falls_with_mass_is_a_step(n: int, blocks: int
     p[0] = 0.0
     for dynamics in dynamics_of(n):
         if blocks > 1:
-            dynamics = ed.Populations(dynamics, sizes)
+            dynamics = ed.Populations(dynamics, tuple(sizes))
         for landscape in (landscapes.LinearDecay(RNG.normal(0.0, 2.0, n), 0.3), landscapes.Constant(p)):
             found = compiled_maps.one_step(dynamics, landscape, p, 0.1, 0.3)
             expected = dynamics.step(p, landscape(0.3, p), 0.1, time=0.3)
@@ -162,7 +163,7 @@ def test_one_step_leaves_what_is_not_finite_to_others(value: float, mass: float)
             return contribution
 
         def kernel(self, t: float, n: int) -> Any:
-            return landscapes.Constant(np.zeros(n)).kernel(t, n).__class__(contribution)
+            return NormalForm(contribution)
 
     contribution, p = np.zeros(40), np.ones(40)
     assert compiled_maps.one_step(ed.Replicator(0.1), Given(), p, 0.1, 0.0) is not None

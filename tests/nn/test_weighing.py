@@ -142,11 +142,11 @@ def test_a_layer_over_sequences_scales_its_weights(monkeypatch: pytest.MonkeyPat
 def test_a_forward_of_ones_own_is_called_and_stays() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
     x, calls = torch.randn(8, 1, 6, 6, dtype=torch.float64), []
-    plain = model[0].forward
+    plain: Any = model[0].forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         calls.append(len(x))
-        return plain(x)
+        return plain(x)  # type: ignore[no-any-return]
 
     model[0].forward = forward
     nb.populate(model, x)
