@@ -13,6 +13,7 @@ from torch import nn
 
 from evodyn.core import validation
 from nn_bridge.population import Observer, population_of, probe, scaled
+from nn_bridge.weighing import linear
 
 __all__ = [
     "PopulationLayer",
@@ -160,7 +161,8 @@ class PopulationLinear(PopulationLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return y, shape (..., out_features), for x of shape (..., in_features)."""
-        return self.scaled(nn.functional.linear(x, self.weight, self.bias))
+        y = linear(self, self, x)
+        return self.scaled(nn.functional.linear(x, self.weight, self.bias)) if y is None else y
 
     def extra_repr(self) -> str:
         return (

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nn_bridge.weighing import Form, columns, form_of, linear, measured
+
 __all__ = [
     "Member",
     "Observer",
@@ -42,16 +44,21 @@ def scaled(population: Any, z: torch.Tensor) -> torch.Tensor:
     observed = population.observer is not None and torch.is_grad_enabled()
     if z.is_nested and not observed:  # as nn.TransformerEncoder makes padded sequences
         return torch.nested.as_nested_tensor([scaled(population, part[None])[0] for part in z.unbind()])
-    shape = [1] * z.ndim
-    shape[population.group_axis] = -1
     dtype = z.dtype if z.itemsize >= 4 else torch.float32
-    # A copy in double precision too, so that a step of the masses spoils no backward pass to come.
-    masses = population.masses.to(dtype, copy=True)
     if observed and population.probe is not None:
-        masses = masses + population.probe
-    elif observed and not z.requires_grad:
-        masses.requires_grad_()  # the weights are frozen, the masses are not
-    y: torch.Tensor = (z * masses.view(shape)).to(z.dtype)
+        masses = measured(population, dtype)
+    else:
+        # A copy in double precision too, so that a step of the masses spoils no backward pass to come.
+        masses = population.masses.to(dtype, copy=True)
+        if observed and not z.requires_grad:
+            masses.requires_grad_()  # the weights are frozen, the masses are not
+    if not observed or population.group_axis != -1:  # `compact` wants axes for axes in what it sees
+        shape = [1] * z.ndim
+        shape[population.group_axis] = -1
+        masses = masses.view(shape)
+    y: torch.Tensor = z * masses
+    if y.dtype != z.dtype:
+        y = y.to(z.dtype)
     if observed and population.probe is None and y.requires_grad:
         observer, unit, samples = population.observer, z.detach(), population.samples or 0
         y.register_hook(lambda gradient: observer(gradient.movedim(samples, 0), unit.movedim(samples, 0)))
@@ -174,14 +181,19 @@ def attach(population: Population, groups: int, device: torch.device, *, at: str
         module._register_load_state_dict_pre_hook(_with_masses, with_module=True),
         module.register_load_state_dict_post_hook(_in_double),
     ]
-    if at == "output":
+    form: Any = form_of(module)
+    if at == "output" and (form is None or population.unit > 1):
         handles.append(module.register_forward_hook(_scale_output))
-    elif at == "input":
+    elif at == "input" and form is not linear:
         handles.append(module.register_forward_pre_hook(_scale_input))
     else:
         # That `nn.TransformerEncoderLayer` does not compute with its weights by itself: see there.
         handles.append(module.register_forward_pre_hook(_must_be_called))
-        module.forward = functools.partial(attention, module)
+        if at == "heads":
+            module.forward = functools.partial(attention, module)
+        else:
+            code = _with_masses_out if at == "output" else _with_masses_in
+            module.forward = functools.partial(code, module, form)
     module._apply = functools.partial(_apply, module)
     population.handles = tuple(handle.id for handle in handles)
 
@@ -197,8 +209,14 @@ def detach(module: Any) -> None:
         for key in module.population.handles:
             hooks.pop(key, None)
     del module.masses
-    for name in ("population", "kind", "_apply", "forward"):
+    for name in ("population", "kind", "_apply"):
         module.__dict__.pop(name, None)
+    if getattr(module.__dict__.get("forward"), "func", None) in (
+        attention,
+        _with_masses_out,
+        _with_masses_in,
+    ):
+        del module.forward
 
 
 def _scale_output(module: Any, inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -208,6 +226,20 @@ def _scale_output(module: Any, inputs: object, output: torch.Tensor) -> torch.Te
 
 def _scale_input(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return (module.population.scaled(inputs[0]), *inputs[1:])
+
+
+def _with_masses_out(module: Any, form: Form, input: torch.Tensor) -> torch.Tensor:
+    y = form(module.population, module, input)
+    if y is None:
+        y = module.population.scaled(type(module).forward(module, input))
+    return y
+
+
+def _with_masses_in(module: Any, form: Form, input: torch.Tensor) -> torch.Tensor:
+    y = columns(module.population, module, input)
+    if y is None:
+        y = type(module).forward(module, module.population.scaled(input))
+    return y
 
 
 def _must_be_called(module: nn.Module, inputs: object) -> None:
@@ -295,8 +327,10 @@ def attention(
         z = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout)
     z = z.transpose(1, 2).flatten(2)
     population = population_of(module)
-    z = z if population is None else population.scaled(z)
-    y = nn.functional.linear(z, module.out_proj.weight, module.out_proj.bias)
+    y = None if population is None else columns(population, module.out_proj, z)
+    if y is None:
+        z = z if population is None else population.scaled(z)
+        y = nn.functional.linear(z, module.out_proj.weight, module.out_proj.bias)
     if not batched:
         return y[0], shares
     return (y if module.batch_first else y.transpose(0, 1)), shares

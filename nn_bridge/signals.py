@@ -113,15 +113,18 @@ def _sensitivity(gradient: torch.Tensor, z: torch.Tensor, group_axis: int) -> to
 
 
 def relative(values: torch.Tensor, masses: torch.Tensor, kind: bool | str) -> torch.Tensor:
-    """Return `values` in units of their mean, or as z-scores, over the groups that are present."""
+    """Return `values` in units of their mean, or as z-scores, over the groups that are present.
+
+    Both have shape (..., groups): those of a row compete with one another.
+    """
     present = (masses > 0).to(values.dtype)
-    count = present.sum().clamp(min=1)
-    mean = (values * present).sum() / count
+    count = present.sum(-1, keepdim=True).clamp(min=1)
+    mean = (values * present).sum(-1, keepdim=True) / count
     if kind == "zscore":
         values = values - mean
-        scale = ((values * values * present).sum() / count).sqrt()
+        scale = ((values * values * present).sum(-1, keepdim=True) / count).sqrt()
     elif kind == "max":
-        scale = (values * present).max()
+        scale = (values * present).amax(-1, keepdim=True)
     else:
         scale = mean
     return torch.where(scale > 0, values / scale, torch.zeros_like(values))

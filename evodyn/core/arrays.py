@@ -112,7 +112,7 @@ def returned(value: FloatArray, like: Array) -> Array:
 def host(value: Array) -> FloatArray:
     """Return `value` as a NumPy float64 array, copying from a device if need be."""
     if array_api_compat.is_torch_array(value):
-        value = value.detach().cpu()
+        value = value.detach().cpu().numpy()
     return np.asarray(value, dtype=np.float64)
 
 

@@ -201,6 +201,8 @@ class Dynamics(_Plain, Specification, ABC):
                 setattr(cls, name, getattr(Dynamics, name))
         if (grows_otherwise or own.keys() & {"inflow", "step", "_capped"}) and "comparison" not in own:
             cls.comparison = Dynamics.comparison  # type: ignore[method-assign]
+            if "comparisons" not in own:
+                cls.comparisons = Dynamics.comparisons  # type: ignore[method-assign]
         if grows_otherwise and "compares_with_mean" not in own:
             cls.compares_with_mean = False
         if "inflow" in own and not _asks_for_fitness(own["inflow"]):
@@ -382,6 +384,11 @@ class Dynamics(_Plain, Specification, ABC):
         None promises nothing. Otherwise the Euler map is that of the answer, in every bit.
         """
         return None
+
+    def comparisons(self, n: int, time: float) -> tuple[tuple[slice, Comparison], ...] | None:
+        """Return `comparison` of every block; None promises nothing, else a Euler step is one in each."""
+        form = self.comparison(n, time)
+        return None if form is None else ((slice(n), form),)
 
     def mass_law(self, n: int) -> tuple[float, float] | None:
         """Return rate μ and target M of the total mass of a block of n groups, if dP/dt = μ(M - P).

@@ -28,7 +28,7 @@ def _one_row(contribution: Array, n: int) -> FloatArray:
             f"landscape has contributions of shape {row.shape}; expected ({n},): ask for one member of a "
             "batch at a time."
         )
-    return np.broadcast_to(row, (n,))
+    return row if row.shape == (n,) else np.broadcast_to(row, (n,))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

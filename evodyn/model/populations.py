@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from evodyn.core import validation
 from evodyn.core.arrays import Array, FloatArray, array_namespace
+from evodyn.model.comparison import Comparison
 from evodyn.model.dynamics import Dynamics, cap_of
 
 __all__ = ["Populations", "Segments"]
@@ -141,6 +142,16 @@ class Populations(Dynamics):
         if isinstance(self.dynamics, tuple):
             return self.dynamics
         return tuple(self.dynamics.restricted(s, sum(self.sizes)) for s in self.slices)
+
+    def comparisons(self, n: int, time: float) -> tuple[tuple[slice, Comparison], ...] | None:
+        if len(self.sizes) > _FEW_BLOCKS and self._shared is not None:
+            return None  # sums of many blocks at once are rounded in another order
+        forms = []
+        for block, member in self.blocks(n):
+            if (form := member.comparison(block.stop - block.start, time)) is None:
+                return None
+            forms.append((block, form))
+        return tuple(forms)
 
     @functools.cached_property
     def _has_cap(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from typing import Any
 
@@ -16,7 +17,7 @@ from evodyn.model.fitness import LandscapeFunction, kernel
 from evodyn.simulate.extinction import Ledger
 from evodyn.solvers.compilation import ready
 
-__all__ = ["ManySteps", "load", "many_steps"]
+__all__ = ["ManySteps", "load", "many_steps", "one_step"]
 
 _WORK = 50_000_000
 """Groups times steps of a compiled call: some tenths of a second, after which a signal is heard."""
@@ -118,3 +119,49 @@ def many_steps(
     return ManySteps(
         maps.iterated, np.array(fitness.contribution), float(fitness.decay), form, level, np.empty(n)
     )
+
+
+def one_step(
+    dynamics: Dynamics, landscape: LandscapeFunction, masses: FloatArray, h: float, t: float
+) -> FloatArray | None:
+    """Return the masses after a step of the Euler map, with the bits of `Dynamics.step`, in compiled code.
+
+    None where there is no compiled form, or where something happens that has to be looked at: masses that
+    arrive at 0 or leave it, fitness or sums that are not finite.
+
+    Parameters
+    ----------
+    dynamics, landscape
+        What changes the masses.
+    masses : array, shape (N,)
+        Not changed. Contiguous.
+    h : float
+        η_p.
+    t : float
+        Time at the start of the step.
+    """
+    if not comparison.compiled_step or not getattr(landscape, "exact_kernel", False):
+        return None
+    n = len(masses)
+    forms, fitness = dynamics.comparisons(n, t), kernel(landscape, t, n)
+    if forms is None or fitness is None:
+        return None
+    iterated, contribution, new = _iterated(), fitness.contribution, np.empty(n)
+    if not contribution.flags.carray:  # another kind of array would be compiled anew
+        contribution = np.array(contribution)
+    for block, form in forms:
+        taken, _ = iterated(
+            masses[block], contribution[block], fitness.decay, h, form.clip, form.rate, form.inflow, form.cap,
+            0.0, 1, 2, 1, _NO_ROWS, new[block],
+        )  # fmt: skip
+        if not taken:
+            return None
+    return new
+
+
+_NO_ROWS = np.empty((0, 0))
+
+
+@functools.cache
+def _iterated() -> Any:
+    return importlib.import_module("evodyn.solvers.maps").iterated
