@@ -15,6 +15,7 @@ from nn_bridge.population import ATTRIBUTES, Member, Population, attach, detach
 from nn_bridge.removal.blocks import branches, without_branches
 from nn_bridge.removal.coupling import Coupling, Masks
 from nn_bridge.removal.decision import Facts, removable
+from nn_bridge.removal.heads import RemainingHeads
 from nn_bridge.removal.moves import Axis
 from nn_bridge.removal.record import Node, Recording, plain_model, record
 
@@ -274,7 +275,7 @@ class _Search:
             yield _Site((branch.name, branch.owner), "output", "block", branch.axis, branch.size, 1, members)
 
     def _heads_of_module(self, name: str, module: Any) -> Iterator[_Site]:
-        if "forward" in vars(type(module)) and type(module) is not nn.MultiheadAttention:
+        if "forward" in vars(type(module)) and type(module) not in (nn.MultiheadAttention, RemainingHeads):
             self.reasons[name] = f"it is a {type(module).__name__} with a forward of its own"
         elif module.bias_k is not None or module.add_zero_attn:
             self.reasons[name] = "attention with bias_k or add_zero_attn is not supported"

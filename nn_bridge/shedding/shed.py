@@ -30,6 +30,11 @@ def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimiz
         Inputs.
     optimizer : torch.optim.Optimizer
         It goes on with what is left, see `compact`.
+
+    Raises
+    ------
+    ValueError
+        If what the dead send on is not 0, and the layer that reads them has no bias to take it.
     """
     names = list(populations(model).values())
     masses = [layer.masses.clone() for layer in population_layers(model)]
@@ -37,12 +42,23 @@ def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimiz
         layer.masses.copy_(layer.masses > 0)  # so that no mass becomes part of a weight
     with evaluation_mode(model):
         small = compact(model, example, optimizer)
+        _without_new_parameters(model, small)
         populate(small, example, names)
     small.train(model.training)
     for layer, mass in zip(population_layers(small), masses, strict=True):
         # A group of mass 0 that shares its place with living ones is still there.
         layer.masses.copy_(mass[mass > 0] if len(layer.masses) < len(mass) else mass)
     return small
+
+
+def _without_new_parameters(model: nn.Module, small: nn.Module) -> None:
+    """Refuse biases that only the smaller network has: nobody trains them, or knows where they came from."""
+    known = {name for name, _ in model.named_parameters()}
+    if new := [name for name, _ in small.named_parameters() if name not in known]:
+        raise ValueError(
+            f"{new[0].rpartition('.')[0] or 'model'} has no bias; expected one in a layer that reads groups "
+            "through an activation which does not map 0 to 0: it takes what those that die send on."
+        )
 
 
 @torch.no_grad()
@@ -93,6 +109,8 @@ def restore(
 ) -> None:
     """Write what is left of a network back to where it came from; groups that died are at mass 0 there.
 
+    Their weights are 0, too: what an activation makes of 0 is part of the next bias already.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -108,7 +126,7 @@ def restore(
     origins: dict[str, torch.Tensor] = {}
     for (name, old), new in zip(model.named_parameters(), left, strict=True):
         origins[name] = optimizer.state[new]["origin"].flatten()
-        old.view(-1)[origins[name]] = new.flatten()
+        old.zero_().view(-1)[origins[name]] = new.flatten()
     buffers = dict(small.named_buffers())
     for name, buffer in model.named_buffers():
         if name not in buffers:

@@ -210,6 +210,33 @@ def test_filters_are_shed_like_neurons_and_written_back_with_their_statistics() 
     torch.testing.assert_close(after, before)
 
 
+def test_heads_and_units_are_shed_again_and_again() -> None:
+    torch.manual_seed(0)
+    x, y = samples(48)
+    body = nn.TransformerEncoderLayer(12, 6, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Unflatten(1, (4, 12)), body, nn.Flatten(), nn.Linear(48, 2))
+    sizes: list[tuple[int, ...]] = []
+    trained = nb.Recipe(0.6, **{**FAST, "price_rate": 0.006}).train(
+        nb.populate(model, x[:2]), x, y, progress=lambda epoch, row: sizes.append(row["living"])
+    )
+    heads, units = trained.living
+    assert heads + units == 9 and 2 <= heads < 6 and len(set(sizes)) > 2
+    left: Any = trained.model
+    assert left[1].self_attn.num_heads == heads and left[1].linear1.out_features == units
+    after, before = (part.eval()(x) for part in (trained.model, trained.before))
+    torch.testing.assert_close(after, before)
+
+
+def test_what_an_activation_makes_of_nothing_is_counted_once() -> None:
+    x, y = samples()
+    body = nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 12), nn.Softplus(), nn.Linear(12, 2)
+    trained = nb.Recipe(0.5, **FAST).train(nb.populate(nn.Sequential(*body), x[:2]), x, y)
+    torch.testing.assert_close(trained.before(x), trained.model(x))
+    body = nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 2, bias=False)
+    with pytest.raises(ValueError, match="2 has no bias; expected one"):
+        nb.Recipe(0.5, **FAST).train(nb.populate(nn.Sequential(*body), x[:2]), x, y)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
