@@ -32,12 +32,12 @@ def main() -> None:
         figure,
         "ablations",
         [
-            f"{widths}, {100 * given['remove']:g} % of the hidden neurons removed in {given['epochs']} epochs: "
-            f"accuracy on {given['held_out']} training images that were left out of training, less that of "
-            f"the whole recipe of the same seed, in points. {seeds} seeds (small), their mean (large); open: "
-            "a small dense network of the same widths from scratch, trained in the same way, less the same. "
-            f"The scale is linear within {LINEAR:g} points. What is changed is changed by itself; masses and "
-            "weights are those of no other run.",
+            f"{widths}, {100 * given['remove']:g} % of the hidden neurons removed in {given['epochs']} "
+            "epochs, one part of the recipe left out or changed by itself: accuracy on "
+            f"{given['held_out']} training images that were left out of training, less that of the whole "
+            f"recipe of the same seed, in points. {seeds} seeds (small) and their mean (large); open: a small "
+            "dense network of the same widths, trained from scratch in the same way. The scale is linear "
+            f"within {LINEAR:g} points, and logarithmic beyond.",
         ],
     )
 
