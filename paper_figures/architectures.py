@@ -18,7 +18,7 @@ def main() -> None:
     specification = style.specification(data)
     style.start()
     figure, panels = plt.subplots(
-        1, 3, figsize=(style.WIDTH, 2.6), gridspec_kw={"width_ratios": [1, 1.3, 0.9]}
+        1, 3, figsize=(style.WIDTH, 2.8), gridspec_kw={"width_ratios": [1, 1.2, 0.9]}
     )
     accuracies(panels[0], data)
     style.letter(panels[0], "a", "Accuracy without groups")
@@ -56,7 +56,7 @@ def accuracies(axes: Axes, data: xr.Dataset) -> None:
         run = data.sel(network=name).mean("seed")
         axes.plot(fractions, run.by_mass, "o-", color=colour, label=name)
         axes.plot(fractions, run.at_random, "--", color=colour, linewidth=0.8)
-    axes.set(xlabel="groups removed from every layer (%)", ylabel="test accuracy", ylim=(0, 1.02))
+    axes.set(xlabel="groups removed (%)", ylabel="test accuracy", ylim=(0, 1.02))
 
 
 def costs(axes: Axes, data: xr.Dataset) -> None:
@@ -67,11 +67,11 @@ def costs(axes: Axes, data: xr.Dataset) -> None:
         run = data.sel(network=name).mean("seed")
         left = [100 * float(run[cost].sel(size="after") / run[cost].sel(size="before")) for cost in COSTS]
         axes.bar(places + (k - (len(networks) - 1) / 2) * width, left, 0.9 * width, color=colour, label=name)
-    axes.set_xticks(places, list(COSTS.values()))
+    axes.set_xticks(places, list(COSTS.values()), rotation=20)
     axes.set(xlabel="cost", ylabel="after the removal (%)")
     axes.axhline(100, color=style.GREY, linewidth=0.6)
-    axes.set_ylim(0, 1.25 * max(axes.get_ylim()[1], 100))
-    axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=len(networks))
+    axes.set_ylim(0, 1.5 * max(axes.get_ylim()[1], 100))
+    axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=2)
 
 
 def recipe(axes: Axes, data: xr.Dataset) -> None:
@@ -84,8 +84,10 @@ def recipe(axes: Axes, data: xr.Dataset) -> None:
             label = training if k == 0 else None
             axes.plot(range(len(names)), values, marker, color=colour, markersize=5, label=label)
     axes.set_xticks(range(len(names)), names, rotation=20)
-    axes.set(ylabel="test accuracy")
-    axes.margins(x=0.2, y=0.35)
+    axes.set(xlabel="network", ylabel="test accuracy")
+    axes.margins(x=0.2)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.6 * (high - low), high)
     axes.legend(frameon=False, fontsize=7, loc="lower left")
 
 

@@ -431,8 +431,8 @@ def notes(options: Row, sparsity: float, course: int) -> list[str]:
         f"trained: {options['samples']} images, {options['epochs']} times; selected: as many times more",
         f"with masses; removed: {100 * sparsity:g} % of every layer's groups, those of least mass;",
         "again: trained for one more epoch, the smaller network.",
-        f"recipe: {100 * sparsity:g} % of all groups removed while it trains, {course} epochs; random: as many",
-        "groups of each layer, chosen at random, trained alone from the start.",
+        f"recipe: {100 * sparsity:g} % of all groups removed while it trains, {course} epochs;",
+        "random: as many random groups of each layer, trained alone from the start.",
         "",
     ]
 
