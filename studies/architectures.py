@@ -334,8 +334,9 @@ def main(
             size=(SIZES, "before or after the removal", "1"),
         )
     )
-    pictures = {name: options[name] for name in ("samples", "tests")}
-    points = [Lasting(case.network, case.seed, **pictures, course=course, remove=sparsity) for case in cases]
+    points = [
+        Lasting(case.network, case.seed, case.samples, case.tests, course, remove=sparsity) for case in cases
+    ]
     data = data.merge(courses(study, points, axes))
     rows = table_rows(data)
     specification: dict[str, Any] = {"schema": SCHEMA, **options, "batch": BATCH, "smoke": study.smoke}

@@ -229,12 +229,12 @@ def test_heads_and_units_are_shed_again_and_again() -> None:
 
 def test_what_an_activation_makes_of_nothing_is_counted_once() -> None:
     x, y = samples()
-    body = nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 12), nn.Softplus(), nn.Linear(12, 2)
-    trained = nb.Recipe(0.5, **FAST).train(nb.populate(nn.Sequential(*body), x[:2]), x, y)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 12), nn.Softplus(), nn.Linear(12, 2))
+    trained = nb.Recipe(0.5, **FAST).train(nb.populate(model, x[:2]), x, y)
     torch.testing.assert_close(trained.before(x), trained.model(x))
-    body = nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 2, bias=False)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 2, bias=False))
     with pytest.raises(ValueError, match="2 has no bias; expected one"):
-        nb.Recipe(0.5, **FAST).train(nb.populate(nn.Sequential(*body), x[:2]), x, y)
+        nb.Recipe(0.5, **FAST).train(nb.populate(model, x[:2]), x, y)
 
 
 @pytest.mark.parametrize(
