@@ -17,15 +17,11 @@ def main() -> None:
     data = style.read("architectures", "architectures.nc")
     specification = style.specification(data)
     style.start()
-    figure, panels = plt.subplots(
-        1, 3, figsize=(style.WIDTH, 2.8), gridspec_kw={"width_ratios": [1, 1.2, 0.9]}
-    )
+    figure, panels = plt.subplots(1, 2, figsize=(style.WIDTH, 2.6))
     accuracies(panels[0], data)
     style.letter(panels[0], "a", "Accuracy without groups")
     costs(panels[1], data)
     style.letter(panels[1], "b", "What is left of the cost")
-    recipe(panels[2], data)
-    style.letter(panels[2], "c", "Selection while training")
     tuned = ", ".join(
         f"{name} {float(data.accuracy.sel(network=name, stage='trained again').mean()):.4f} "
         f"(before {float(data.accuracy.sel(network=name, stage='trained').mean()):.4f})"
@@ -42,9 +38,6 @@ def main() -> None:
             f"(b) Cost after the physical removal of {100 * specification['sparsity']:g} % of every layer's "
             f"groups, over that before; latency of {specification['batch']} images on one thread.",
             f"Accuracy after the removal and one more epoch: {tuned}.",
-            f"(c) Test accuracy after {specification['course_epochs']} epochs of the recipe, which removes "
-            f"{100 * specification['sparsity']:g} % of all groups while it trains; of as many random groups "
-            "of each layer, trained alone from the start; and of all groups.",
         ],
     )
 
@@ -56,7 +49,7 @@ def accuracies(axes: Axes, data: xr.Dataset) -> None:
         run = data.sel(network=name).mean("seed")
         axes.plot(fractions, run.by_mass, "o-", color=colour, label=name)
         axes.plot(fractions, run.at_random, "--", color=colour, linewidth=0.8)
-    axes.set(xlabel="groups removed (%)", ylabel="test accuracy", ylim=(0, 1.02))
+    axes.set(xlabel="groups removed from every layer (%)", ylabel="test accuracy", ylim=(0, 1.02))
 
 
 def costs(axes: Axes, data: xr.Dataset) -> None:
@@ -67,28 +60,11 @@ def costs(axes: Axes, data: xr.Dataset) -> None:
         run = data.sel(network=name).mean("seed")
         left = [100 * float(run[cost].sel(size="after") / run[cost].sel(size="before")) for cost in COSTS]
         axes.bar(places + (k - (len(networks) - 1) / 2) * width, left, 0.9 * width, color=colour, label=name)
-    axes.set_xticks(places, list(COSTS.values()), rotation=20)
+    axes.set_xticks(places, list(COSTS.values()))
     axes.set(xlabel="cost", ylabel="after the removal (%)")
     axes.axhline(100, color=style.GREY, linewidth=0.6)
-    axes.set_ylim(0, 1.5 * max(axes.get_ylim()[1], 100))
-    axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=2)
-
-
-def recipe(axes: Axes, data: xr.Dataset) -> None:
-    """Draw the accuracies of the recipe, and of what is trained beside it."""
-    names, looks = data.network.values, {"recipe": "o", "random groups": "x", "all groups": "_"}
-    for training, marker in looks.items():
-        found = data.course_accuracy.sel(training=training).transpose("seed", "network")
-        colour = style.OURS if training == "recipe" else style.GREY
-        for k, values in enumerate(found.values):
-            label = training if k == 0 else None
-            axes.plot(range(len(names)), values, marker, color=colour, markersize=5, label=label)
-    axes.set_xticks(range(len(names)), names, rotation=20)
-    axes.set(xlabel="network", ylabel="test accuracy")
-    axes.margins(x=0.2)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - 0.6 * (high - low), high)
-    axes.legend(frameon=False, fontsize=7, loc="lower left")
+    axes.set_ylim(0, 1.25 * max(axes.get_ylim()[1], 100))
+    axes.legend(frameon=False, fontsize=7, loc="upper center", ncols=len(networks))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 A convolutional network, a residual network and a transformer encoder are trained on MNIST, get masses for
 their filters, neurons, heads and units, and go on training with selection. Half of the groups of every layer,
 those of least mass, are then removed physically, and the smaller network is trained for another epoch.
-The recipe of `Recipe`, as it is for perceptrons, removes as many groups of each network while it trains;
-beside it are all groups, and as many random ones of each layer, trained in the same way from the start.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from _shared import Row
 from evodyn.core import validation
 from evodyn.core.labels import coordinates, labelled
 
-SCHEMA = 2
+SCHEMA = 1
 SPARSITIES = [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75]
 STAGES = ["trained", "selected", "removed", "trained again"]
 COSTS = {
@@ -43,8 +41,6 @@ BATCH = 64
 REPEATS = 50
 SIZES = ["before", "after"]
 SMOKE = {"epochs": 1, "samples": 640, "tests": 200}
-TRAININGS = ["recipe", "random groups", "all groups"]
-COURSE, SHORT = nb.Course(), nb.Course(epochs=2, hold=1.0, warm_up=5)
 
 
 class Residual(nn.Module):
@@ -131,21 +127,6 @@ class Case:
     decay: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Lasting:
-    """One network that is trained by a course: by the recipe, or with the groups that it starts with."""
-
-    network: str
-    seed: int
-    samples: int
-    tests: int
-    course: nb.Course
-    remove: float | None
-    """What the recipe removes; None: it is not the recipe."""
-    living: tuple[int, ...] = ()
-    """Groups of every layer, random ones; all by default."""
-
-
 @functools.lru_cache(maxsize=1)
 def images(samples: int, tests: int) -> nb.Dataset:
     """Return the first training and test images of MNIST."""
@@ -157,7 +138,9 @@ def case_of(case: Case) -> xr.Dataset:
     torch.set_num_threads(1)
     data = images(case.samples, case.tests)
     example, order = data.test_images[:BATCH], torch.Generator().manual_seed(case.seed)
-    model = built(case)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        model = NETWORKS[case.network]()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 
     def epoch(model: nn.Module, selector: nb.Selector | None = None) -> None:
@@ -212,59 +195,6 @@ def case_of(case: Case) -> xr.Dataset:
     )
 
 
-def built(case: Case | Lasting) -> nn.Module:
-    """Return the network as it is at first."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(case.seed)
-        return NETWORKS[case.network]()
-
-
-def course_of(case: Lasting) -> xr.Dataset:
-    """Train a network to the end of a course; return accuracy, the groups that are left, and costs."""
-    torch.set_num_threads(1)
-    data = images(case.samples, case.tests)
-    example, pairs = data.test_images[:BATCH], (data.train_images, data.train_labels)
-    model = nb.populate(built(case), example[:2])
-    layers = nb.population_layers(model)
-    living = case.living or tuple(len(layer.masses) for layer in layers)
-    if case.remove is None:
-        draw = torch.Generator().manual_seed(case.seed)
-        for layer, left in zip(layers, living, strict=True):
-            layer.masses[torch.randperm(len(layer.masses), generator=draw)[left:]] = 0.0
-        model = nb.compact(model, example[:2])
-        case.course.train(model, *pairs, seed=case.seed)
-    else:
-        most = 1 - 2 * len(layers) / sum(living)  # two groups of every layer live
-        recipe = nb.Recipe(min(case.remove, most), course=case.course)
-        trained = recipe.train(model, *pairs, seed=case.seed)
-        model, living = trained.model, trained.living
-    after = dataclasses.asdict(nb.cost(model, example, repeats=1))
-    found = {
-        "course_accuracy": (
-            nb.accuracy(model, data.test_images, data.test_labels, batch_size=500),
-            "test accuracy at the end of the course",
-        ),
-        "course_parameters": (float(after["parameters"]), COSTS["parameters"]),
-        "course_macs": (float(after["macs"]), COSTS["macs"]),
-        "living": ("-".join(map(str, living)), "groups that are left in each layer"),
-    }
-    return xr.Dataset(labelled((), found))
-
-
-def courses(study: _shared.Study, points: Sequence[Lasting], axes: Row) -> xr.Dataset:
-    """Return what became of the recipe, of as many random groups, and of all, with `axes` in front."""
-    recipes = study.sweep("Recipe", course_of, points, "recipe")
-    others = [
-        dataclasses.replace(point, remove=None, living=living)
-        for point, found in zip(points, recipes, strict=True)
-        for living in (tuple(map(int, str(found.living.values).split("-"))), ())
-    ]
-    results = study.sweep("Beside it", course_of, others, "beside_it")
-    each = zip(recipes, results[::2], results[1::2], strict=True)
-    axes = axes | coordinates(training=(TRAININGS, "what is trained", "1"))
-    return _shared.stacked([found for three in each for found in three], axes)
-
-
 @torch.no_grad()
 def latencies(models: tuple[nn.Module, nn.Module], batch: torch.Tensor) -> tuple[float, float]:
     """Return the shortest processor time of a forward pass of each network; they take turns."""
@@ -316,9 +246,8 @@ def main(
     Writes results/architectures/architectures.nc and architectures.csv (the table). Latency is the
     shortest of many for a batch of 64 images, in processor time of one thread.
     """
-    options, course = {"epochs": epochs, "samples": samples, "tests": tests}, COURSE
+    options = {"epochs": epochs, "samples": samples, "tests": tests}
     if study.smoke:
-        course = SHORT
         options = {name: min(value, SMOKE[name]) for name, value in options.items()}
     names = [validation.choice("network", name, tuple(NAMES)) for name in dict.fromkeys(network)]
     cases = [
@@ -334,10 +263,6 @@ def main(
             size=(SIZES, "before or after the removal", "1"),
         )
     )
-    points = [
-        Lasting(case.network, case.seed, case.samples, case.tests, course, remove=sparsity) for case in cases
-    ]
-    data = data.merge(courses(study, points, axes))
     rows = table_rows(data)
     specification: dict[str, Any] = {"schema": SCHEMA, **options, "batch": BATCH, "smoke": study.smoke}
     specification |= {
@@ -346,10 +271,9 @@ def main(
         "decay": decay,
         "seed": seed,
         "seeds": seeds,
-        "course_epochs": course.epochs,
     }
     study.save(data, rows, specification)
-    study.show(accuracies(rows), costs(rows), recipes(rows), *notes(options, sparsity, course.epochs))
+    study.show(accuracies(rows), costs(rows), *notes(options, sparsity))
 
 
 def table_rows(data: xr.Dataset) -> list[Row]:
@@ -365,16 +289,6 @@ def table_rows(data: xr.Dataset) -> list[Row]:
                 for quantity in ("groups", *COSTS)
                 for size in SIZES
             }
-            for training in TRAININGS:
-                own, name = run.sel(training=training), training.replace(" ", "_")
-                row |= {
-                    f"{name}_accuracy": float(own.course_accuracy),
-                    f"{name}_living": str(own.living.values),
-                }
-                row |= {
-                    f"{name}_parameters": float(own.course_parameters),
-                    f"{name}_macs": float(own.course_macs),
-                }
             rows.append(row | {"lowest_mass": float(run.lowest), "highest_mass": float(run.highest)})
     return rows
 
@@ -412,28 +326,12 @@ def costs(rows: Sequence[Row]) -> Table:
     return _shared.row_table("Cost before and after", columns, shown)
 
 
-def recipes(rows: Sequence[Row]) -> Table:
-    """Return the table of the recipe, and of what is trained beside it."""
-    columns = {
-        "network": "{network}",
-        "seed": "{seed}",
-        "recipe": "{recipe_accuracy:.4f}",
-        "random": "{random_groups_accuracy:.4f}",
-        "all": "{all_groups_accuracy:.4f}",
-        "parameters": "{all_groups_parameters:.0f}→{recipe_parameters:.0f}",
-        "living": "{recipe_living}",
-    }
-    return _shared.row_table("Selection while training: the recipe", columns, rows)
-
-
-def notes(options: Row, sparsity: float, course: int) -> list[str]:
+def notes(options: Row, sparsity: float) -> list[str]:
     """Return the lines that explain the tables."""
     return [
         f"trained: {options['samples']} images, {options['epochs']} times; selected: as many times more",
         f"with masses; removed: {100 * sparsity:g} % of every layer's groups, those of least mass;",
         "again: trained for one more epoch, the smaller network.",
-        f"recipe: {100 * sparsity:g} % of all groups removed while it trains, {course} epochs;",
-        "random: as many random groups of each layer, trained alone from the start.",
         "",
     ]
 
