@@ -12,6 +12,7 @@ from torch import nn
 from nn_bridge.layers import population_layers, populations
 from nn_bridge.modes import evaluation_mode
 from nn_bridge.populate import populate
+from nn_bridge.population import population_of
 from nn_bridge.removal.compact import compact
 from nn_bridge.removal.trace import chain
 
@@ -63,14 +64,15 @@ def _without_new_parameters(model: nn.Module, small: nn.Module) -> None:
 
 @torch.no_grad()
 def fold(model: nn.Module) -> None:
-    """Make masses of 1 of those of a chain, as weights: √p on what enters a neuron and √p on what leaves it.
+    """Make masses of 1 of masses, as weights: √p on what enters a group and √p on what leaves it.
 
-    Outputs stay, since what lies between is homogeneous: relu(√p z) = √p relu(z). Elsewhere (another
-    activation, a network that is no chain) nothing is done.
+    Outputs stay, since what lies between is homogeneous: relu(√p z) = √p relu(z). Elsewhere nothing is done.
     """
     try:
         links = [module for _, module in chain(model)]
     except ValueError:
+        for module in population_layers(model):
+            _fold_populated(module)
         return
     weighted = [k for k, module in enumerate(links) if hasattr(module, "weight")]
     for at, following in itertools.pairwise(weighted):
@@ -86,6 +88,28 @@ def fold(model: nn.Module) -> None:
             layer.bias.mul_(roots)
         reader.weight.mul_(roots)
         layer.masses.copy_(layer.masses > 0)
+
+
+def _fold_populated(module: Any) -> None:
+    """Fold the masses that `populate` gave a module."""
+    population = population_of(module)
+    if population is None or not population.readers:
+        return
+    if population.at == "heads":  # what attention shares out is scaled like what it puts out
+        projections = (module.v_proj_weight,) if module.in_proj_weight is None else (module.in_proj_weight,)
+        entering = [p.chunk(1 if p is module.v_proj_weight else 3)[-1] for p in projections]
+        entering += [] if module.in_proj_bias is None else [module.in_proj_bias.chunk(3)[-1]]
+    else:
+        entering = [p for p in (module.weight, module.bias) if p is not None]
+    if not entering:
+        return
+    roots = module.masses.sqrt()
+    for part in entering:
+        factors = roots.repeat_interleave(len(part) // len(roots)).to(part.dtype)
+        part.mul_(factors.view([-1, *[1] * (part.ndim - 1)]))
+    for member in population.readers:
+        member.scale(roots)
+    module.masses.copy_(module.masses > 0)
 
 
 def _homogeneous(part: nn.Module) -> bool:

@@ -210,6 +210,38 @@ def test_filters_are_shed_like_neurons_and_written_back_with_their_statistics() 
     torch.testing.assert_close(after, before)
 
 
+@pytest.mark.parametrize("kind", ["convolutional", "transformer", "sigmoid"])
+def test_masses_become_weights_on_both_sides_of_any_group_that_is_read_in_proportion(kind: str) -> None:
+    torch.manual_seed(0)
+    if kind == "transformer":
+        x: Any = torch.randn(5, 4, 12).double()
+        model: Any = nn.TransformerEncoderLayer(12, 3, 16, dropout=0.0, batch_first=True)
+    else:
+        x, model = torch.randn(5, 1, 4, 4).double(), convolutional()
+        model[2] = nn.Sigmoid() if kind == "sigmoid" else nn.ReLU()
+    nb.populate(model.double().eval(), x)
+    for layer in nb.population_layers(model):
+        layer.masses.copy_(torch.linspace(0.25, 4, len(layer.masses)))
+        layer.masses[1] = 0.0
+    outputs, old = model(x), copy.deepcopy(model)
+    fold(model)
+    torch.testing.assert_close(model(x), outputs)
+    masses = [set(layer.masses.tolist()) for layer in nb.population_layers(model)]
+    if kind == "convolutional":
+        assert masses == [{0.0, 1.0}] * 2
+        filters, neurons = (layer.masses.sqrt() for layer in nb.population_layers(old))
+        torch.testing.assert_close(model[1].weight, old[1].weight * filters)
+        read = old[4].weight * filters.repeat_interleave(4) * neurons[:, None]
+        torch.testing.assert_close(model[4].weight, read)
+    elif kind == "sigmoid":
+        assert masses[1] == {0.0, 1.0} and len(masses[0]) == 8
+    else:
+        assert masses == [{0.0, 1.0}] * 2
+        roots = nb.population_layers(old)[0].masses.sqrt().repeat_interleave(4)
+        assert torch.equal(model.self_attn.in_proj_weight[:24], old.self_attn.in_proj_weight[:24])
+        torch.testing.assert_close(model.self_attn.out_proj.weight, old.self_attn.out_proj.weight * roots)
+
+
 def test_heads_and_units_are_shed_again_and_again() -> None:
     torch.manual_seed(0)
     x, y = samples(48)
