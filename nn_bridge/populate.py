@@ -404,6 +404,9 @@ class _Search:
             kind = "filter"
         names = tuple(dict.fromkeys((name, node.owner)))
         own, readers = (self._members(masks, channel, groups, read=read) for read in (False, True))
+        together, _ = self.coupling.closure({channel: np.ones(size, dtype=bool)})
+        if not all(mask.all() for mask in together.values()):
+            readers = ()  # they are read together with what is none of them
         yield _Site(names, "output", kind, axis, unit, groups, own, readers)
 
     def _with_masses(self, masks: Masks) -> str:
