@@ -32,7 +32,8 @@ SCHEMA = 1
 WIDTHS = (784, 512, 256, 10)
 SMALL = (784, 64, 32, 10)
 SMOKE: Row = {"train_samples": 640, "test_samples": 200}
-CONTROLLED = ["the whole", "weight decay"]
+SHOWN = ["signal: absolute", "price: no price", "weight decay", "dynamics", "death: masses"]
+CONTROLLED = ["the whole", "weight decay: none"]
 WHOLE = "the whole recipe"
 NOTHING = 1e-12  # a price that moves no mass
 AT_ONCE = 1e6  # how fast a price rises that is at its limit after one step
@@ -135,13 +136,12 @@ def variants(recipe: nb.Recipe, epoch: float) -> dict[str, Variant]:
 def main(
     study: _shared.Study,
     variant: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(
-            help="Beginning of the name of what is to be compared with the whole recipe, 'price' say "
-            "(repeatable); all by default.",
-            show_default=False,
+            help="Beginning of the name of what is compared with the whole recipe (repeatable): signal, "
+            "price, weight decay, dynamics, death, schedule, or more of it."
         ),
-    ] = None,
+    ] = SHOWN,
     control: Annotated[
         list[str],
         typer.Option(
@@ -176,7 +176,7 @@ def main(
     first = Training("selection", widths, seed, (remove,), recipe.course, held_out=held_out, **common)
     steps = -(-len(first.data().train_images) // recipe.course.batch_size)
     known = variants(recipe, steps * recipe.step_size)
-    changed = {name: known[name] for name in (WHOLE, *begun(known, "variant", variant or [""]))}
+    changed = {name: known[name] for name in (WHOLE, *begun(known, "variant", variant))}
     controlled = set(begun(known, "control", control))
     runs = [(name, number) for number in range(seed, seed + seeds) for name in changed]
     points = [training(first, changed[name], number) for name, number in runs]
