@@ -54,7 +54,7 @@ def differences(axes: Axes, data: xr.Dataset, names: list[str]) -> None:
     axes.axvline(0, color=style.GREY, linewidth=0.6)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlabel("accuracy less that of the whole recipe (points)")
+    axes.set(xlabel="accuracy less that of the whole recipe (points)", ylabel="left out or changed")
     axes.margins(x=0.1)
     axes.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
