@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from nn_bridge.layers import has_masses
+from nn_bridge.modes import evaluation_mode
 from nn_bridge.population import ATTRIBUTES, Member, Population, attach, detach
 from nn_bridge.removal.blocks import branches, without_branches
 from nn_bridge.removal.coupling import Coupling, Masks
 from nn_bridge.removal.decision import Facts, removable
+from nn_bridge.removal.heads import RemainingHeads
 from nn_bridge.removal.moves import Axis
-from nn_bridge.removal.record import Node, Recording, plain_model, record
+from nn_bridge.removal.record import Node, Recording, called, exact, plain_model, record
 
 __all__ = ["populate"]
+
+LOUDER = 256.0  # by how much groups put out more where it is tried whether they are read in proportion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class _Site:
     unit: int
     groups: int
     members: tuple[Member, ...]
+    readers: tuple[Member, ...] = ()
 
     @property
     def name(self) -> str:
@@ -111,6 +117,7 @@ def populate(
         useless = _useless(model, example_inputs, attached) if attached else {}
         for name in useless:
             detach(model.get_submodule(name))
+        _check_readers(model, example_inputs, [site for site in attached if site.name not in useless])
         attached = [site for site in attached if site.name not in useless]
         if blocks:
             _attach(model, search, search.blocks(), wanted, excluded, attached)
@@ -147,7 +154,7 @@ def _attach(
                 "the module out with exclude, or rename the attribute."
             )
         population = Population(module, site.kind, site.axis, site.unit, site.members)
-        population.samples = search.samples(site, module)
+        population.samples, population.readers = search.samples(site, module), site.readers
         attach(population, site.groups, _device(module), at=site.at)
         attached.append(site)
 
@@ -188,6 +195,42 @@ def _useless(model: nn.Module, example_inputs: Any, sites: list[_Site]) -> dict[
         for module in modules.values():
             module.masses.fill_(1.0)
     return {name: f"they cannot be {kept[axis][0].reason}" for name, axis in axes.items() if axis in kept}
+
+
+@torch.no_grad()
+def _check_readers(model: nn.Module, example_inputs: Any, sites: list[_Site]) -> None:
+    """Forget what reads groups where twice as much of them is not read as twice as much."""
+    args, kwargs = called(example_inputs)
+
+    def outputs() -> list[torch.Tensor]:
+        with evaluation_mode(model), exact():
+            found = tree_flatten(model(*args, **kwargs))[0]
+        return [leaf for leaf in found if torch.is_tensor(leaf) and not leaf.is_nested]
+
+    def same(modules: list[Any]) -> bool:
+        members = [member for module in modules for member in module.population.readers]
+        before = [getattr(member.module, member.name).clone() for member in members]
+        try:
+            for module in modules:
+                module.masses.fill_(LOUDER)
+                for member in module.population.readers:
+                    member.scale(1 / module.masses)
+            pairs = zip(outputs(), expected, strict=True)
+            return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max())) for a, b in pairs)
+        finally:
+            for module in modules:
+                module.masses.fill_(1.0)
+            for member, value in zip(members, before, strict=True):
+                getattr(member.module, member.name).copy_(value)
+
+    modules: list[Any] = [model.get_submodule(site.name) for site in sites if site.readers]
+    if not modules:
+        return
+    expected = outputs()
+    if not same(modules):  # all at once, and only then one after another
+        for module in modules:
+            if not same([module]):
+                module.population.readers = ()
 
 
 def _require(wanted: tuple[str, ...] | None, sites: list[_Site], reasons: dict[str, str]) -> None:
@@ -274,7 +317,7 @@ class _Search:
             yield _Site((branch.name, branch.owner), "output", "block", branch.axis, branch.size, 1, members)
 
     def _heads_of_module(self, name: str, module: Any) -> Iterator[_Site]:
-        if "forward" in vars(type(module)) and type(module) is not nn.MultiheadAttention:
+        if "forward" in vars(type(module)) and type(module) not in (nn.MultiheadAttention, RemainingHeads):
             self.reasons[name] = f"it is a {type(module).__name__} with a forward of its own"
         elif module.bias_k is not None or module.add_zero_attn:
             self.reasons[name] = "attention with bias_k or add_zero_attn is not supported"
@@ -289,7 +332,8 @@ class _Search:
             if module.in_proj_bias is not None:
                 members.append(Member(module, "in_proj_bias", 0, order))
             self.reasons.setdefault(f"{name}.out_proj", "its outputs are those of the attention")
-            yield _Site((name,), "heads", "head", -1, size, heads, tuple(members))
+            readers = (Member(module.out_proj, "weight", 1),)
+            yield _Site((name,), "heads", "head", -1, size, heads, tuple(members), readers)
 
     def _heads_of_code(self, node: Node) -> Iterator[_Site]:
         """Yield the heads of attention that is written out: the axes in front of those of softmax."""
@@ -359,7 +403,11 @@ class _Search:
         else:
             kind = "filter"
         names = tuple(dict.fromkeys((name, node.owner)))
-        yield _Site(names, "output", kind, axis, unit, groups, self._members(masks, channel, groups))
+        own, readers = (self._members(masks, channel, groups, read=read) for read in (False, True))
+        together, _ = self.coupling.closure({channel: np.ones(size, dtype=bool)})
+        if not all(mask.all() for mask in together.values()):
+            readers = ()  # they are read together with what is none of them
+        yield _Site(names, "output", kind, axis, unit, groups, own, readers)
 
     def _with_masses(self, masks: Masks) -> str:
         """Return the module that has masses for these slots, if any."""
@@ -383,8 +431,8 @@ class _Search:
                 found = other.owner, (other.outputs[0], 1)
         return found
 
-    def _members(self, masks: Masks, axis: Axis, groups: int) -> tuple[Member, ...]:
-        """Return the parameters of the groups themselves, not of those that read them."""
+    def _members(self, masks: Masks, axis: Axis, groups: int, *, read: bool = False) -> tuple[Member, ...]:
+        """Return the parameters of the groups themselves, or those that read them."""
         members = []
         for value, names in self.recording.names.items():
             place, _, name = names[0].rpartition(".")
@@ -393,7 +441,7 @@ class _Search:
                 continue
             for own in range(self.recording.values[value].ndim):
                 mask = masks.get(self.coupling.find((value, own)))
-                if mask is None or self._is_read(value, own):
+                if mask is None or self._is_read(value, own) != read:
                     continue
                 order = None if _block(mask) else self._order((value, own), axis, groups)
                 members.append(Member(module, name, own, order))

@@ -86,6 +86,18 @@ class Member:
         rows = rows if self.order is None else rows[self.order.to(rows.device)]
         return rows.reshape(groups, -1)
 
+    @torch.no_grad()
+    def scale(self, factors: torch.Tensor) -> None:
+        """Multiply the numbers of every group by a factor of its own, shape (groups,)."""
+        parameter: torch.Tensor = getattr(self.module, self.name)
+        size = parameter.shape[self.axis]
+        spread = factors.repeat_interleave(size // len(factors))
+        if self.order is not None:
+            order = self.order.to(spread.device)
+            spread = torch.ones_like(spread).scatter(0, order, spread)
+        shape = [-1 if k == self.axis % parameter.ndim else 1 for k in range(parameter.ndim)]
+        parameter.mul_(spread.to(parameter.dtype).view(shape))
+
 
 class Population:
     """The groups of a module that `populate` gave masses, ``module.population``.
@@ -111,6 +123,9 @@ class Population:
         The axis of the groups after the axis is split into groups and their units.
     observer, probe, revives
         As of a `PopulationLayer`. Not copied or pickled.
+    readers : tuple of Member
+        The weights that read what the groups put out, if what lies between makes twice as much of twice as
+        much; otherwise none.
     samples : int or None
         The axis of what is scaled along which the samples lie, if there is one.
     """
@@ -119,6 +134,7 @@ class Population:
         self, module: nn.Module, kind: str, axis: int, unit: int, members: tuple[Member, ...] = ()
     ) -> None:
         self.module, self.kind, self.axis, self.unit, self.members = module, kind, axis, unit, members
+        self.readers: tuple[Member, ...] = ()
         self.group_axis = axis if unit == 1 else axis - 1
         self.observer: Observer | None = None
         self.probe: torch.Tensor | None = None

@@ -57,10 +57,11 @@ def shrink(
                     "be removed: set their masses above 0, or leave the module without masses."
                 )
     small = copy.deepcopy(model)
-    _fold_constants(small, coupling, facts, masks)
+    given = _fold_constants(small, coupling, facts, masks)
     _fold_masses(small, recording.names)
     keep = _kept_slots(coupling, masks)
     _slice(small, recording.names, keep)
+    _slice_given(small, recording.names, keep, given)
     _resize(small, coupling, masks, recording)
     slices = _slices(whole, small, recording.names, keep)
 
@@ -105,8 +106,9 @@ def _seeds(coupling: Coupling, layers: dict[str, Any], round_to: int) -> dict[Ax
     return seeds
 
 
-def _fold_constants(small: nn.Module, coupling: Coupling, facts: Facts, masks: Masks) -> None:
-    """Make what removed slots send on, where that is not 0, part of the biases."""
+def _fold_constants(small: nn.Module, coupling: Coupling, facts: Facts, masks: Masks) -> set[str]:
+    """Make what removed slots send on, where that is not 0, part of the biases; return who got one for it."""
+    given = set()
     for part in coupling.contractions:
         mask = masks.get(coupling.find(part.left))
         if mask is None or not foldable(coupling, part.node):
@@ -121,8 +123,10 @@ def _fold_constants(small: nn.Module, coupling: Coupling, facts: Facts, masks: M
         weight = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
         offset = weight @ values[slots].double()
         if module.bias is None:
-            module.bias = nn.Parameter(torch.zeros_like(module.weight[:, 0].flatten(1)[:, 0]))
+            module.bias = nn.Parameter(torch.zeros_like(offset, dtype=module.weight.dtype))
+            given.add(part.node.owner)
         module.bias.copy_((module.bias.double() + offset).to(module.bias.dtype))
+    return given
 
 
 def _fold_masses(small: nn.Module, shared: dict[int, list[str]]) -> None:
@@ -218,6 +222,18 @@ def _slice(small: nn.Module, names: dict[int, list[str]], keep: dict[int, dict[i
                 if isinstance(own[key], nn.Parameter):
                     new = nn.Parameter(new, requires_grad=own[key].requires_grad)
             own[key] = new
+
+
+def _slice_given(
+    small: nn.Module, names: dict[int, list[str]], keep: dict[int, dict[int, torch.Tensor]], given: set[str]
+) -> None:
+    """Make biases smaller that the recording does not know: they lie along the outputs of their weights."""
+    for value, slots in keep.items():
+        for name in names[value]:
+            place, _, key = name.rpartition(".")
+            if place in given and key == "weight" and 0 in slots:
+                module: Any = small.get_submodule(place)
+                module.bias = nn.Parameter(module.bias[slots[0].to(module.bias.device)])
 
 
 def _resize(small: nn.Module, coupling: Coupling, masks: Masks, recording: Recording) -> None:

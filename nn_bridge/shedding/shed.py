@@ -12,6 +12,7 @@ from torch import nn
 from nn_bridge.layers import population_layers, populations
 from nn_bridge.modes import evaluation_mode
 from nn_bridge.populate import populate
+from nn_bridge.population import population_of
 from nn_bridge.removal.compact import compact
 from nn_bridge.removal.trace import chain
 
@@ -30,6 +31,11 @@ def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimiz
         Inputs.
     optimizer : torch.optim.Optimizer
         It goes on with what is left, see `compact`.
+
+    Raises
+    ------
+    ValueError
+        If what the dead send on is not 0, and the layer that reads them has no bias to take it.
     """
     names = list(populations(model).values())
     masses = [layer.masses.clone() for layer in population_layers(model)]
@@ -37,6 +43,7 @@ def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimiz
         layer.masses.copy_(layer.masses > 0)  # so that no mass becomes part of a weight
     with evaluation_mode(model):
         small = compact(model, example, optimizer)
+        _without_new_parameters(model, small)
         populate(small, example, names)
     small.train(model.training)
     for layer, mass in zip(population_layers(small), masses, strict=True):
@@ -45,16 +52,27 @@ def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimiz
     return small
 
 
+def _without_new_parameters(model: nn.Module, small: nn.Module) -> None:
+    """Refuse biases that only the smaller network has: nobody trains them, or knows where they came from."""
+    known = {name for name, _ in model.named_parameters()}
+    if new := [name for name, _ in small.named_parameters() if name not in known]:
+        raise ValueError(
+            f"{new[0].rpartition('.')[0] or 'model'} has no bias; expected one in a layer that reads groups "
+            "through an activation which does not map 0 to 0: it takes what those that die send on."
+        )
+
+
 @torch.no_grad()
 def fold(model: nn.Module) -> None:
-    """Make masses of 1 of those of a chain, as weights: √p on what enters a neuron and √p on what leaves it.
+    """Make masses of 1 of masses, as weights: √p on what enters a group and √p on what leaves it.
 
-    Outputs stay, since what lies between is homogeneous: relu(√p z) = √p relu(z). Elsewhere (another
-    activation, a network that is no chain) nothing is done.
+    Outputs stay, since what lies between is homogeneous: relu(√p z) = √p relu(z). Elsewhere nothing is done.
     """
     try:
         links = [module for _, module in chain(model)]
     except ValueError:
+        for module in population_layers(model):
+            _fold_populated(module)
         return
     weighted = [k for k, module in enumerate(links) if hasattr(module, "weight")]
     for at, following in itertools.pairwise(weighted):
@@ -70,6 +88,28 @@ def fold(model: nn.Module) -> None:
             layer.bias.mul_(roots)
         reader.weight.mul_(roots)
         layer.masses.copy_(layer.masses > 0)
+
+
+def _fold_populated(module: Any) -> None:
+    """Fold the masses that `populate` gave a module."""
+    population = population_of(module)
+    if population is None or not population.readers:
+        return
+    if population.at == "heads":  # what attention shares out is scaled like what it puts out
+        projections = (module.v_proj_weight,) if module.in_proj_weight is None else (module.in_proj_weight,)
+        entering = [p.chunk(1 if p is module.v_proj_weight else 3)[-1] for p in projections]
+        entering += [] if module.in_proj_bias is None else [module.in_proj_bias.chunk(3)[-1]]
+    else:
+        entering = [p for p in (module.weight, module.bias) if p is not None]
+    if not entering:
+        return
+    roots = module.masses.sqrt()
+    for part in entering:
+        factors = roots.repeat_interleave(len(part) // len(roots)).to(part.dtype)
+        part.mul_(factors.view([-1, *[1] * (part.ndim - 1)]))
+    for member in population.readers:
+        member.scale(roots)
+    module.masses.copy_(module.masses > 0)
 
 
 def _homogeneous(part: nn.Module) -> bool:
@@ -93,6 +133,8 @@ def restore(
 ) -> None:
     """Write what is left of a network back to where it came from; groups that died are at mass 0 there.
 
+    Their weights are 0, too: what an activation makes of 0 is part of the next bias already.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -108,7 +150,7 @@ def restore(
     origins: dict[str, torch.Tensor] = {}
     for (name, old), new in zip(model.named_parameters(), left, strict=True):
         origins[name] = optimizer.state[new]["origin"].flatten()
-        old.view(-1)[origins[name]] = new.flatten()
+        old.zero_().view(-1)[origins[name]] = new.flatten()
     buffers = dict(small.named_buffers())
     for name, buffer in model.named_buffers():
         if name not in buffers:

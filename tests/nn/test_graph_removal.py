@@ -330,6 +330,14 @@ def test_what_a_filter_sends_on_through_a_sigmoid_is_part_of_the_next_bias() -> 
         close(small, model, x)
 
 
+def test_a_bias_that_takes_what_is_sent_on_is_made_smaller_with_its_layer() -> None:
+    body = nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 8, bias=False), nn.Sigmoid()
+    model, x = nn.Sequential(*body, nn.Linear(8, 2, bias=False)), torch.randn(3, 4)
+    small: Any = nb.compact(halve(model, x), x)
+    assert (small[2].in_features, small[2].bias.shape, small[4].bias.shape) == (3, (4,), (2,))
+    close(small, model, x)
+
+
 def test_a_block_alone_can_be_made_smaller() -> None:
     block, x = ResidualBlock(4, 6), torch.randn(3, 4)
     small: Any = nb.compact(halve(block, x), x)

@@ -210,6 +210,65 @@ def test_filters_are_shed_like_neurons_and_written_back_with_their_statistics() 
     torch.testing.assert_close(after, before)
 
 
+@pytest.mark.parametrize("kind", ["convolutional", "transformer", "sigmoid"])
+def test_masses_become_weights_on_both_sides_of_any_group_that_is_read_in_proportion(kind: str) -> None:
+    torch.manual_seed(0)
+    if kind == "transformer":
+        x: Any = torch.randn(5, 4, 12).double()
+        model: Any = nn.TransformerEncoderLayer(12, 3, 16, dropout=0.0, batch_first=True)
+    else:
+        x, model = torch.randn(5, 1, 4, 4).double(), convolutional()
+        model[2] = nn.Sigmoid() if kind == "sigmoid" else nn.ReLU()
+    nb.populate(model.double().eval(), x)
+    for layer in nb.population_layers(model):
+        layer.masses.copy_(torch.linspace(0.25, 4, len(layer.masses)))
+        layer.masses[1] = 0.0
+    outputs, old = model(x), copy.deepcopy(model)
+    fold(model)
+    torch.testing.assert_close(model(x), outputs)
+    masses = [set(layer.masses.tolist()) for layer in nb.population_layers(model)]
+    if kind == "convolutional":
+        assert masses == [{0.0, 1.0}] * 2
+        filters, neurons = (layer.masses.sqrt() for layer in nb.population_layers(old))
+        torch.testing.assert_close(model[1].weight, old[1].weight * filters)
+        read = old[4].weight * filters.repeat_interleave(4) * neurons[:, None]
+        torch.testing.assert_close(model[4].weight, read)
+    elif kind == "sigmoid":
+        assert masses[1] == {0.0, 1.0} and len(masses[0]) == 8
+    else:
+        assert masses == [{0.0, 1.0}] * 2
+        roots = nb.population_layers(old)[0].masses.sqrt().repeat_interleave(4)
+        assert torch.equal(model.self_attn.in_proj_weight[:24], old.self_attn.in_proj_weight[:24])
+        torch.testing.assert_close(model.self_attn.out_proj.weight, old.self_attn.out_proj.weight * roots)
+
+
+def test_heads_and_units_are_shed_again_and_again() -> None:
+    torch.manual_seed(0)
+    x, y = samples(48)
+    body = nn.TransformerEncoderLayer(12, 6, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Unflatten(1, (4, 12)), body, nn.Flatten(), nn.Linear(48, 2))
+    sizes: list[tuple[int, ...]] = []
+    trained = nb.Recipe(0.6, **{**FAST, "price_rate": 0.006}).train(
+        nb.populate(model, x[:2]), x, y, progress=lambda epoch, row: sizes.append(row["living"])
+    )
+    heads, units = trained.living
+    assert heads + units == 9 and 2 <= heads < 6 and len(set(sizes)) > 2
+    left: Any = trained.model
+    assert left[1].self_attn.num_heads == heads and left[1].linear1.out_features == units
+    after, before = (part.eval()(x) for part in (trained.model, trained.before))
+    torch.testing.assert_close(after, before)
+
+
+def test_what_an_activation_makes_of_nothing_is_counted_once() -> None:
+    x, y = samples()
+    model = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 12), nn.Softplus(), nn.Linear(12, 2))
+    trained = nb.Recipe(0.5, **FAST).train(nb.populate(model, x[:2]), x, y)
+    torch.testing.assert_close(trained.before(x), trained.model(x))
+    model = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 2, bias=False))
+    with pytest.raises(ValueError, match="2 has no bias; expected one"):
+        nb.Recipe(0.5, **FAST).train(nb.populate(model, x[:2]), x, y)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
