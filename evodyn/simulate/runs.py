@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex, overload
 
@@ -36,12 +37,9 @@ class Runs(Sequence[Run]):
         """Return runs that are there."""
         return runs if isinstance(runs, Runs) else _Held(runs)
 
-    def __len__(self) -> int:
-        raise NotImplementedError
-
+    @abstractmethod
     def make(self, member: int) -> Run:
         """Return the run of a member, which is at least 0."""
-        raise NotImplementedError
 
     @property
     def groups(self) -> int:

@@ -38,6 +38,9 @@ _QUARTIC = np.array(
 """Weights of the stages of Tsit5 at a place within the step, by the powers of the place, from the first."""
 
 
+Interpolant = Callable[[FloatArray], FloatArray]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
     """An explicit pair whose last stage is the first of the next step; the last two are at its end.
@@ -57,6 +60,9 @@ class Pair:
         Places that tell what a step sees of a change in time.
     stability : float
         Where the negative real axis leaves the region of stability, about.
+    inside : callable
+        ``inside(rhs, t, h, y, new, stages)`` returns the interpolant of a step: the states, shape (m, n), at
+        times, shape (m,), within it.
     """
 
     name: str
@@ -66,6 +72,7 @@ class Pair:
     errors: FloatArray
     looked: tuple[float, ...]
     stability: float
+    inside: Callable[..., Interpolant]
 
     def error(self, sizes: list[float]) -> float:
         """Return the size of the error from those of its estimates."""
@@ -74,25 +81,29 @@ class Pair:
         fifth, third = sizes
         return fifth**2 / math.hypot(fifth, 0.1 * third) if fifth else 0.0
 
-    def interpolant(
-        self, rhs: RightHandSide, t: float, h: float, y: FloatArray, new: FloatArray, stages: FloatArray
-    ) -> Callable[[FloatArray], FloatArray]:
-        """Return the states, shape (m, n), at times, shape (m,), within a step."""
-        if self is TSIT5:
-            return functools.partial(_of_powers, t, h, y, np.dot(h * _QUARTIC.T, stages))
-        weights, places = SCIPY_DOP853.A_EXTRA, SCIPY_DOP853.C_EXTRA
-        more = np.empty((16, len(y)))
-        more[:13] = stages
-        for k in range(3):
-            argument = np.dot(h * weights[k, : 13 + k], more[: 13 + k])
-            argument += y
-            more[13 + k] = rhs(t + places[k] * h, argument)
-        parts = np.empty((7, len(y)))
-        parts[0] = new - y
-        parts[1] = h * stages[0] - parts[0]
-        parts[2] = 2.0 * parts[0] - h * (stages[12] + stages[0])
-        np.dot(h * SCIPY_DOP853.D, more, out=parts[3:])
-        return functools.partial(_of_both_ends, t, h, y, parts)
+
+def _inside_tsit5(
+    rhs: RightHandSide, t: float, h: float, y: FloatArray, new: FloatArray, stages: FloatArray
+) -> Interpolant:
+    return functools.partial(_of_powers, t, h, y, np.dot(h * _QUARTIC.T, stages))
+
+
+def _inside_dop853(
+    rhs: RightHandSide, t: float, h: float, y: FloatArray, new: FloatArray, stages: FloatArray
+) -> Interpolant:
+    weights, places = SCIPY_DOP853.A_EXTRA, SCIPY_DOP853.C_EXTRA
+    more = np.empty((16, len(y)))
+    more[:13] = stages
+    for k in range(3):
+        argument = np.dot(h * weights[k, : 13 + k], more[: 13 + k])
+        argument += y
+        more[13 + k] = rhs(t + places[k] * h, argument)
+    parts = np.empty((7, len(y)))
+    parts[0] = new - y
+    parts[1] = h * stages[0] - parts[0]
+    parts[2] = 2.0 * parts[0] - h * (stages[12] + stages[0])
+    np.dot(h * SCIPY_DOP853.D, more, out=parts[3:])
+    return functools.partial(_of_both_ends, t, h, y, parts)
 
 
 def _of_powers(t: float, h: float, y: FloatArray, parts: FloatArray, times: FloatArray) -> FloatArray:
@@ -112,7 +123,9 @@ def _of_both_ends(t: float, h: float, y: FloatArray, parts: FloatArray, times: F
     return states
 
 
-TSIT5 = Pair("Tsit5", 5, TABLEAU.a, tuple(TABLEAU.c.tolist()), TABLEAU.error[None], (0.327, 0.9), 3.25)
+TSIT5 = Pair(
+    "Tsit5", 5, TABLEAU.a, tuple(TABLEAU.c.tolist()), TABLEAU.error[None], (0.327, 0.9), 3.25, _inside_tsit5
+)
 
 _EIGHTH = np.zeros((13, 13))
 _EIGHTH[:12, :12], _EIGHTH[12, :12] = SCIPY_DOP853.A, SCIPY_DOP853.B
@@ -125,4 +138,5 @@ DOP853 = Pair(
     np.stack((SCIPY_DOP853.E5, SCIPY_DOP853.E3)),
     tuple(SCIPY_DOP853.C[[4, 8]].tolist()),
     6.1,
+    _inside_dop853,
 )

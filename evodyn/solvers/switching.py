@@ -1,7 +1,7 @@
 """An explicit pair that turns implicit where stability would hold it back, in NumPy.
 
-Both methods, Tsit5 and Rodas5P, are those that are compiled for fitness in the normal form. Here the
-right-hand side is any function. An implicit step needs its Jacobian as a diagonal plus low rank, stated or
+Tsit5 and Rodas5P are those that are compiled for fitness in the normal form. Here the right-hand side is
+any function. An implicit step needs its Jacobian as a diagonal plus low rank, stated or
 measured. What is stated or measured is compared with the right-hand side along its own direction at every
 step, and given up for good where it is wrong: a Rosenbrock method is as good as its Jacobian.
 """
@@ -310,7 +310,7 @@ class SwitchingStepper:
                 _implicit_states, t, h, y, self.y, np.dot(RODAS5P.dense, self._stages[:8])
             )
         stages = self._stages[: len(self.pair.c)]
-        return self.pair.interpolant(self.system.rhs, t, h, y, self.y, stages)
+        return self.pair.inside(self.system.rhs, t, h, y, self.y, stages)
 
     def held_back(self) -> bool:
         """Tell whether the last step was as long as stability allows, and nothing is done about it."""
