@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -127,7 +126,6 @@ class Case:
     decay: float
 
 
-@functools.lru_cache(maxsize=1)
 def images(samples: int, tests: int) -> nb.Dataset:
     """Return the first training and test images of MNIST."""
     return nb.load_mnist().first(samples, tests)

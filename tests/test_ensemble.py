@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +54,36 @@ def test_members_are_what_they_are_alone(workers: int) -> None:
         assert getattr(ensemble, name) is getattr(ensemble, name)  # stacked once
     assert ensemble.termination == tuple(run.termination for run in alone)
     assert ensemble.stats == tuple(run.stats for run in alone)
+
+
+SCRIPT = """
+import functools
+
+import evodyn as ed
+
+
+@functools.cache
+def season(t):
+    return 1 + 0.5 * t
+
+
+def fitness(t, masses):
+    return season(t) * masses[::-1]
+
+
+if __name__ == "__main__":
+    problem = ed.Replicator(), [fitness, fitness], [1.0, 2.0], (0.0, 1.0)
+    found, alone = ed.solve_ensemble(*problem, workers=2), ed.solve_ensemble(*problem)
+    assert (found.masses == alone.masses).all()
+"""
+
+
+@pytest.mark.slow
+def test_functions_of_a_script_travel_with_their_caches(tmp_path: Path) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT)
+    paths = os.pathsep.join((str(Path(ed.__file__).parent.parent), os.environ.get("PYTHONPATH", "")))
+    subprocess.run([sys.executable, file], env=os.environ | {"PYTHONPATH": paths}, check=True)
 
 
 MUTANT = ed.Event(when=[2.0], action=lambda masses: masses + 0.1)

@@ -452,6 +452,7 @@ def test_functions_without_a_name_in_their_module_are_refused(tmp_path: Path, ta
 
 LOOSE = """
 import dataclasses
+import functools
 import os
 import sys
 
@@ -462,6 +463,11 @@ import evodyn as ed
 {helper}
 
 SCALE = 2.0
+
+
+@functools.lru_cache(maxsize=3)
+def first(n):
+    return n and first(0)  # a cache travels with its function, which may call itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -476,6 +482,7 @@ def scaled(x):
 
 def task(scenario):
     assert [field.name for field in dataclasses.fields(scenario)] == ["dynamics", "rates"]
+    assert first(3) == 0 and first.cache_parameters()["maxsize"] == 3
     velocity = scenario.dynamics.velocity(np.ones(3), np.array(scenario.rates))
     return xr.Dataset({{"x": ("k", scaled(velocity)), "process": os.getpid()}})
 
@@ -551,7 +558,7 @@ LOCK = threading.Lock()
 
 
 def test_what_cannot_travel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evodyn.sweeps.workers, "_is_loose", lambda module: vars(module) is globals())
+    monkeypatch.setattr(evodyn.core.pickles, "is_loose", lambda module: vars(module) is globals())
     with pytest.raises(ValueError, match=r"function locked .* cannot travel to other processes \(TypeError"):
         sweep(locked, SEEDS, tmp_path, workers=2)
     assert len(sweep(locked, SEEDS[:1], tmp_path)) == 1

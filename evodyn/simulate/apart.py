@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pickle
 import threading
 import warnings
 from collections.abc import Callable, Generator
@@ -12,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from evodyn.core.extras import extra
+from evodyn.core.pickles import packed
 from evodyn.model.fitness import kernel
 from evodyn.simulate.members import Posed
 from evodyn.simulate.run import Run
 
 __all__ = ["elsewhere", "here"]
+
+_USER = "solve_ensemble with workers > 1"
 
 _WORTH = 10_000
 """Numbers that a compiled step touches, above which threads do more than wait for each other's Python."""
@@ -24,14 +28,21 @@ _WORTH = 10_000
 
 def elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Generator[Run, None, None]:
     """Yield the runs of all members, in order, from processes."""
-    with extra("studies", user="solve_ensemble with workers > 1"):
+    with extra("studies", user=_USER):
         joblib: Any = importlib.import_module("joblib")
     with warnings.catch_warnings():
         # What becomes of members under way when it is interrupted.
         warnings.filterwarnings("ignore", r"\s*\d+ tasks (have been|which were still)", UserWarning)
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-        with contextlib.closing(parallel(joblib.delayed(task)(one, p0=row) for one, row in jobs)) as runs:
-            yield from runs
+        calls = (joblib.delayed(_solved)(packed((task, one, row), _USER)) for one, row in jobs)
+        with contextlib.closing(parallel(calls)) as runs:
+            yield from map(pickle.loads, runs)
+
+
+def _solved(job: bytes) -> bytes:
+    """Solve one member in a worker."""
+    task, landscape, masses = pickle.loads(job)
+    return packed(task(landscape, p0=masses), _USER)
 
 
 def here(

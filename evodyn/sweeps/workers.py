@@ -9,10 +9,11 @@ import pickle
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from evodyn.core.pickles import is_loose, packed
 from evodyn.core.processes import end_with
 from evodyn.core.version import __version__
 from evodyn.sweeps.cluster import cluster, required
@@ -26,6 +27,7 @@ __all__ = ["Outcome", "Task", "check_name", "outcomes"]
 Task = Callable[[Any], "xr.Dataset"]
 Outcome = tuple[str, "xr.Dataset | None", str]
 """Key of a point, its result if it has one, else the traceback."""
+_USER = "evodyn.sweep"
 
 
 def check_name(function: Task) -> None:
@@ -52,11 +54,11 @@ def outcomes(
     if scheduler is None and workers <= 1:
         yield from (_attempt(point.key, function, point.value) for point in points)
         return
-    task, by_value = _packed(function), _is_loose(sys.modules.get(function.__module__))
+    task, by_value = packed(function, _USER), is_loose(sys.modules.get(function.__module__))
     # The worker is to have the code of the sweep, unless that travels.
     codes = frozenset[str]() if by_value else frozenset(point.code for point in points)
     calls = (
-        (point.key, task, _packed(point.value), __version__, None if by_value else point.code)
+        (point.key, task, packed(point.value, _USER), __version__, None if by_value else point.code)
         for point in points
     )
     if scheduler is None:
@@ -136,50 +138,6 @@ _code_here = functools.cache(code_of)
 _unpacked = functools.lru_cache(maxsize=1)(pickle.loads)
 """In a worker: the same function for all points of a sweep."""
 
-
-def _packed(value: object) -> bytes:
-    """Return something for a worker, with the code that it cannot import."""
-    cloudpickle = required("cloudpickle")
-    try:
-        with _by_value(cloudpickle):
-            packed: bytes = cloudpickle.dumps(value)
-    except Exception as error:  # what is inside can raise anything
-        raise ValueError(
-            f"{value!r} cannot travel to other processes ({type(error).__name__}: {error}); expected "
-            "something that uses no open files, locks and the like of its module. With workers=1 it stays "
-            "in this process."
-        ) from error
-    return packed
-
-
-@contextlib.contextmanager
-def _by_value(cloudpickle: ModuleType) -> Iterator[None]:
-    """Let the code of loose modules travel inside a pickle."""
-    with contextlib.ExitStack() as stack:
-        for module in {id(m): m for m in [*sys.modules.values()] if _is_loose(m)}.values():
-            if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
-                cloudpickle.register_pickle_by_value(module)
-                stack.callback(cloudpickle.unregister_pickle_by_value, module)
-        yield
-
-
-def _is_loose(module: Any) -> bool:
-    """Tell whether a module is a script, a notebook or a file beside one, which a worker may not find."""
-    if not isinstance(module, ModuleType):
-        return False
-    described = vars(module)
-    name, file = described.get("__name__", ""), described.get("__file__") or ""
-    return name == "__main__" or (
-        sys.modules.get(name) is module
-        and "." not in name
-        and name not in sys.stdlib_module_names
-        and file.endswith(".py")
-        and "__path__" not in described
-        and not _INSTALLED & set(file.replace(os.sep, "/").split("/"))
-    )
-
-
-_INSTALLED = {"site-packages", "dist-packages"}
 
 _loaded: frozenset[str] = frozenset()
 """Digests of the code that this process's idle workers may have imported."""

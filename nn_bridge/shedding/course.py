@@ -94,6 +94,7 @@ class Course(Specification):
             momentum=self.momentum,
             nesterov=self.momentum > 0,
             weight_decay=self.weight_decay,
+            fused=True,  # one pass over memory in place of five
         )
 
     def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
