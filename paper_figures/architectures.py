@@ -32,7 +32,7 @@ def main() -> None:
         "architectures",
         [
             f"Networks trained {specification['epochs']} times on {specification['samples']} images of MNIST "
-            "and as many with selection.",
+            f"and as many with selection; means of {data.sizes['seed']} seeds.",
             "(a) Test accuracy with a fraction of every layer's filters, neurons, heads and units at mass 0: "
             "those of least mass (points, lines) and random ones (dashed), without any training afterwards.",
             f"(b) Cost after the physical removal of {100 * specification['sparsity']:g} % of every layer's "

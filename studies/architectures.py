@@ -237,7 +237,7 @@ def main(
     seed: _shared.Seed = 0,
     seeds: Annotated[
         int, typer.Option(min=1, max=_shared.MOST_SEEDS, help="How many seeds, counted up from --seed.")
-    ] = 1,
+    ] = 3,
 ) -> None:
     """Remove half of the groups of three networks, and compare accuracy and cost before and after.
 
@@ -247,6 +247,7 @@ def main(
     options = {"epochs": epochs, "samples": samples, "tests": tests}
     if study.smoke:
         options = {name: min(value, SMOKE[name]) for name, value in options.items()}
+        seeds = 1
     names = [validation.choice("network", name, tuple(NAMES)) for name in dict.fromkeys(network)]
     cases = [
         Case(name, number, **options, sparsity=sparsity, step_size=step_size, decay=decay)
