@@ -199,6 +199,10 @@ class Lessons:
         """Epochs that are over."""
         return self.step / self.steps_per_epoch
 
+    def slow(self, factor: float) -> None:
+        """Go on at so many times the rate."""
+        self._highest = [factor * highest for highest in self._highest]
+
     def epoch(self, parts: int = PARTS) -> Any:
         """Yield the samples of the next epoch in so many parts, each with its share of them."""
         images, labels = shuffled(self.images, self.labels, self.order)

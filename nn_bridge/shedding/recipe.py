@@ -98,6 +98,10 @@ class Recipe(Specification):
     balanced : bool
         Whether √p of the masses left becomes part of the weights on each side, where that leaves the outputs
         as they are; otherwise p is part of the incoming weights.
+    growth : float
+        How many times as large steps in proportion to the weights may become when √p becomes part of them:
+        1/p on average, and 1/(p q) between layers with masses p and q. Where it would be more, the rate of
+        the rest of the training is lower.
 
     Raises
     ------
@@ -135,12 +139,13 @@ class Recipe(Specification):
     dynamics: ed.Dynamics = ed.Selection(_fitness)  # noqa: RUF009
     threshold: float = 0.1
     balanced: bool = True
+    growth: float = 4.0
 
     def __post_init__(self) -> None:
         if self.remove is not None and not 0 <= validation.finite("remove", self.remove) < 1:
             raise ValueError(f"remove is {self.remove!r}; expected a fraction in [0, 1), or None.")
         validation.choice("of", self.of, ("groups", "parameters", "macs"))
-        for name in ("step_size", "price", "price_rate", "price_limit", "threshold"):
+        for name in ("step_size", "price", "price_rate", "price_limit", "threshold", "growth"):
             self._set(**{name: validation.positive(name, getattr(self, name))})
         start, stop = (validation.non_negative(name, getattr(self, name)) for name in ("start", "stop"))
         if stop <= start:
@@ -261,7 +266,7 @@ class _Shedding:
             return
         self.over, self.selector = True, None
         if self.recipe.balanced:
-            fold(self.model)
+            self.lessons.slow(min(1.0, self.recipe.growth * fold(self.model)))
         with evaluation_mode(self.model):
             self.model = compact(self.model, self.example, self.lessons.optimizer)
         self.model.train()

@@ -63,11 +63,27 @@ def _without_new_parameters(model: nn.Module, small: nn.Module) -> None:
 
 
 @torch.no_grad()
-def fold(model: nn.Module) -> None:
+def fold(model: nn.Module) -> float:
     """Make masses of 1 of masses, as weights: √p on what enters a group and √p on what leaves it.
 
     Outputs stay, since what lies between is homogeneous: relu(√p z) = √p relu(z). Elsewhere nothing is done.
+
+    Returns
+    -------
+    float
+        The least factor by which the square of a weight's norm changed. At the same rate, steps in proportion
+        to the weight are larger by its inverse: gradients grow as weights become small.
     """
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    before = [float(weight.square().sum()) for weight in weights]
+    _fold(model)
+    return min(
+        (float(w.square().sum()) / norm for w, norm in zip(weights, before, strict=True) if norm), default=1.0
+    )
+
+
+def _fold(model: nn.Module) -> None:
+    """Fold the masses of all modules."""
     try:
         links = [module for _, module in chain(model)]
     except ValueError:

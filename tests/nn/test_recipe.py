@@ -200,6 +200,23 @@ def test_balancing_moves_the_masses_to_both_sides() -> None:
     assert model.hidden2.masses.tolist() == [1.0] * 4
 
 
+def test_what_becomes_of_steps_when_masses_become_weights_is_told_and_limited() -> None:
+    model = nb.population_mlp((8, 5, 4, 2), seed=1)
+    for layer, mass in zip(nb.population_layers(model), (0.25, 0.5), strict=True):
+        layer.masses.fill_(mass)
+    assert fold(copy.deepcopy(model)) == pytest.approx(0.25 * 0.5)  # of the layer between
+    x, y = samples()
+
+    def run(growth: float) -> tuple[nb.Trained, list[float]]:
+        trained = nb.Recipe(0.5, growth=growth, **FAST).train(nb.population_mlp((8, 24, 2)), x, y)
+        return trained, [row["loss"] for row in trained.history]
+
+    (free, falls), (held, rests) = run(4.0), run(1e-6)
+    assert free.living == held.living and free.history[-2]["price"] == 0.0
+    assert rests[0] == falls[0]  # before masses become weights
+    assert abs(rests[-1] - rests[-2]) < 1e-4 < falls[-2] - falls[-1]
+
+
 def test_filters_are_shed_like_neurons_and_written_back_with_their_statistics() -> None:
     x, y = samples(16)
     images = x.view(-1, 1, 4, 4)
