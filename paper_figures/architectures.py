@@ -27,6 +27,11 @@ def main() -> None:
         f"(before {float(data.accuracy.sel(network=name, stage='trained').mean()):.4f})"
         for name in data.network.values
     )
+    means = data.in_one_training.mean("seed")
+    ways = "; ".join(
+        f"{name} {', '.join(f'{value:.4f}' for value in means.sel(network=name).values)}"
+        for name in data.network.values
+    )
     style.save(
         figure,
         "architectures",
@@ -38,6 +43,8 @@ def main() -> None:
             f"(b) Cost after the physical removal of {100 * specification['sparsity']:g} % of every layer's "
             f"groups, over that before; latency of {specification['batch']} images on one thread.",
             f"Accuracy after the removal and one more epoch: {tuned}.",
+            "In one training of as many epochs in all, of the whole network, by the recipe, and of as many "
+            f"groups from scratch: {ways}.",
         ],
     )
 

@@ -3,6 +3,9 @@
 A convolutional network, a residual network and a transformer encoder are trained on MNIST, get masses for
 their filters, neurons, heads and units, and go on training with selection. Half of the groups of every layer,
 those of least mass, are then removed physically, and the smaller network is trained for another epoch.
+
+Beside that, each network is trained from the beginning for as many epochs in all: whole, by the recipe, which
+lets as many groups die, and, as a control, with no more groups than the recipe left.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from evodyn.core.labels import coordinates, labelled
 SCHEMA = 1
 SPARSITIES = [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75]
 STAGES = ["trained", "selected", "removed", "trained again"]
+WAYS = ["whole", "recipe", "from scratch"]
 COSTS = {
     "parameters": "weights and biases",
     "macs": "multiply-accumulates for one image",
@@ -189,8 +193,34 @@ def case_of(case: Case) -> xr.Dataset:
             {"groups": (np.array([groups, sum(report.living)], dtype=float), "groups")}
             | {name: (np.array(costs[name], dtype=float), text) for name, text in COSTS.items()},
         )
+        | labelled(("way",), {"in_one_training": (in_one_training(case, data), "test accuracy")})
         | labelled((), {"lowest": (masses.min(), "lowest mass"), "highest": (masses.max(), "highest mass")})
     )
+
+
+def in_one_training(case: Case, data: nb.Dataset) -> list[float]:
+    """Train the whole network, with the recipe, and what the recipe left from scratch; return accuracies."""
+    images, labels, example = data.train_images, data.train_labels, data.train_images[:2]
+    epochs = 2 * case.epochs + 1
+    course = nb.Course(epochs=epochs, batch_size=BATCH, warm_up=len(images) // BATCH, hold=0.4 * epochs)
+
+    def untrained() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(case.seed)
+            return NETWORKS[case.network]()
+
+    def trained(model: nn.Module) -> nn.Module:
+        course.train(model, images, labels, seed=case.seed)
+        return model
+
+    recipe = nb.Recipe(case.sparsity, course=course, start=epochs / 7, stop=epochs * 4 / 7)
+    shed = recipe.train(nb.populate(untrained(), example), images, labels, seed=case.seed)
+    small = nb.populate(untrained(), example)
+    draw = torch.Generator().manual_seed(case.seed)
+    for layer, left in zip(nb.population_layers(small), shed.living, strict=True):
+        layer.masses[torch.randperm(len(layer.masses), generator=draw)[left:]] = 0.0
+    models = trained(untrained()), shed.model, trained(nb.compact(small, example))
+    return [nb.accuracy(model, data.test_images, data.test_labels, batch_size=500) for model in models]
 
 
 @torch.no_grad()
@@ -258,6 +288,7 @@ def main(
     data = _shared.stacked(study.sweep("Networks", case_of, cases), axes).assign_coords(
         coordinates(
             stage=(STAGES, "after which the accuracy was measured", "1"),
+            way=(WAYS, "what is trained from the beginning", "1"),
             sparsity=(SPARSITIES, "fraction of each layer's groups at mass 0", "1"),
             size=(SIZES, "before or after the removal", "1"),
         )
@@ -272,7 +303,9 @@ def main(
         "seeds": seeds,
     }
     study.save(data, rows, specification)
-    study.show(accuracies(rows), costs(rows), *notes(options, sparsity))
+    study.show(
+        accuracies(rows), one_training(rows, options["epochs"]), costs(rows), *notes(options, sparsity)
+    )
 
 
 def table_rows(data: xr.Dataset) -> list[Row]:
@@ -283,6 +316,7 @@ def table_rows(data: xr.Dataset) -> list[Row]:
             run = data.sel(network=name, seed=seed)
             row: Row = {"network": str(name), "seed": int(seed)}
             row |= {stage.replace(" ", "_"): float(run.accuracy.sel(stage=stage)) for stage in STAGES}
+            row |= {way.replace(" ", "_"): float(run.in_one_training.sel(way=way)) for way in WAYS}
             row |= {
                 f"{quantity}_{size}": float(run[quantity].sel(size=size))
                 for quantity in ("groups", *COSTS)
@@ -304,6 +338,18 @@ def accuracies(rows: Sequence[Row]) -> Table:
         "masses": "{lowest_mass:.1e}–{highest_mass:.1f}",
     }
     return _shared.row_table("Test accuracy", columns, rows)
+
+
+def one_training(rows: Sequence[Row], epochs: int) -> Table:
+    """Return the table of what is trained from the beginning."""
+    columns = {
+        "network": "{network}",
+        "seed": "{seed}",
+        "whole": "{whole:.4f}",
+        "recipe": "{recipe:.4f}",
+        "from scratch": "{from_scratch:.4f}",
+    }
+    return _shared.row_table(f"Test accuracy after {2 * epochs + 1} epochs of one training", columns, rows)
 
 
 def costs(rows: Sequence[Row]) -> Table:
@@ -331,6 +377,8 @@ def notes(options: Row, sparsity: float) -> list[str]:
         f"trained: {options['samples']} images, {options['epochs']} times; selected: as many times more",
         f"with masses; removed: {100 * sparsity:g} % of every layer's groups, those of least mass;",
         "again: trained for one more epoch, the smaller network.",
+        f"whole: all groups; recipe: {100 * sparsity:g} % of all groups die;",
+        "from scratch: as many groups in each layer as the recipe left, random ones.",
         "",
     ]
 

@@ -41,6 +41,7 @@ def test_the_study_halves_networks_and_counts_what_is_left(
         # Without any removal the accuracy is that after selection; removed physically or at mass 0, the same.
         assert float(run.by_mass[0]) == float(run.at_random[0]) == float(run.accuracy.sel(stage="selected"))
         assert float(run.by_mass[1]) == pytest.approx(float(run.accuracy.sel(stage="removed")), abs=0.021)
+        assert ((run.in_one_training > 0) & (run.in_one_training <= 1)).all()
         assert (run.latency > 0).all() and (run.file_bytes > 4 * run.parameters).all()
     text = caption("architectures", tmp_path)
     assert "50 % of every layer" in text and "LeNet-5" in text
