@@ -213,7 +213,9 @@ def summarised(rows: Sequence[Row]) -> list[Row]:
     for (layers, method, asked), cell in cells.items():
         control = {row["seed"]: row["accuracy_after"] for row in cells.get((layers, "scratch", asked), ())}
         over = [row["accuracy_after"] - control[row["seed"]] for row in cell if row["seed"] in control]
-        after, gained = bounds([row["accuracy_after"] for row in cell]), bounds(over)
+        # Student's t knows no bounds, accuracies have them.
+        after = [min(max(x, 0.0), 1.0) for x in bounds([row["accuracy_after"] for row in cell])]
+        gained = bounds(over)
         if method == "scratch":
             gained = (float("nan"),) * 3
         summary.append(
