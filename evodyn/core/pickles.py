@@ -8,6 +8,7 @@ import importlib
 import io
 import operator
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -15,7 +16,7 @@ from typing import Any
 
 from evodyn.core.extras import extra
 
-__all__ = ["is_loose", "packed"]
+__all__ = ["is_loose", "packed", "unpacked"]
 
 
 def packed(value: object, user: str) -> bytes:
@@ -24,7 +25,7 @@ def packed(value: object, user: str) -> bytes:
     Parameters
     ----------
     value : object
-        What travels; `pickle.loads` makes it again.
+        What travels; `unpacked` makes it again.
     user : str
         Who needs it, for the message that the extra "studies" is missing.
 
@@ -56,6 +57,11 @@ def packed(value: object, user: str) -> bytes:
             "in this process."
         ) from error
     return file.getvalue()
+
+
+def unpacked(content: bytes) -> Any:
+    """Return what was packed by a process of this session: a pickle can run anything."""
+    return pickle.loads(content)
 
 
 def is_loose(module: Any) -> bool:

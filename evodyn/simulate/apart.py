@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import pickle
 import threading
 import warnings
 from collections.abc import Callable, Generator
@@ -13,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from evodyn.core.extras import extra
-from evodyn.core.pickles import packed
+from evodyn.core.pickles import packed, unpacked
 from evodyn.model.fitness import kernel
 from evodyn.simulate.members import Posed
 from evodyn.simulate.run import Run
@@ -36,12 +35,12 @@ def elsewhere(task: Callable[..., Run], jobs: list[Any], workers: int) -> Genera
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
         calls = (joblib.delayed(_solved)(packed((task, one, row), _USER)) for one, row in jobs)
         with contextlib.closing(parallel(calls)) as runs:
-            yield from map(pickle.loads, runs)
+            yield from map(unpacked, runs)
 
 
 def _solved(job: bytes) -> bytes:
     """Solve one member in a worker."""
-    task, landscape, masses = pickle.loads(job)
+    task, landscape, masses = unpacked(job)
     return packed(task(landscape, p0=masses), _USER)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import pickle
 import sys
 import traceback
 import warnings
@@ -13,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from evodyn.core.pickles import is_loose, packed
+from evodyn.core.pickles import is_loose, packed, unpacked
 from evodyn.core.processes import end_with
 from evodyn.core.version import __version__
 from evodyn.sweeps.cluster import cluster, required
@@ -122,7 +121,7 @@ def _attempt_elsewhere(
             raise RuntimeError(
                 f"this worker has evodyn {__version__}, the sweep runs {version}: install the same version."
             )
-        function, point = _unpacked(task), pickle.loads(argument)
+        function, point = _function(task), unpacked(argument)
         if code not in (None, _code_here(function, frozenset(types_of(point).values()))):
             raise RuntimeError(
                 f"this worker has other code of {function.__module__}:{function.__qualname__} than the "
@@ -135,7 +134,7 @@ def _attempt_elsewhere(
 
 
 _code_here = functools.cache(code_of)
-_unpacked = functools.lru_cache(maxsize=1)(pickle.loads)
+_function = functools.lru_cache(maxsize=1)(unpacked)
 """In a worker: the same function for all points of a sweep."""
 
 
