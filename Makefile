@@ -17,7 +17,7 @@ FIGURES := figures$(if $(QUICK),/quick)
 
 # What each study takes on two cores, for people to decide by: in full, and quick.
 TAKES_ablations := $(if $(QUICK),15 seconds,20 minutes)
-TAKES_architectures := $(if $(QUICK),20 seconds,6 minutes)
+TAKES_architectures := $(if $(QUICK),30 seconds,13 minutes)
 TAKES_balance := $(if $(QUICK),10 seconds,3 minutes)
 TAKES_branches := $(if $(QUICK),10 seconds,2 minutes)
 TAKES_discrete_vs_continuous := $(if $(QUICK),15 seconds,2 minutes)

@@ -60,7 +60,7 @@ def packed(value: object, user: str) -> bytes:
 
 
 def unpacked(content: bytes) -> Any:
-    """Return what was packed by a process of this session: a pickle can run anything."""
+    """Return what `packed` made, here or in a worker of one's own: a pickle of others can run anything."""
     return pickle.loads(content)
 
 
