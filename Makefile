@@ -5,8 +5,11 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Editable installs say each time that the mode which pyproject.toml chooses, for a reason given there, may go one day.
+QUIET := PYTHONWARNINGS=ignore:::setuptools.config.pyprojecttoml,ignore:::setuptools.command.editable_wheel
 # Without byte-compiling everything: most of what is installed is never imported.
-PIP := $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check
+INSTALL := -m pip install --quiet --no-compile --disable-pip-version-check
+PIP := $(QUIET) $(RUN) $(INSTALL)
 
 # Libraries are compiled once, also where (as in many containers) bytecode is not to be kept.
 unexport PYTHONDONTWRITEBYTECODE
@@ -91,7 +94,7 @@ OLDEST := .venv-oldest
 $(OLDEST)/.done: pyproject.toml
 	@echo "Installing the oldest releases of all libraries that are admitted (about 0.7 GB)."
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check uv
+	$(OLDEST)/bin/python $(INSTALL) uv
 	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --only-binary egttools \
 	  --editable '.[studies,fast,symbolic]' --group test
 	$(OLDEST)/bin/python -m evodyn.compile
@@ -219,9 +222,8 @@ BENCH := .venv-bench
 $(BENCH)/.done: pyproject.toml
 	@echo "Installing the libraries that are compared, with torch: about 6 GB."
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check 'pip>=25.1'
-	$(BENCH)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
-	  --editable '.[studies,fast,nn]' --group bench
+	$(BENCH)/bin/python $(INSTALL) 'pip>=25.1'
+	$(QUIET) $(BENCH)/bin/python $(INSTALL) --editable '.[studies,fast,nn]' --group bench
 	$(BENCH)/bin/python -m evodyn.compile
 	@touch $@
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,11 +33,13 @@ for _folder in ("studies", "paper_figures"):
 WARNINGS = [f"-W{option}" for option in sys.warnoptions or ("error",)]
 
 
-def start(script: str, *arguments: str | Path, columns: int = 200) -> subprocess.Popen[str]:
-    """Start a script in a process group of its own, before a terminal of so many columns."""
+def start(
+    script: str, *arguments: str | Path, columns: int = 200, by: Sequence[str | Path] = ()
+) -> subprocess.Popen[str]:
+    """Start a script, `by` another if need be, in a process group and a terminal of its own."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
-        [sys.executable, *WARNINGS, str(COPY / script), *map(str, arguments)],
+        [sys.executable, *WARNINGS, *map(str, by), str(COPY / script), *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": paths, "COLUMNS": str(columns)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -45,9 +48,9 @@ def start(script: str, *arguments: str | Path, columns: int = 200) -> subprocess
     )
 
 
-def call(script: str, *arguments: str | Path, code: int = 0, columns: int = 200) -> tuple[str, str]:
-    """Run a script to its end and return what it wrote to standard output and error."""
-    process = start(script, *arguments, columns=columns)
+def call(script: str, *arguments: str | Path, code: int = 0, **how: Any) -> tuple[str, str]:
+    """Run a script to its end and return what it wrote to standard output and error; see `start`."""
+    process = start(script, *arguments, **how)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     return out, err

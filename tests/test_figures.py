@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from evodyn.core.checksums import write_text
 from tests.figure_checks import problems
 from tests.scripts import ROOT, call, module
 
+TRAVELLING = ROOT / "tests" / "travelling.py"
 INDEX = module("paper_figures/_index.py")
 SCRIPTS = {
     path.stem: sorted({file.partition("/")[0] for file in INDEX.reads(path)})
@@ -32,13 +34,20 @@ def needs_torch(study: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def smoke_run() -> Any:
+def luggage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what smoke runs would send to other processes."""
+    return tmp_path_factory.mktemp("luggage")
+
+
+@pytest.fixture(scope="module")
+def smoke_run(luggage: Path) -> Any:
     """Return a function that makes the smoke run of a study in results/quick, once."""
     done: set[str] = set()
 
     def run(study: str) -> None:
         if study not in done:
-            out, _ = call(f"studies/{study}.py", "--smoke", columns=80)
+            by = [TRAVELLING, luggage]
+            out, _ = call(f"studies/{study}.py", "--smoke", columns=80, by=by)
             long = [line for line in out.splitlines() if len(line.rstrip()) > 80]
             assert not [line for line in long if os.sep not in line], long
             done.add(study)
@@ -86,6 +95,17 @@ def test_a_figure_has_no_overlap_nothing_clipped_and_every_axis_named(
         assert f"results/quick/{study}/" in caption
     # At the width of a page; a figure that is to be scaled down loses its type size.
     assert figure.get_figwidth() <= 7.2
+
+
+@pytest.mark.parametrize("torch", [False, pytest.param(True, marks=pytest.mark.nn)])
+def test_what_studies_send_to_other_processes_arrives(torch: bool, luggage: Path, smoke_run: Any) -> None:
+    studies = sorted({s for names in SCRIPTS.values() for s in names if needs_torch(s) == torch})
+    for study in studies:
+        smoke_run(study)
+    command, paths = [sys.executable, str(TRAVELLING), str(luggage)], os.environ | {"PYTHONPATH": str(ROOT)}
+    arrived = subprocess.run(command, env=paths, capture_output=True, text=True)
+    assert arrived.returncode == 0, arrived.stderr
+    assert {line.partition(".")[0] for line in arrived.stdout.splitlines()} >= {*studies}
 
 
 @pytest.mark.nn

@@ -112,9 +112,7 @@ def test_missing_studies_run_once_then_nothing_does(tree: Path) -> None:
     assert "Studies to run first" in said
     assert "- alpha: " in said
     assert said.index("Running studies/alpha.py") < said.index("paper_figures/one.py")
-    started = time.perf_counter()
     ran, said = make(tree, "figures")
-    assert time.perf_counter() - started < 2
     assert ran == []
     assert "Studies to run" not in said
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from evodyn.core.arrays import FloatArray
 from evodyn.model.populations import Segments
 from evodyn.simulate.extinction import Ledger
-from evodyn.simulate.shares import Shares, log_sum_exp
+from evodyn.simulate.shares import Shares, few_rows, log_sum_exp
 from evodyn.solvers.crossings import Interpolant, interpolants
 
 __all__ = ["Piece", "peaks", "roots", "time_of_rest"]
@@ -36,18 +36,22 @@ class Piece:
 
     def shares(self, t: FloatArray) -> Shares:
         """Return log-shares, shape (len(t), N), and ln P of every block, shape (len(t), K)."""
-        log_shares: FloatArray = np.multiply.outer(np.asarray(t) - self.start, self.fitness)
-        log_shares += self.base
-        log_totals = np.empty((len(t), len(self.blocks)))
+        elapsed = np.asarray(t) - self.start
+        log_shares, log_totals = np.empty((len(t), len(self.base))), np.empty((len(t), len(self.blocks)))
         for k, block in enumerate(self.blocks):
-            part = log_shares[:, block]
+            base, fitness = self.base[block], self.fitness[block]
             log_totals[:, k] = total = self._log_total(block)
             if self._rests(block):
-                part[:] = self.base[block] - (total if np.isfinite(total) else 0.0)
-            elif np.isfinite(total):
-                # The largest first: the total must not be rounded at the size of c·t.
-                part -= part.max(axis=-1, keepdims=True)
-                part -= np.log(np.exp(part).sum(axis=-1, keepdims=True))
+                log_shares[:, block] = base - (total if np.isfinite(total) else 0.0)
+                continue
+            for rows in few_rows(log_shares):
+                part = log_shares[rows, block]
+                np.multiply.outer(elapsed[rows], fitness, out=part)
+                part += base
+                if np.isfinite(total):
+                    # The largest first: the total must not be rounded at the size of c·t.
+                    part -= part.max(axis=-1, keepdims=True)
+                    part -= np.log(np.exp(part).sum(axis=-1, keepdims=True))
         return log_shares, log_totals
 
     def log_masses(self, t: FloatArray) -> FloatArray:

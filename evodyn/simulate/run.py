@@ -147,7 +147,11 @@ class Run(Result):
             return self.native
         with np.errstate(over="ignore", invalid="ignore"):
             # Masses beyond the largest float are infinite; their logarithms are not.
-            return _read_only(np.exp(self.log_masses) if np.isinf(self.total_mass).any() else self._shared())
+            if np.isinf(self.total_mass).any():
+                return _read_only(np.exp(self.log_masses))
+            masses: FloatArray = np.exp(self.native)
+            masses *= self._of_groups(self.total_mass)
+            return _read_only(masses)
 
     @functools.cached_property
     def log_masses(self) -> FloatArray:
@@ -167,10 +171,6 @@ class Run(Result):
                 else self.native / self._of_groups(self.total_mass)
             )
         return _read_only(np.where(np.isneginf(self._of_groups(self.log_total_mass)), np.nan, shares))
-
-    def _shared(self) -> FloatArray:
-        shares: FloatArray = np.exp(self.native) * self._of_groups(self.total_mass)
-        return shares
 
     def _of_groups(self, of_blocks: FloatArray) -> FloatArray:
         """Return each group's block's value, shape (T, 1) or (T, N)."""
