@@ -76,6 +76,7 @@ ROOT = Path.cwd() if INSTALLED else Path(__file__).resolve().parent.parent
 INDEX = ROOT / "paper_figures" / "_index.py"
 NOTES = Console(stderr=True)
 LONGEST = 80  # characters in the name of a folder for settings
+MOST = 1000  # columns of a table that is printed
 DYNAMICS = ("replicator", "normalized_growth", "selection_mutation")
 """What Eqs. 6, 7 and 8 (and 12, 13 and 14) are called on the command line and in saved data."""
 
@@ -188,7 +189,11 @@ class Study:
             for what, suffix in (("Table:", "csv"), ("Data: ", "nc"))
         ]
         for part in (*parts, *files):
-            console.print(part, soft_wrap=isinstance(part, str))
+            if isinstance(part, Table):  # which may need more: nothing in it is ever cut
+                width = max(console.width, Console(width=MOST).measure(part).maximum)
+                Console(width=width, highlight=False).print(part)
+            else:
+                console.print(part, soft_wrap=True)
 
     def figures(self) -> None:
         """Draw what shows this study alone; of results that lie elsewhere, beside them."""

@@ -248,7 +248,7 @@ def tables(rows: list[Row], *, groups: int, seeds: int, t_end: float) -> list[Ta
     columns = {
         "h": "{heterogeneity:g}",
         "extinct": "{fraction_extinct:.2%}",
-        "95 % CI": "{interval_low:.2%}–{interval_high:.2%}",
+        "95 % CI, %": "{low:.2f}–{high:.2f}",
         "theory": "{fraction_at_equilibrium:.2%}",
         "diff.": "{difference:+z.2%}",
         **{name: f"{{{name}:.3g}}" for name in TIMES},
@@ -259,7 +259,12 @@ def tables(rows: list[Row], *, groups: int, seeds: int, t_end: float) -> list[Ta
         _shared.row_table(
             f"{kind}, {dynamics}, λ = {decay:g}: {groups} groups, {seeds} seeds, t = {t_end:g}",
             columns,
-            (row | {name: row[f"time_q{q:g}"] for name, q in TIMES.items()} for row in part),
+            (
+                row
+                | {"low": 100 * row["interval_low"], "high": 100 * row["interval_high"]}
+                | {name: row[f"time_q{q:g}"] for name, q in TIMES.items()}
+                for row in part
+            ),
             left=0,
         )
         for (kind, dynamics, decay), part in parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import errno
 import importlib
@@ -27,7 +28,7 @@ from typer.testing import CliRunner
 
 import evodyn as ed
 from evodyn.core.netcdf import content_digest
-from tests.scripts import COPY, ROOT, call, module, start
+from tests.scripts import COPY, ROOT, call, fits, module, start
 
 SMALL = ("--groups", "40", "--t-end", "60", "--seeds", "2")
 BOTH = ("--heterogeneity", "1", "--heterogeneity", "0")
@@ -119,7 +120,7 @@ def test_the_equilibrium_is_water_filling_by_an_independent_search() -> None:
 
 def test_the_table_fits_80_columns_and_agrees_with_csv_and_data(finished: tuple[Path, str]) -> None:
     folder, out = finished
-    assert [line for line in out.splitlines() if len(line) > 80 and "extinction." not in line] == []
+    assert fits(out, "extinction")
     with (folder / "extinction.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
@@ -139,6 +140,15 @@ def test_the_table_fits_80_columns_and_agrees_with_csv_and_data(finished: tuple[
     assert "λ = 0:" in out
     assert "λ = 0.3:" in out
     assert "None of the groups died that live at equilibrium." in out
+
+
+def test_a_table_is_never_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [f"{k:08d}" for k in range(30)]
+    with contextlib.ExitStack() as stack:
+        study = SHARED.Study("wide", {}, stack, out=tmp_path)
+        study.show(SHARED.table("Wide", cells, [cells[::-1]]))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert cells in lines and cells[::-1] in lines
 
 
 def test_workers_and_order_change_nothing_and_a_second_run_computes_nothing(
