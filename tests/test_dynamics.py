@@ -624,6 +624,7 @@ def test_mean_fitness_weighs_by_mass() -> None:
     p = np.array([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     phi = np.array([1.0, 5.0, np.inf])
     np.testing.assert_array_equal(ed.mean_fitness(p, phi), [[2.0], [0.0]])
+    np.testing.assert_array_equal(ed.mean_fitness([3.0, 1.0], [1.0, 5.0]), [2.0])
 
 
 if importlib.util.find_spec("torch"):

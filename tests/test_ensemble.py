@@ -212,6 +212,7 @@ def test_runs_are_made_when_somebody_looks_at_them() -> None:
         ({"landscape": []}, "landscape is empty; expected one landscape for each member"),
         ({"landscape": [LANDSCAPE, ed.landscapes.LinearDecay([1.0, 0.0], 0.1)]}, "is made for 2 groups"),
         ({"landscape": [LANDSCAPE, 3]}, "landscape is 3; expected a callable"),
+        ({"landscape": LANDSCAPE, "p0": np.ones((0, 3))}, "the number of members is 0"),
     ],
 )
 def test_what_no_member_can_be_is_named(change: dict[str, Any], message: str) -> None:

@@ -82,6 +82,14 @@ def test_a_full_disk_is_an_error_and_the_session_goes_on(tmp_path: Path) -> None
     ]
 
 
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    run = ed.solve(ed.Replicator(), ed.landscapes.Constant([1.0, 0.0]), [1.0, 1.0], (0.0, 1.0))
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"runs' is a folder; expected the name of a file"):
+        run.save(tmp_path / "runs")
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+
+
 def test_nothing_lets_hdf5_write_to_the_disk() -> None:
     sources = [p for folder in ("evodyn", "nn_bridge", "studies") for p in (ROOT / folder).rglob("*.py")]
     assert [path.name for path in sources if ".to_netcdf(" in path.read_text()] == []

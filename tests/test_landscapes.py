@@ -53,6 +53,12 @@ def test_a_batch_is_its_members(library: Library, data: st.DataObject) -> None:
         np.testing.assert_allclose(batch[index], landscape(1.5, masses[index]), rtol=1e-13, atol=1e-11)
 
 
+@given(cases())
+def test_masses_may_be_a_list(case: tuple[landscapes.Landscape, float, FloatArray]) -> None:
+    landscape, t, masses = case
+    np.testing.assert_array_equal(landscape(t, masses.tolist()), landscape(t, masses))
+
+
 def test_contributions_of_a_batch_of_members() -> None:
     # One row of contributions for each member of an ensemble.
     c, p = np.arange(6.0).reshape(2, 3), np.ones((2, 3))

@@ -119,8 +119,9 @@ def test_axes_are_taken_and_returned() -> None:
 
 
 def test_what_is_not_one_run_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"run is Ensemble; expected a single run, such as a member"):
-        ed.plots.masses(an_ensemble())
+    for plot in (ed.plots.masses, ed.plots.muller):
+        with pytest.raises(ValueError, match=r"run is Ensemble; expected a single run, such as a member"):
+            plot(an_ensemble())
     with pytest.raises(ValueError, match=r"names has 2 entries; expected one for each of 4 groups"):
         ed.plots.masses(a_run(), names=["one", "two"])
     with pytest.raises(ValueError, match="landscape is for 4 groups; expected 3"):

@@ -541,8 +541,10 @@ def test_an_ensemble_is_a_sequence_of_runs() -> None:
     assert ensemble[np.int64(1)] is ensemble.runs[1]
     assert ensemble[::2].runs == (ensemble[0], ensemble[2])
     np.testing.assert_array_equal(ensemble[::2].masses, ensemble.masses[::2])
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="member is 3; expected a whole number from -3 to 2, or a slice"):
         ensemble[3]
+    with pytest.raises(TypeError, match="member is 'first'; expected a whole number"):
+        ensemble["first"]  # type: ignore[call-overload]
     with pytest.raises(IndexError, match="selects none of 3 members"):
         ensemble[5:]
     # Members that stopped are not known afterwards.

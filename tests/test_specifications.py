@@ -126,6 +126,7 @@ def test_representations() -> None:
     for callable_ in (Trained(), partial):
         assert len(repr(landscapes.Constant([1.0]) + callable_)) < 150
     assert summary(()) == "()" and summary((1.0,)) == "(1.0,)"
+    assert summary(np.float64(0.5)) == "0.5" and summary((np.int64(2), np.True_)) == "(2, True)"
 
 
 @given(st.data())

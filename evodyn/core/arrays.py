@@ -13,6 +13,7 @@ __all__ = [
     "Array",
     "FloatArray",
     "array_namespace",
+    "array_of",
     "float64",
     "frozen",
     "host",
@@ -53,6 +54,19 @@ def is_foreign(value: object) -> bool:
     if kind not in _FOREIGN:
         _FOREIGN[kind] = bool(array_api_compat.is_array_api_obj(value))
     return _FOREIGN[kind]
+
+
+def array_of(values: Array) -> Array:
+    """Return arrays of any library as they are, and sequences of numbers as a NumPy array.
+
+    Examples
+    --------
+    >>> array_of([1.0, 2.0])
+    array([1., 2.])
+    """
+    if type(values) is np.ndarray or is_foreign(values):
+        return values
+    return np.asarray(values, dtype=np.float64)
 
 
 def float64(masses: Array) -> Array:

@@ -31,6 +31,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     pathlib.Path
         Where to write; removed if the block raises.
 
+    Raises
+    ------
+    IsADirectoryError
+        If there is a folder of that name.
+
     Examples
     --------
     >>> folder = Path(tempfile.mkdtemp())
@@ -40,6 +45,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     (['note.txt'], 'done')
     """
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{str(target)!r} is a folder; expected the name of a file, perhaps in it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)
     os.close(handle)

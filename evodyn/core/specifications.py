@@ -21,6 +21,8 @@ def summary(value: object) -> str:
         if value.size <= 4:
             return np.array2string(value, separator=", ", precision=6)
         return f"<{'×'.join(map(str, value.shape))} array in [{value.min():.4g}, {value.max():.4g}]>"
+    if isinstance(value, np.generic):  # which NumPy writes with its type
+        return repr(value.item())
     if is_foreign(value):
         return f"<{type(value).__name__} {tuple(value.shape)}>"  # type: ignore[attr-defined]
     if isinstance(value, tuple):

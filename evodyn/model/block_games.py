@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evodyn.core import validation
-from evodyn.core.arrays import Array, FloatArray, array_namespace, host, like
+from evodyn.core.arrays import Array, FloatArray, array_namespace, array_of, host, like
 from evodyn.model.fitness import Landscape
 from evodyn.model.games import matrix_times
 from evodyn.model.populations import block_sizes
@@ -96,6 +96,7 @@ class BlockGame(Landscape):
         return whole
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         xp = array_namespace(masses)
         shares = []
         for block in self._slices:

@@ -27,6 +27,7 @@ from evodyn.core.arrays import (
     Array,
     FloatArray,
     array_namespace,
+    array_of,
     float64,
     is_foreign,
     like,
@@ -72,6 +73,7 @@ def mean_fitness(masses: Array, fitness: Array) -> Array:
     >>> mean_fitness(np.array([3.0, 1.0]), np.array([1.0, 5.0]))
     array([2.])
     """
+    masses, fitness = array_of(masses), array_of(fitness)
     xp = array_namespace(masses)
     return weighted_mean(xp, masses, xp.where(masses > 0, fitness, 0.0))
 

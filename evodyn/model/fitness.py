@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from evodyn.core.arrays import Array, FloatArray, array_namespace, is_foreign
+from evodyn.core.arrays import Array, FloatArray, array_namespace, array_of, is_foreign
 from evodyn.core.specifications import Specification
 from evodyn.model.normal_form import NormalForm
 from evodyn.model.structure import DiagonalPlusLowRank
@@ -233,6 +233,7 @@ class Sum(Landscape):
         self._set(terms=terms)
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         return functools.reduce(
             lambda total, term: total + term(t, masses), self.terms[1:], self.terms[0](t, masses)
         )

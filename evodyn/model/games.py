@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evodyn.core import validation
-from evodyn.core.arrays import Array, FloatArray, array_namespace, host, like
+from evodyn.core.arrays import Array, FloatArray, array_namespace, array_of, host, like
 from evodyn.model.fitness import Landscape
 from evodyn.model.normal_form import NormalForm
 from evodyn.model.structure import DiagonalPlusLowRank
@@ -47,6 +47,7 @@ class MatrixGame(Landscape):
         self._set(payoff=square_matrix("payoff", self.payoff))
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         xp = array_namespace(masses)
         total = (np.add.reduce if xp is np else xp.sum)(masses, axis=-1, keepdims=True)
         shares = masses / xp.where(total > 0, total, 1.0)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from evodyn.core import validation
-from evodyn.core.arrays import Array, FloatArray, array_namespace, host, like
+from evodyn.core.arrays import Array, FloatArray, array_namespace, array_of, host, like
 from evodyn.model.fitness import Landscape, Separable, check_groups, group_count
 from evodyn.model.games import matrix_times, square_matrix
 from evodyn.model.normal_form import NormalForm, Swing
@@ -61,6 +61,7 @@ class Constant(Landscape):
         self._set(contribution=validation.specification_array("contribution", self.contribution))
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         return _as_groups(like(self.contribution, masses), masses)
 
     def linearization(self, t: float, log_masses: FloatArray) -> DiagonalPlusLowRank:
@@ -111,6 +112,7 @@ class LinearDecay(Landscape):
         )
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         # In this order NumPy reuses the product's memory for the sum, which for large N halves the time.
         return -self.decay * masses + like(self.contribution, masses)
 
@@ -161,6 +163,7 @@ class Entropic(Landscape):
         )
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         xp = array_namespace(masses)
         present = masses > 0
         log_masses = xp.log(xp.where(present, masses, xp.ones_like(masses)))
@@ -242,6 +245,7 @@ class Redundancy(Landscape):
         self._set(contribution=contribution, similarity=similarity, strength=strength)
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         competition = matrix_times(like(self.similarity, masses), masses)
         return like(self.contribution, masses) - self.strength * competition
 
@@ -310,6 +314,7 @@ class Seasonal(Landscape):
         check_groups(**{name: group_count(array) for name, array in arrays.items()})
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         # In double precision on the host for scalars, on the masses' device otherwise.
         angle = 2 * math.pi * (t / self.period) + like(self.phase, masses)
         xp = array_namespace(masses)
@@ -410,6 +415,7 @@ class Recorded(Landscape):
         return min(max(row, 0), int(self.contributions.shape[0]) - 1)
 
     def __call__(self, t: float, masses: Array) -> Array:
+        masses = array_of(masses)
         contribution = like(self.contributions[self.index(t)], masses)
         return _as_groups(contribution, masses) if self.decay == 0 else contribution - self.decay * masses
 

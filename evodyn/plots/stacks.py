@@ -41,6 +41,11 @@ def muller(run: Run, ax: Axes | None = None, *, names: Sequence[object] | None =
     matplotlib Axes
         Its collections are the areas from the bottom to the top.
 
+    Raises
+    ------
+    ValueError
+        If `run` is not a single run, or `names` are not as many as its groups.
+
     Examples
     --------
     >>> import matplotlib
@@ -52,9 +57,9 @@ def muller(run: Run, ax: Axes | None = None, *, names: Sequence[object] | None =
     >>> len(ax.collections), [text.get_text() for text in ax.texts]
     (3, ['0', '1', '2'])
     """
-    n = run.log_masses.shape[1]
-    titles = names_of(names, n)
     order = ranking(run)[::-1]
+    n = len(order)
+    titles = names_of(names, n)
     areas = np.array_split(np.arange(n), min(n, _AREAS))
     heights = np.cumsum(shares_of_blocks(run.log_masses, [slice(0, n)])[:, order], axis=1)
     edges = np.column_stack((np.zeros(len(run.t)), heights[:, [area[-1] for area in areas]]))

@@ -74,11 +74,9 @@ def masses(
     >>> bool((ax.lines[1].get_ydata() == run.masses[:, 1]).all()), ax.get_yscale()
     (True, 'log')
     """
-    values = np.asarray(run.shares if shares else run.masses)
-    if values.ndim != 2:
-        raise ValueError(f"run is {type(run).__name__}; expected a single run, such as a member ensemble[0].")
-    n = values.shape[1]
     order = ranking(run)
+    values = np.asarray(run.shares if shares else run.masses)
+    n = values.shape[1]
     chosen = _chosen(groups, order)
     titles = names_of(names, n)
     colours: Any = np.empty((n, 3))
@@ -138,7 +136,15 @@ def draw_lives(
 
 
 def ranking(run: Run) -> npt.NDArray[np.intp]:
-    """Return the groups from the least fit to the fittest, as far as the run knows it."""
+    """Return the groups from the least fit to the fittest, as far as the run knows it.
+
+    Raises
+    ------
+    ValueError
+        If it is not a single run.
+    """
+    if np.ndim(run.extinction_time) != 1:
+        raise ValueError(f"run is {type(run).__name__}; expected a single run, such as a member ensemble[0].")
     ends = run.end_state.log_masses
     known = contribution_of(run.landscape, len(ends))
     return np.lexsort((ends, ends if known is None else known))

@@ -76,7 +76,13 @@ class Runs(Sequence[Run]):
         members = range(len(self))
         if isinstance(index, slice):
             return _Chosen(self, members[index])
-        member = members[operator.index(index)]
+        try:
+            member = members[operator.index(index)]
+        except (IndexError, TypeError) as error:
+            least, last = -len(self), len(self) - 1
+            raise type(error)(
+                f"member is {index!r}; expected a whole number from {least} to {last}, or a slice."
+            ) from None
         run = self._in_use.get(member)
         if run is None:
             run = self._in_use[member] = self.make(member)

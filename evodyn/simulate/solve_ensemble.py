@@ -145,7 +145,7 @@ def solve_ensemble(
             f"members is {members!r}, p0 has shape {initial.shape} and there are {landscapes.number or 1} "
             "landscapes; expected one number of members M: give members=M, M landscapes, or p0 with M rows."
         )
-    number = counts.pop()
+    number = validation.count("the number of members", counts.pop())
     check_memory(len(times), initial.shape[-1], number if directory is None else 1)
     if not isinstance(solver, Solver | None):
         raise ValueError(f"solver is {solver!r}; expected Solver(method=...) or None.")
