@@ -110,6 +110,7 @@ def test_axes_are_taken_and_returned() -> None:
         lambda: run.plot(ax, log=False),
         lambda: ed.plots.muller(run, ax),
         lambda: ed.plots.extinct_fraction(ensemble, ax),
+        lambda: ensemble.plot(ax, band="mean"),
         lambda: ed.plots.network(run, ax),
         lambda: ed.plots.simplex(*game, ax),
         lambda: ed.plots.tetrahedron(REPLICATOR, landscapes.Constant(C), ax, starts=2),

@@ -514,6 +514,16 @@ def test_a_run_is_a_table_with_one_row_for_each_group(name: str) -> None:
     assert ("contribution" in table) == (name not in ("game", "record", "failed"))
 
 
+def test_an_ensemble_is_the_tables_of_its_members() -> None:
+    members = [landscapes.LinearDecay(k * C, 0.1) for k in (1.0, 2.0)]
+    ensemble = ed.solve_ensemble(REPLICATOR, members, P0, (0.0, 5.0), extinction=ed.Extinction(0.2))
+    table = ensemble.to_dataframe()
+    assert table["member"].tolist() == [0] * 4 + [1] * 4
+    for member, part in table.groupby("member"):
+        alone = ensemble[int(str(member))].to_dataframe()
+        assert part.drop(columns="member").reset_index(drop=True).equals(alone)
+
+
 def test_shares_of_maps_that_lose_all_mass() -> None:
     run = ed.iterate(ed.NormalizedGrowth(mass_cap=2.0), landscapes.Constant([1.0, -9.0]), [1.0, 1.0], 3, 0.5)
     np.testing.assert_allclose(run.shares.sum(axis=1), 1.0, rtol=1e-15)

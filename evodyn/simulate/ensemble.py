@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ from evodyn.simulate.runs import Runs
 from evodyn.simulate.status import Stats, Termination
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
+    from matplotlib.axes import Axes
 
 __all__ = ["Ensemble"]
 
@@ -186,6 +189,37 @@ class Ensemble(Result):
         left, right = self.fields(), other.fields()
         del left["runs"], right["runs"]  # of which there may be more than memory holds
         return same_value(left, right) and all(a.same_as(b) for a, b in zip(self, other, strict=True))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return a table with one row for each group of each member.
+
+        Its columns are `member` and those of `Run.to_dataframe`.
+
+        Raises
+        ------
+        ImportError
+            Without pandas, of the extra "tables".
+
+        Examples
+        --------
+        >>> import evodyn as ed
+        >>> landscapes = [ed.landscapes.Constant([1.0, fitness]) for fitness in (0.0, 0.5)]
+        >>> ensemble = ed.solve_ensemble(ed.Replicator(), landscapes, [1.0, 1.0], (0.0, 20.0),
+        ...                              extinction=ed.Extinction(threshold=1e-3))
+        >>> ensemble.to_dataframe()[["member", "group", "contribution", "extinction_time"]].round(1)
+           member  group  contribution  extinction_time
+        0       0      0           1.0              inf
+        1       0      1           0.0              7.6
+        2       1      0           1.0              inf
+        3       1      1           0.5             15.2
+        """
+        return tables.dataframe_of_members(self.runs)
+
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the fraction extinct over time: `evodyn.plots.extinct_fraction`, with the same options."""
+        # The wing of the plots lies above this one, and is loaded by whoever draws.
+        axes: Axes = importlib.import_module("evodyn.plots").extinct_fraction(self, ax, **options)
+        return axes
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the ensemble as a labelled `xarray.Dataset` with a leading member dimension."""

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     import pandas
 
 
-__all__ = ["contribution_of", "dataframe", "fraction_of", "rows_of", "shares_of_blocks"]
+__all__ = [
+    "contribution_of",
+    "dataframe",
+    "dataframe_of_members",
+    "fraction_of",
+    "rows_of",
+    "shares_of_blocks",
+]
 
 
 def contribution_of(landscape: object, n: int) -> FloatArray | None:
@@ -101,6 +108,16 @@ def dataframe(run: Any) -> pandas.DataFrame:
         "end_log_mass": run.end_state.log_masses,
     }
     table: pandas.DataFrame = library.DataFrame({name: np.array(values) for name, values in columns.items()})
+    return table
+
+
+def dataframe_of_members(runs: Any) -> pandas.DataFrame:
+    """Return the tables of several runs, one below the other; see `Ensemble.to_dataframe`."""
+    parts = [dataframe(run) for run in runs]
+    for member, part in enumerate(parts):
+        part.insert(0, "member", member)
+    library: Any = importlib.import_module("pandas")
+    table: pandas.DataFrame = library.concat(parts, ignore_index=True)
     return table
 
 
