@@ -122,6 +122,8 @@ class Selector:
     >>> selector = Selector(model, ed.Replicator(), nb.Contribution(), step_size=0.1)
     >>> nn.functional.cross_entropy(model(torch.eye(4)), torch.tensor([0, 1, 0, 1])).backward()
     >>> selector.step()
+    >>> selector
+    Selector(Replicator, Contribution, groups: 3, steps: 1)
     >>> bool((selector.masses != 1).any()), round(float(selector.masses.sum()), 12)
     (True, 3.0)
     """
@@ -217,6 +219,10 @@ class Selector:
             layer.observer = observer
             summed = observer is not None and signal.additive
             layer.probe = probe(layer.masses.to(precision)) if summed else None
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(type(part).__name__ for part in (self.dynamics, self.signal))
+        return f"Selector({kinds}, groups: {' + '.join(map(str, self.sizes))}, steps: {self.steps})"
 
     def _has_inflow(self) -> bool:
         """Tell whether groups without mass get some, now."""
