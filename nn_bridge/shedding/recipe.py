@@ -21,7 +21,7 @@ from nn_bridge.removal.cost import cost
 from nn_bridge.selector import Selector
 from nn_bridge.shedding.course import Course, Lessons
 from nn_bridge.shedding.price import AdaptivePrice
-from nn_bridge.shedding.shed import fold, remember, restore, shed
+from nn_bridge.shedding.shed import check, fold, remember, restore, shed
 from nn_bridge.signals import Benefit, Signal
 
 __all__ = ["Recipe", "Trained"]
@@ -106,7 +106,8 @@ class Recipe(Specification):
     Raises
     ------
     ValueError
-        If a number is out of its range, or `train` is asked to leave fewer than two groups in a layer.
+        If a number is out of its range, if `train` is asked to leave fewer than two groups in a layer, or if
+        it gets a network with groups that cannot be removed while it trains (residual blocks, say).
 
     Notes
     -----
@@ -207,6 +208,7 @@ class _Shedding:
     """Selection under way: the network as it is at the moment, its selector and its price."""
 
     def __init__(self, recipe: Recipe, model: nn.Module, lessons: Lessons, example: torch.Tensor) -> None:
+        check(model, example)
         self.recipe, self.model, self.lessons, self.example = recipe, model, lessons, example
         self.alive = [torch.arange(len(layer.masses)) for layer in population_layers(model)]
         self.over = False
@@ -334,11 +336,12 @@ class _Shedding:
         """Let the groups of the smallest masses die, as many as are more than asked for; tell if any did."""
         masses = self.selector.masses
         layer, left = self._layers(), list(self.living)
+        amount, sizes = self._left(masses), self._size.tolist()
         for k in masses.argsort().tolist():
-            if self._left(masses) <= self.capacity:
+            if amount <= self.capacity:
                 break
             if left[layer[k]] > LEAST:
-                masses[k] = 0.0
+                masses[k], amount = 0.0, amount - sizes[k]
                 left[layer[k]] -= 1
         self._set(masses)
         return left != list(self.living)

@@ -16,7 +16,16 @@ from nn_bridge.population import population_of
 from nn_bridge.removal.compact import compact
 from nn_bridge.removal.trace import chain
 
-__all__ = ["fold", "remember", "restore", "shed"]
+__all__ = ["check", "fold", "remember", "restore", "shed"]
+
+
+def check(model: nn.Module, example: torch.Tensor) -> None:
+    """Raise `ValueError` if a network has masses whose groups `shed` could not remove."""
+    with evaluation_mode(model):
+        try:
+            populate(compact(model, example), example, populations(model).values())
+        except ValueError as error:
+            raise ValueError(f"model cannot become smaller while it trains: {error}") from error
 
 
 def shed(model: nn.Module, example: torch.Tensor, optimizer: torch.optim.Optimizer) -> nn.Module:

@@ -15,6 +15,7 @@ import nn_bridge as nb
 from nn_bridge.removal.cost import cost
 from nn_bridge.shedding.price import AdaptivePrice
 from nn_bridge.shedding.shed import fold, shed
+from tests.nn.networks import network
 
 pytestmark = pytest.mark.nn
 
@@ -310,3 +311,38 @@ def test_what_layers_cannot_give_is_refused_or_is_the_end() -> None:
         nb.Recipe(remove=0.95, **FAST).train(model, x, y)
     trained = nb.Recipe(remove=0.95, of="parameters", **FAST).train(model, x, y)
     assert trained.living == (2,) and trained.fraction_removed < 0.95
+
+
+class Added(nn.Module):
+    """Two layers of neurons whose outputs are added, so that none can go without another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nb.PopulationLinear(8, 16), nb.PopulationLinear(8, 16)
+        self.c = nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.c(torch.relu(self.a(x)) + torch.relu(self.b(x)))
+
+
+def with_blocks() -> nn.Module:
+    model, x = network("residual mlp")
+    return nb.populate(model, x, blocks=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "features", "message"),
+    [
+        (Added, 8, "a has no groups that could be removed"),
+        (with_blocks, 6, r"1\.down has no groups that could be removed"),
+        (lambda: nn.Sequential(nn.Linear(8, 2)), 8, "model is Sequential without a population layer"),
+    ],
+)
+def test_what_cannot_become_smaller_is_refused_before_it_trains(
+    made: Any, features: int, message: str
+) -> None:
+    model, (x, y) = made(), samples(features)
+    epochs: list[int] = []
+    with pytest.raises(ValueError, match=f"model cannot become smaller while it trains: {message}"):
+        nb.Recipe(0.4, **FAST).train(model, x, y, progress=lambda epoch, row: epochs.append(epoch))
+    assert epochs == []
