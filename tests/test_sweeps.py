@@ -146,6 +146,7 @@ def test_a_grid_is_all_combinations_with_their_labels(tmp_path: Path) -> None:
     ("grid", "message"),
     [
         ({"decay": [], "fitness": [uphill], "groups": [2]}, r"points\['decay'\] is empty"),
+        ({}, "points is {}; expected at least one name"),
         ({"decay": "ab"}, r"points\['decay'\] is 'ab'; expected the values"),
         ({"decay": 0.5}, r"points\['decay'\] is 0.5; expected the values"),
         ({"decay": [0.5], "fitness": [uphill], "groups": [2], "mass": [1]}, "the name 'mass', and so have"),
@@ -603,6 +604,12 @@ def test_specifications_arrays_and_functions_are_part_of_a_point(tmp_path: Path)
 def test_bad_arguments(tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         sweep(random_walk, SEEDS, tmp_path, **arguments)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(FileExistsError, match=r"results' is a file; expected a folder"):
+        sweep(random_walk, SEEDS, tmp_path / "results")
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def held(folder: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     FolderInUseError
         If the folder is held, by another process or by this one.
+    FileExistsError
+        If it is a file.
     OSError
         If the folder cannot be made or written to.
 
@@ -63,7 +65,10 @@ def held(folder: str | os.PathLike[str]) -> Iterator[Path]:
     evodyn.core.processes.FolderInUseError: ...
     """
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise FileExistsError(f"{str(path)!r} is a file; expected a folder.") from None
     handle = _locked(path)
     try:
         for leftover in path.glob(f".*{PARTIAL}"):

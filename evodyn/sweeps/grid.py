@@ -26,8 +26,10 @@ def columns_of(grid: Grid) -> dict[str, list[Any]]:
     Raises
     ------
     ValueError
-        If a name has no values, or what it has is no collection of them.
+        If there is no name, a name has no values, or what it has is no collection of them.
     """
+    if not grid:
+        raise ValueError("points is {}; expected at least one name with its values.")
     columns = {}
     for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
