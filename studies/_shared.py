@@ -474,13 +474,13 @@ def first_population(
 
 
 def comparison(title: str, rows: Sequence[Row], *, digits: int = 6) -> Table:
-    """Return the table theory | simulation | difference of rows with these keys, `part` and `quantity`."""
+    """Return the table theory | simulation | diff. of rows with these keys, `part` and `quantity`."""
     columns = {
         "": "{part}",
         "quantity": "{quantity}",
         "theory": f"{{theory:.{digits}g}}",
         "simulation": f"{{simulation:.{digits}g}}",
-        "difference": "{difference:+.1e}",
+        "diff.": "{difference:+.1e}",
     }
     return row_table(title, columns, rows, left=2, merge=True)
 

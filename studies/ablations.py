@@ -299,16 +299,16 @@ def tables(summary: Sequence[Row], specification: Row) -> Iterator[Table | str]:
     columns = {
         "left out or changed": "{variant}",
         "living": "{shown}",
-        "accuracy": "{accuracy:.2%}",
+        "correct": "{accuracy:.2%}",
         "– whole": "{over_whole:+.2%}",
-        "– scratch": "{over_scratch:+.2%}",
+        "– small": "{over_scratch:+.2%}",
     }
     shown = [row | {"shown": row["living"].split()[0]} for row in summary]
     widths, seeds = "-".join(map(str, specification["widths"])), len(specification["seeds"])
     yield _shared.row_table(f"{widths}: means of {seeds} seeds", columns, shown)
-    yield f"Accuracy on {specification['held_out']} training images that were left out of training."
+    yield f"correct: of {specification['held_out']} training images that were left out of training;"
     yield "living: of the first seed; – whole: less the whole recipe of the same seed;"
-    yield "– scratch: less a small dense network of the same widths, course and seed."
+    yield "– small: less a small dense network of the same widths, course and seed."
     yield ""
 
 

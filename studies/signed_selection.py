@@ -225,9 +225,7 @@ def replays(data: xr.Dataset, point: Training) -> tuple[xr.Dataset, list[Row]]:
     )
     rows = [
         _shared.compared(1.0, float(identical), part="replay", quantity="map is the network, bit for bit"),
-        _shared.compared(
-            0.0, worst["exponential"], part="replay", quantity="exponential map from flow, in ln p"
-        ),
+        _shared.compared(0.0, worst["exponential"], part="replay", quantity="exponential map – flow in ln p"),
     ]
     for k in range(1, HALVINGS):
         order = float(np.log2(worst[f"euler/{2 ** (k - 1)}"] / worst[f"euler/{2**k}"]))
@@ -290,8 +288,8 @@ def controls(
         labelled_row(f"dead by noise, {factor:g} η_p", theory[i], float(fractions[i, :, -1].mean()))
         for i, factor in enumerate(FASTER)
     ]
-    rows.append(labelled_row("same dead over chance: noise", 1.0, float(same.mean())))
-    rows.append(labelled_row("same dead over chance: other order", 1.0, again))
+    rows.append(labelled_row("same dead/chance: noise", 1.0, float(same.mean())))
+    rows.append(labelled_row("same dead/chance: other order", 1.0, again))
     return found, rows
 
 
@@ -320,13 +318,11 @@ def fisher_rows(fall: FloatArray) -> list[Row]:
                 1.0,
                 float(np.median(measured[:, -1] / theory[:, -1])),
                 part="Fisher",
-                quantity=f"{name}: fall over theory, η_p/{2**HALVINGS}",
+                quantity=f"{name}: fall/theory, η_p/{2**HALVINGS}",
             )
         )
         order = float(np.median(np.log2(off[:, :-1] / off[:, 1:])))
-        rows.append(
-            _shared.compared(1.0, order, part="Fisher", quantity=f"{name}: order of its error in η_p")
-        )
+        rows.append(_shared.compared(1.0, order, part="Fisher", quantity=f"{name}: order of the error"))
     return rows
 
 

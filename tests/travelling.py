@@ -17,14 +17,15 @@ from evodyn.core.pickles import packed, unpacked
 
 
 def keep(folder: Path, study: str) -> None:
-    """Let sweeps keep their function and its first point in the folder."""
+    """Let sweeps keep their function and the kind of its points in the folder."""
     module = importlib.import_module("evodyn.sweeps.sweep")
     outcomes = module.outcomes
 
     def kept(function: Callable[..., Any], points: Sequence[Any], *how: Any) -> Generator[Any, None, None]:
         if points:
             name = f"{study}.{function.__name__}"
-            (folder / name).write_bytes(packed((function, points[0].value), study))
+            # Points themselves are plain, but may tell this process alone how far they are.
+            (folder / name).write_bytes(packed((function, type(points[0].value)), study))
         yield from outcomes(function, points, *how)
 
     module.outcomes = kept  # type: ignore[attr-defined]
@@ -34,8 +35,8 @@ if __name__ == "__main__":
     folder, script = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
     if script is None:
         for file in sorted(folder.iterdir()):
-            function, point = unpacked(file.read_bytes())
-            print(file.name, function.__name__, type(point).__name__)
+            function, kind = unpacked(file.read_bytes())
+            print(file.name, function.__name__, kind.__name__)
     else:
         del sys.argv[:2]
         keep(folder, Path(script).stem)
