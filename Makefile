@@ -30,7 +30,7 @@ TAKES_extinction_rates := $(if $(QUICK),20 seconds,3 minutes)
 TAKES_fixed_points := $(if $(QUICK),20 seconds,2 minutes)
 TAKES_heuristics := $(if $(QUICK),10 seconds,1 minute)
 TAKES_inference := $(if $(QUICK),10 seconds,1 minute)
-TAKES_lossless := $(if $(QUICK),30 seconds,3 to 4 hours)
+TAKES_lossless := $(if $(QUICK),30 seconds,2 to 4 hours)
 TAKES_mnist_bridge := $(if $(QUICK),30 seconds,6 minutes)
 TAKES_noise := $(if $(QUICK),20 seconds,2 minutes)
 TAKES_paper_readings := $(if $(QUICK),1 minute,2 to 3 hours)
@@ -51,7 +51,7 @@ help:
 	@echo "make mnist        the paper's experiment on MNIST, its tables beside ours (installs torch)"
 	@echo "make architectures  LeNet-5, a ResNet and a transformer made smaller: accuracy and cost (installs torch)"
 	@echo "make readings     what the paper leaves open: up to 200 runs, 2 to 3 hours on two cores"
-	@echo "make lossless     accuracy against neurons removed: selection, baselines, control; 3 to 4 hours on two cores"
+	@echo "make lossless     accuracy against neurons removed: selection, baselines, control; 2 to 4 hours on two cores"
 	@echo "make docs         the documentation as HTML, in docs/_build"
 	@echo "make test         all tests (installs torch: about 5.4 GB)"
 	@echo "make test-core    the tests that need no torch"
