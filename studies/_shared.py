@@ -76,7 +76,6 @@ ROOT = Path.cwd() if INSTALLED else Path(__file__).resolve().parent.parent
 INDEX = ROOT / "paper_figures" / "_index.py"
 NOTES = Console(stderr=True)
 LONGEST = 80  # characters in the name of a folder for settings
-MOST = 1000  # columns of a table that is printed
 DYNAMICS = ("replicator", "normalized_growth", "selection_mutation")
 """What Eqs. 6, 7 and 8 (and 12, 13 and 14) are called on the command line and in saved data."""
 
@@ -183,17 +182,11 @@ class Study:
 
     def show(self, *parts: Table | str) -> None:
         """Print tables and lines, and where the saved files are."""
-        console = Console(width=80, highlight=False)
-        files = [
-            f"{what} {shown(self.folder / self.name)}.{suffix}"
-            for what, suffix in (("Table:", "csv"), ("Data: ", "nc"))
-        ]
-        for part in (*parts, *files):
-            if isinstance(part, Table):  # which may need more: nothing in it is ever cut
-                width = max(console.width, Console(width=MOST).measure(part).maximum)
-                Console(width=width, highlight=False).print(part)
-            else:
-                console.print(part, soft_wrap=True)
+        where = shown(self.folder / self.name)
+        for part in (*parts, f"Table: {where}.csv", f"Data:  {where}.nc"):
+            # A table that needs more columns has them: nothing in it is ever cut.
+            width = Console(width=1000).measure(part).maximum if isinstance(part, Table) else 0
+            Console(width=max(80, width), highlight=False).print(part, soft_wrap=isinstance(part, str))
 
     def figures(self) -> None:
         """Draw what shows this study alone; of results that lie elsewhere, beside them."""
